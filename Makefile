@@ -1,0 +1,52 @@
+# Every verb makes .venv by itself the first time. The same verbs run in .ci/run.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-all bench sim format lint types gen drift check build
+
+# A hub, a host and a caller as real processes; cuts the host's connection in mid-stream.
+demo: $(READY)
+	@$(BIN)/python -m samples.greeter.demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q -m 'not slow and not browser'
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -q -m 'not browser'
+
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# make sim SEEDS=200 runs that many seeds; make sim SEED=17 replays one.
+sim: $(READY)
+	$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200))
+
+format: $(READY)
+	$(BIN)/ruff check --fix --select I .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+gen: $(READY)
+	$(BIN)/python scripts/generate.py
+
+# Fails when `make gen` would change a committed file.
+drift: $(READY)
+	$(BIN)/python scripts/generate.py --check
+
+# What CI runs, in its order; the last thing printed is pytest's summary.
+check: lint types drift
+	@$(MAKE) --no-print-directory test
+
+build: $(READY)
+	$(BIN)/python -m build
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,6 @@
+"""Samples, one folder each; not part of the installed package."""
+
+from __future__ import annotations
+
+
+__all__: list[str] = []

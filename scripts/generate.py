@@ -1,0 +1,104 @@
+"""
+Writes the committed protobuf code from the .proto files, or checks that it is what they say.
+
+Owns: which files are generated from what. Never edits anything that is not generated.
+Source: docs/adr/0008-generated-code.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+
+__all__ = ["JOBS", "Job", "differences", "generate", "main"]
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Some .proto files that are compiled together."""
+
+    include: str
+    """Folder that the import paths in the .proto files start from, relative to the repository."""
+    protos: str
+    """Folder below `include` whose .proto files are compiled."""
+    has_stubs: bool
+    """Whether stubs and servicers are written too; the relay's own carriers use raw methods."""
+
+
+JOBS: Final = (
+    Job(include="protos", protos="relayrpc/v1", has_stubs=False),
+    Job(include=".", protos="samples/greeter", has_stubs=True),
+)
+
+
+def generate(job: Job, target: Path) -> list[Path]:
+    """
+    Compile one job's files.
+
+    Args:
+        job: What to compile.
+        target: Folder that stands for the repository's root.
+
+    Returns:
+        The files written, relative to `target`, sorted.
+
+    Raises:
+        subprocess.CalledProcessError: If protoc refuses a file; its own message is on stderr.
+    """
+    include = ROOT / job.include
+    found = (include / job.protos).glob("*.proto")
+    protos = sorted(str(path.relative_to(include)) for path in found)
+    outputs = [f"--python_out={target}", f"--pyi_out={target}"]
+    if job.has_stubs:
+        outputs.append(f"--grpc_python_out={target}")
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{include}", *outputs, *protos]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return sorted(path.relative_to(target) for path in (target / job.protos).glob("*_pb2*.py*"))
+
+
+def differences() -> list[str]:
+    """
+    Compare what is committed with what the .proto files say.
+
+    Returns:
+        One sentence per file that differs, is missing or is left over; empty when all is well.
+    """
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder)
+        for job in JOBS:
+            written = generate(job, target)
+            committed = {path.relative_to(ROOT) for path in (ROOT / job.protos).glob("*_pb2*.py*")}
+            problems += [f"{path} has no .proto file" for path in sorted(committed - set(written))]
+            for path in written:
+                if not (ROOT / path).is_file():
+                    problems.append(f"{path} is missing")
+                elif (ROOT / path).read_bytes() != (target / path).read_bytes():
+                    problems.append(f"{path} differs from its .proto file")
+    return problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0] if __doc__ else "")
+    parser.add_argument("--check", action="store_true", help="change nothing, fail on a difference")
+    if parser.parse_args().check:
+        problems = differences()
+        for problem in problems:
+            print(f"{problem}; run `make gen`", file=sys.stderr)
+        return 1 if problems else 0
+    for job in JOBS:
+        for path in generate(job, ROOT):
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
