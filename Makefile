@@ -33,11 +33,11 @@ types: $(READY)
 	$(BIN)/mypy
 
 gen: $(READY)
-	$(BIN)/python scripts/generate.py
+	$(BIN)/python -m scripts.generate
 
 # Fails when `make gen` would change a committed file.
 drift: $(READY)
-	$(BIN)/python scripts/generate.py --check
+	$(BIN)/python -m scripts.generate --check
 
 # What CI runs, in its order; the last thing printed is pytest's summary.
 check: lint types drift

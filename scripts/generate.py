@@ -1,5 +1,5 @@
 """
-Writes the committed protobuf code from the .proto files, or checks that it is what they say.
+Writes what is committed but derived (protobuf code, the page of limits), or checks it for drift.
 
 Owns: which files are generated from what. Never edits anything that is not generated.
 Source: docs/adr/0008-generated-code.md.
@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from scripts import limits_page
 
 
 __all__ = ["JOBS", "Job", "differences", "generate", "main"]
@@ -66,7 +68,7 @@ def generate(job: Job, target: Path) -> list[Path]:
 
 def differences() -> list[str]:
     """
-    Compare what is committed with what the .proto files say.
+    Compare what is committed with what would be written.
 
     Returns:
         One sentence per file that differs, is missing or is left over; empty when all is well.
@@ -83,6 +85,9 @@ def differences() -> list[str]:
                     problems.append(f"{path} is missing")
                 elif (ROOT / path).read_bytes() != (target / path).read_bytes():
                     problems.append(f"{path} differs from its .proto file")
+    page = limits_page.PAGE
+    if not page.is_file() or page.read_text(encoding="utf-8") != limits_page.render():
+        problems.append(f"{page.relative_to(ROOT)} differs from relayrpc/limits.py")
     return problems
 
 
@@ -97,6 +102,8 @@ def main() -> int:
     for job in JOBS:
         for path in generate(job, ROOT):
             print(path)
+    limits_page.PAGE.write_text(limits_page.render(), encoding="utf-8")
+    print(limits_page.PAGE.relative_to(ROOT))
     return 0
 
 
