@@ -1,0 +1,213 @@
+"""
+The one driver: pumps a Link over whatever carrier it has.
+
+Batches are handled where they arrive and sent once per turn of the loop, while the carrier takes them. There is no task,
+queue or future per batch; there is one timer per link. Owns no policy: who dials, accepts or gives up is the business of
+endpoint/live_link.py and hub/server.py.
+Source: LINK.md "Speed: the mechanism".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relayrpc.link.link import LinkState
+
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from relayrpc.carrier.base import Carrier
+    from relayrpc.errors import CarrierLostError
+    from relayrpc.link.events import Event
+    from relayrpc.link.link import Link
+
+
+__all__ = ["LinkDriver"]
+
+
+class LinkDriver:
+    """
+    One link and its carriers: the current one and, while the link resumes or moves, the next.
+
+    Everything runs on the loop's thread.
+    """
+
+    __slots__ = (
+        "_carrier_ended",
+        "_clock",
+        "_events_received",
+        "_flushed",
+        "_is_flush_due",
+        "_loop",
+        "_rides",
+        "_timer",
+        "_timer_due_s",
+        "link",
+    )
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        events_received: Callable[[list[Event]], None],
+        carrier_ended: Callable[[Carrier, CarrierLostError | None], None],
+        flushed: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            link: The link; its `flush_soon` is set.
+            loop: The running loop.
+            clock: Monotonic seconds, the same for all links of a process.
+            events_received: Acts on the link's events; must not raise.
+            carrier_ended: Told when a carrier of this link is over, current or not.
+            flushed: Called after something was sent: budget may have come free.
+        """
+        self.link = link
+        self._loop = loop
+        self._clock = clock
+        self._events_received = events_received
+        self._carrier_ended = carrier_ended
+        self._flushed = flushed
+        self._rides: list[_Ride] = []
+        self._is_flush_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_s = 0.0
+        link.flush_soon = self.flush_soon
+
+    @property
+    def carrier(self) -> Carrier | None:
+        """The carrier in use; None while there is none."""
+        for ride in self._rides:
+            if ride.attempt == self.link.attempt and self.link.state is LinkState.OPEN:
+                return ride.carrier
+        return None
+
+    @property
+    def carriers_count(self) -> int:
+        """Carriers held now: 0, 1, or 2 while the link moves."""
+        return len(self._rides)
+
+    def attach(self, carrier: Carrier, attempt: int) -> None:
+        """Take a new carrier; the link has already said which attempt it is."""
+        ride = _Ride(self, carrier, attempt)
+        self._rides.append(ride)
+        self.flush_soon()
+        carrier.start(ride)
+
+    def adopt(self, carrier: Carrier, attempt: int) -> _Ride:
+        """Take a carrier that is started already; its events are to go to what is returned."""
+        ride = _Ride(self, carrier, attempt)
+        self._rides.append(ride)
+        self.flush_soon()
+        return ride
+
+    def flush_soon(self) -> None:
+        """Send what is due at the end of this turn of the loop; cheap and idempotent."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def stop(self) -> None:
+        """Close every carrier and the timer; what was handed to a carrier still goes out. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for ride in list(self._rides):
+            ride.carrier.close()
+
+    # --- inside ---
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        link = self.link
+        now_s = self._clock()
+        for ride in self._rides if len(self._rides) == 1 else list(self._rides):
+            carrier = ride.carrier
+            while carrier.is_writable:
+                batch = link.batch_to_send(attempt=ride.attempt, now_s=now_s)
+                if batch is None:
+                    break
+                carrier.send_nowait(batch)
+            if ride.attempt < link.attempt and len(self._rides) > 1:
+                # Overtaken by a newer carrier: what it still delivers would be dropped.
+                carrier.close()
+        self._deliver()
+        if self._flushed is not None:
+            self._flushed()
+        if link.state is LinkState.CLOSED:
+            self.stop()
+        else:
+            self._set_timer(now_s)
+
+    def _deliver(self) -> None:
+        events = self.link.events_received()
+        if events:
+            self._events_received(events)
+
+    def _set_timer(self, now_s: float) -> None:
+        due_s = self.link.next_deadline_s()
+        if due_s is None:
+            return
+        if self._timer is not None:
+            if self._timer_due_s <= due_s:
+                # It fires early, and is then set anew: cheaper than moving it with every batch.
+                return
+            self._timer.cancel()
+        self._timer_due_s = due_s
+        self._timer = self._loop.call_later(max(0.0, due_s - now_s), self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        now_s = self._clock()
+        if now_s < self._timer_due_s:
+            # The loop's clock runs ahead of ours by less than its resolution.
+            now_s = self._timer_due_s
+        if self.link.handle_timeout(now_s=now_s):
+            for ride in list(self._rides):
+                if ride.attempt == self.link.attempt:
+                    ride.give_up()
+        self._deliver()
+        self.flush_soon()
+
+
+class _Ride:
+    """One carrier in the service of one link."""
+
+    __slots__ = ("_driver", "attempt", "carrier")
+
+    def __init__(self, driver: LinkDriver, carrier: Carrier, attempt: int) -> None:
+        self._driver = driver
+        self.carrier = carrier
+        self.attempt = attempt
+
+    def batch_received(self, batch: bytes) -> None:
+        driver = self._driver
+        driver.link.receive_batch(batch, attempt=self.attempt, now_s=driver._clock())
+        driver._deliver()
+        driver.flush_soon()
+
+    def writable(self) -> None:
+        self._driver._flush()
+
+    def carrier_ended(self, error: CarrierLostError | None) -> None:
+        driver = self._driver
+        if self not in driver._rides:
+            return
+        driver._rides.remove(self)
+        driver.link.carrier_lost(
+            self.attempt,
+            now_s=driver._clock(),
+            is_size_error=error is not None and bool(error.detail.get("size_error")),
+        )
+        driver._deliver()
+        driver._carrier_ended(self.carrier, error)
+        driver.flush_soon()
+
+    def give_up(self) -> None:
+        """Drop a carrier whose peer is silent, without waiting for its end."""
+        self.carrier.abort()
+        self.carrier_ended(None)

@@ -1,0 +1,262 @@
+"""
+The hub's core: from the events of one link to what happens on the others. Pure: no I/O, no clock, no tasks.
+
+A call is two legs: the one it came on (opened by the caller's link) and the one it went out on (opened by the hub towards
+the host). `Call.app` of each is the other. Payloads are never decoded.
+Owns: forwarding, the passing on of credit under each link's budget. Does not own: which link a carrier belongs to
+(links.py), the choice of host (routing.py).
+Source: LINK.md "Credit, budget, fairness", "What a call's end may claim"; docs/adr/0003-credit.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from relayrpc.hub.routing import Registration, Router, RoutingRefusal, check_address
+from relayrpc.link.call import (
+    STATUS_DEADLINE_EXCEEDED,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAVAILABLE,
+    Call,
+    make_end,
+)
+from relayrpc.link.events import (
+    AnnounceReceived,
+    BeginReceived,
+    CallEnded,
+    CallOpened,
+    DataReceived,
+    DeadlinePassed,
+    Event,
+    GrantReceived,
+    HalfCloseReceived,
+    LinkEnded,
+    WithdrawReceived,
+)
+from relayrpc.link.link import LinkState
+from relayrpc.v1 import link_pb2 as pb
+
+
+if TYPE_CHECKING:
+    from relayrpc.link.link import Link
+
+
+__all__ = ["Forwarder"]
+
+_STATUS_INVALID_ARGUMENT: Final = 3
+_RELAY_KEYS: Final = "relay-"
+_SERVICES_MAX: Final = 256
+_METHODS_MAX: Final = 4096
+
+
+class Forwarder:
+    """Everything one hub decides about calls."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        # Legs whose peer granted credit that the budget of their link did not allow to pass on, longest starved first.
+        self._starved: dict[Call, None] = {}
+        self._served: dict[Call, Registration] = {}
+
+    @property
+    def starved_count(self) -> int:
+        """Legs that wait for room in a budget."""
+        return len(self._starved)
+
+    def handle(self, link: Link, events: list[Event], *, now_s: float) -> bool:
+        """
+        Act on the events of one link, in order; other links are told to flush.
+
+        Returns:
+            False when the link has ended: it is to be forgotten.
+        """
+        for event in events:
+            kind = type(event)
+            if kind is CallEnded:
+                self._call_ended(event.call, event.frame)  # type: ignore[attr-defined]  # the kind is tested
+            elif kind is CallOpened:
+                self._call_opened(event.call, event.frame)  # type: ignore[attr-defined]
+            elif kind is DataReceived:
+                other = event.call.app  # type: ignore[attr-defined]
+                if other is not None:
+                    other.link.send_data(other, event.data)  # type: ignore[attr-defined]
+                    other.link.flush_soon()
+            else:
+                self._handle_rare(link, event)
+        if self._starved:
+            self.serve_starved()
+        return link.state is not LinkState.CLOSED
+
+    def _handle_rare(self, link: Link, event: Event) -> None:
+        match event:
+            case GrantReceived(call=call, credit_bytes=credit_bytes):
+                self._pass_credit(call, credit_bytes)
+            case HalfCloseReceived(call=call):
+                if call.app is not None:
+                    call.app.link.half_close(call.app)
+                    call.app.link.flush_soon()
+            case BeginReceived(call=call, frame=frame):
+                if call.app is not None:
+                    _strip(frame.begin.metadata)
+                    frame.begin.instance = link.instance
+                    call.app.link.forward_begin(call.app, frame)
+                    call.app.link.flush_soon()
+            case DeadlinePassed(call=call):
+                self._deadline_passed(call)
+            case AnnounceReceived(announce=announce):
+                self._announce(link, announce)
+            case WithdrawReceived(announcement_id=announcement_id):
+                self.router.remove(link, announcement_id)
+            case LinkEnded():
+                self.router.remove_link(link)
+            case _:
+                # SendReady: nobody here waits to write. Announced, GoingAway: a hub announces nothing and dials nobody.
+                pass
+
+    # --- one call ---
+
+    def _call_opened(self, came: Call, frame: pb.Frame) -> None:
+        choice = self.router.pick(came.address, came.method)
+        if isinstance(choice, RoutingRefusal):
+            self._refuse(came, choice.status, choice.details)
+            return
+        host = choice.link
+        opening = frame.open
+        size = len(opening.data)
+        if host.is_draining:
+            self._refuse(came, STATUS_UNAVAILABLE, f"the host at {came.address!r} is going away")
+            return
+        assert host.budget is not None
+        assert came.link.budget is not None
+        if not host.has_room_for_call or not host.budget.has_room(size):
+            self._refuse(
+                came, STATUS_RESOURCE_EXHAUSTED, f"the host at {came.address!r} has too much queued"
+            )
+            return
+        if opening.metadata:
+            _strip(opening.metadata)
+        opening.caller_identity = came.link.peer_identity
+        opening.caller_peer = came.link.peer_address
+        wanted = opening.credit_bytes
+        budget = came.link.budget
+        credit = budget.allowance(came, wanted)
+        budget.charge(came, credit)
+        went = host.forward_open(frame, came, credit_bytes=credit)
+        if size:
+            host.budget.charge(went, size)
+        came.app = went
+        if credit < wanted:
+            came.withheld_bytes = wanted - credit
+            self._starved[came] = None
+        choice.calls_open_count += 1
+        self._served[went] = choice
+        host.flush_soon()
+
+    def _refuse(self, came: Call, status: int, details: str) -> None:
+        """End a call that no host has seen."""
+        frame = make_end(status, details, origin=pb.End.ORIGIN_HUB, not_executed=True)
+        came.link.forward_end(came, frame, discard=True)
+
+    def _call_ended(self, call: Call, frame: pb.Frame) -> None:
+        other: Call | None = call.app
+        if other is None:
+            return
+        self._part(call, other)
+        if call.is_opener:
+            end = frame.end
+            if end.trailing_metadata:
+                _strip(end.trailing_metadata)
+            if end.initial_metadata:
+                _strip(end.initial_metadata)
+            other.link.forward_end(other, frame, discard=end.origin == pb.End.ORIGIN_HUB)
+        else:
+            other.link.cancel_call(
+                other, is_deadline=frame.end.status == STATUS_DEADLINE_EXCEEDED
+            )
+        other.link.flush_soon()
+
+    def _deadline_passed(self, came: Call) -> None:
+        went: Call | None = came.app
+        not_executed = True
+        if went is not None:
+            not_executed = not went.link.was_given(went)
+            self._part(came, went)
+            went.link.cancel_call(went, is_deadline=True)
+            went.link.flush_soon()
+        frame = make_end(
+            STATUS_DEADLINE_EXCEEDED,
+            "Deadline Exceeded",
+            origin=pb.End.ORIGIN_HUB,
+            not_executed=not_executed,
+        )
+        came.link.forward_end(came, frame, discard=True)
+
+    def _part(self, call: Call, other: Call) -> None:
+        """Let the two legs of a call forget each other."""
+        call.app = other.app = None
+        if self._starved:
+            self._starved.pop(call, None)
+            self._starved.pop(other, None)
+        registration = self._served.pop(call if call.is_opener else other)
+        registration.calls_open_count -= 1
+
+    # --- credit ---
+
+    def _pass_credit(self, leg: Call, credit_bytes: int) -> None:
+        """The peer of this leg takes more: let the other end send it, as far as the leg's link has budget."""
+        leg.withheld_bytes += credit_bytes
+        if leg in self._starved:
+            return
+        if not self._pass_withheld(leg):
+            self._starved[leg] = None
+
+    def _pass_withheld(self, leg: Call) -> bool:
+        """Pass on what the budget allows; True when nothing is left to pass."""
+        other: Call | None = leg.app
+        if other is None:
+            leg.withheld_bytes = 0
+            return True
+        budget = leg.link.budget
+        assert budget is not None
+        credit = budget.allowance(leg, leg.withheld_bytes)
+        if credit:
+            budget.charge(leg, credit)
+            leg.withheld_bytes -= credit
+            other.link.grant(other, credit)
+            other.link.flush_soon()
+        return not leg.withheld_bytes
+
+    def serve_starved(self) -> None:
+        """Pass on withheld credit where budgets have room again, longest starved first. Called after every flush."""
+        for leg in list(self._starved):
+            if self._pass_withheld(leg):
+                self._starved.pop(leg, None)
+
+    # --- announcements ---
+
+    def _announce(self, link: Link, announce: pb.Announce) -> None:
+        fault = check_address(announce.address)
+        if not announce.services:
+            fault = fault or "an announcement without services"
+        elif (
+            len(announce.services) > _SERVICES_MAX
+            or sum(len(service.methods) for service in announce.services) > _METHODS_MAX
+        ):
+            fault = fault or (
+                f"an announcement of more than {_SERVICES_MAX} services or {_METHODS_MAX} methods"
+            )
+        if fault:
+            link.answer_announce(announce.id, status=_STATUS_INVALID_ARGUMENT, details=fault)
+            return
+        services = frozenset(service.name for service in announce.services)
+        self.router.add(link, announce.id, announce.address, services)
+        link.answer_announce(announce.id)
+
+
+def _strip(metadata: Iterable[pb.Metadatum]) -> None:
+    """Take the relay's own keys out: a hub forwards none."""
+    if any(entry.key.startswith(_RELAY_KEYS) for entry in metadata):
+        kept = [entry for entry in metadata if not entry.key.startswith(_RELAY_KEYS)]
+        del metadata[:]  # type: ignore[attr-defined]  # a repeated field
+        metadata.extend(kept)  # type: ignore[attr-defined]

@@ -1,0 +1,79 @@
+"""
+Deadlines of many calls at the price of a dictionary entry each. Pure.
+
+A call stands in one bucket under the time, in hundredths of a second, at which somebody has to look at it. Distant
+deadlines share coarse buckets and move to finer ones as they come near, so the number of buckets stays small however
+many calls come and go before their time.
+Source: LINK.md "Time".
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import TYPE_CHECKING, Final
+
+
+if TYPE_CHECKING:
+    from relayrpc.link.call import Call
+
+
+__all__ = ["DeadlineBuckets"]
+
+_TICKS_PER_S: Final = 100
+# (remaining ticks from, width of a bucket in ticks), farthest first.
+_WIDTHS: Final = ((60_000, 3_000), (600, 100), (200, 25))
+
+
+class DeadlineBuckets:
+    """Calls by deadline; precise to a hundredth of a second, never early."""
+
+    __slots__ = ("_buckets", "_keys")
+
+    def __init__(self) -> None:
+        # Kept when emptied: a bucket lives until its time, then goes.
+        self._buckets: dict[int, dict[Call, None]] = {}
+        self._keys: list[int] = []
+
+    def add(self, call: Call, *, now_s: float) -> None:
+        """Watch a call that has a deadline."""
+        assert call.deadline_s is not None
+        key = math.ceil(call.deadline_s * _TICKS_PER_S)
+        remaining = key - int(now_s * _TICKS_PER_S)
+        for from_ticks, width in _WIDTHS:
+            if remaining >= from_ticks:
+                # Rounded down: looked at early, then put into a finer bucket.
+                key -= key % width
+                break
+        call.deadline_key = key
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            self._buckets[key] = bucket = {}
+            heapq.heappush(self._keys, key)
+        bucket[call] = None
+
+    def discard(self, call: Call) -> None:
+        """Stop watching a call; does nothing for one that is not watched."""
+        bucket = self._buckets.get(call.deadline_key)
+        if bucket is not None:
+            bucket.pop(call, None)
+
+    def next_s(self) -> float | None:
+        """Return when `expired` has to be called next; None: never."""
+        keys = self._keys
+        while keys and not self._buckets[keys[0]]:
+            del self._buckets[heapq.heappop(keys)]
+        return keys[0] / _TICKS_PER_S if keys else None
+
+    def expired(self, *, now_s: float) -> list[Call]:
+        """Take out the calls whose deadline has passed, earliest first."""
+        due: list[Call] = []
+        keys = self._keys
+        while keys and keys[0] / _TICKS_PER_S <= now_s:
+            for call in self._buckets.pop(heapq.heappop(keys)):
+                if call.deadline_s is not None and call.deadline_s <= now_s:
+                    due.append(call)
+                else:
+                    self.add(call, now_s=now_s)
+        due.sort(key=lambda call: (call.deadline_s, call.id))
+        return due
