@@ -87,7 +87,7 @@ def differences() -> list[str]:
                     problems.append(f"{path} differs from its .proto file")
     page = limits_page.PAGE
     if not page.is_file() or page.read_text(encoding="utf-8") != limits_page.render():
-        problems.append(f"{page.relative_to(ROOT)} differs from relayrpc/limits.py")
+        problems.append(f"docs/reference/{page.name} differs from relayrpc/limits.py")
     return problems
 
 

@@ -1,0 +1,114 @@
+"""
+The documentation tells the truth. Goal: no flag, limit or error without a line, no dead link.
+
+Method: read the pages, and compare them with the code they describe.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from relayrpc import errors
+from relayrpc.cli.main import app
+from scripts import limits_page
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/**/*.md")]
+)
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def commands() -> dict[str, list[str]]:
+    """Name of each command -> its flags, but --help."""
+    group = typer.main.get_command(app)
+    found = {}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        flags = [flag for option in command.params for flag in option.opts]
+        found[name] = [flag for flag in flags if flag != "--help"]
+    return found
+
+
+def test_readme_is_short() -> None:
+    assert len(read("README.md").splitlines()) <= 150
+
+
+def test_architecture_is_short() -> None:
+    assert len(read("docs/ARCHITECTURE.md").splitlines()) <= 200
+
+
+def test_limits_page_lists_every_limit_with_its_reason() -> None:
+    assert read("docs/reference/limits.md") == limits_page.render()
+    assert all(reason for _, _, reason in limits_page.bounds())
+
+
+def test_cli_page_has_every_command_and_flag() -> None:
+    page = read("docs/reference/cli.md")
+    for command, flags in commands().items():
+        assert f"## `relayrpc {command}`" in page
+        section = page.split(f"## `relayrpc {command}`")[1].split("\n## ")[0]
+        documented = set(re.findall(r"^\| `(--[a-z-]+)", section, flags=re.MULTILINE))
+        assert documented == set(flags), command
+
+
+def test_every_command_explains_itself_with_example_and_exit_codes() -> None:
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        assert "Example:" in command.help, name
+        assert "Exit codes:" in command.help, name
+
+
+def test_errors_page_has_every_error() -> None:
+    page = read("docs/reference/errors.md")
+    assert set(re.findall(r"^\| `([A-Za-z]+Error)`", page, re.MULTILINE)) == set(errors.__all__)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), target
+
+
+def test_files_named_in_the_documentation_exist() -> None:
+    """Paths in backticks that begin with a folder of the repository."""
+    pattern = re.compile(r"`((?:relayrpc|docs|protos|samples|scripts|tests|benchmarks)/[\w./-]+)`")
+    missing = [
+        f"{page.relative_to(ROOT)}: {path}"
+        for page in PAGES
+        for path in pattern.findall(page.read_text(encoding="utf-8"))
+        if not (ROOT / path).exists()
+    ]
+    assert not missing
+
+
+def test_makefile_has_every_verb_that_the_documentation_names() -> None:
+    verbs = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    in_code = re.compile(r"(?:^    |`)make ([a-z-]+)", re.MULTILINE)
+    for page in PAGES:
+        assert set(in_code.findall(page.read_text(encoding="utf-8"))) <= verbs, page
+    assert {"demo", "test", "test-all", "bench", "sim", "lint", "types", "gen", "check"} <= verbs
+
+
+def test_readme_example_compiles() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    assert len(example.splitlines()) <= 20
+    compile(example, "README.md", "exec")
+
+
+def test_module_runs_as_the_command() -> None:
+    command = [sys.executable, "-m", "relayrpc", "version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"relayrpc \d+\.\d+\.\d+\S*\n", done.stdout)

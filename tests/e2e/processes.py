@@ -1,0 +1,57 @@
+"""
+Real processes for the end-to-end tests: the hub from the command line, on free ports.
+
+Owns: starting, waiting for a line, stopping. Never waits for a time to pass.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+
+__all__ = ["RunningHub", "running_hub"]
+
+_LISTENING = re.compile(r"relayrpc hub listening: grpc (\S+):(\d+), http (\S+):(\d+)\n")
+STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningHub:
+    """A hub process that accepts connections."""
+
+    process: subprocess.Popen[str]
+    grpc_port: int
+    http_port: int
+
+    def wait(self) -> int:
+        return self.process.wait(STOP_TIMEOUT_S)
+
+
+@contextmanager
+def running_hub(
+    *flags: str, python: str | Path = sys.executable, cwd: Path | None = None
+) -> Iterator[RunningHub]:
+    """Run `relayrpc hub` on free loopback ports; it is killed at the end if it still runs."""
+    ports = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    command: Sequence[str] = (str(python), "-m", "relayrpc", "hub", *ports, *flags)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd)
+    with process:
+        try:
+            line = _stdout(process).readline()
+            match = _LISTENING.fullmatch(line)
+            assert match is not None, f"the hub printed {line!r}"
+            yield RunningHub(process, int(match[2]), int(match[4]))
+        finally:
+            process.kill()
+
+
+def _stdout(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdout is not None
+    return process.stdout
