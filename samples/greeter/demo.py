@@ -23,9 +23,9 @@ __all__ = ["DemoError", "Role", "demo", "main"]
 GREETINGS: Final = 1000
 CUT_AT: Final = (250, 500)
 """Greetings at which the host's connection is cut; multiples of the caller's progress lines."""
-HOST_MOVED: Final = "moved to websocket"
-HOST_RESUMED: Final = "resumed"
-"""What the host logs about its link."""
+HOST_LINKED: Final = "linked to .* over grpc"
+HOST_MOVED: Final = "the link moved to websocket"
+"""What the host logs about its link, each time it connects."""
 WAIT_S: Final = 15.0
 """Longest wait for any one thing the demo waits for."""
 
@@ -136,6 +136,7 @@ async def demo() -> None:
 
         host_url = f"relay://127.0.0.1:{grpc_proxy.port}/contoso/greeter"
         host = await stack.enter_async_context(Role.run("host", "samples.greeter.host", host_url))
+        await host.printed(HOST_LINKED)
         await host.printed(HOST_MOVED)
 
         # The caller goes to the hub itself: only the host's connection is cut.
@@ -148,7 +149,7 @@ async def demo() -> None:
             if grpc_proxy.cut() + http_proxy.cut() == 0:
                 raise DemoError("the host had no connection to cut")
             say("demo", f"cut the host's connection at greeting {number}")
-            await host.printed(HOST_RESUMED)
+            await host.printed(HOST_LINKED)
         if await caller.ended() != 0:
             raise DemoError("the stream did not survive")
     say("demo", "all processes stopped; the stream went on through every cut")
