@@ -1,0 +1,1 @@
+"""The relay process: routing, links, and the doors peers come in by."""

@@ -1,0 +1,142 @@
+"""
+The hub's gRPC port: opens a carrier for every stream of the Link service.
+
+Owns: the server, its credentials and its bounds. Does not own: the carriers it hands on
+(hub/server.py).
+Source: protos/relayrpc/v1/link.proto, service Link; DESIGN.md "Front doors".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import grpc
+import grpc.aio
+
+from relayrpc.carrier.base import Carrier
+from relayrpc.carrier.grpc_stream import (
+    DIALLED_HOST_KEY,
+    LINK_METHOD,
+    MESSAGE_OPTIONS,
+    GRPCServerCarrier,
+)
+from relayrpc.errors import ConfigError
+from relayrpc.limits import Limits
+
+
+__all__ = ["GRPCDoor"]
+
+_HOST: Final = re.compile(r"[A-Za-z0-9._:%~-]{1,255}")
+_NEVER_MS: Final = 2**31 - 1
+_STREAMS_PER_CONNECTION: Final = 100
+
+
+class GRPCDoor:
+    """Listens for gRPC; `on_carrier` gets each carrier before anything of it was read."""
+
+    def __init__(
+        self,
+        on_carrier: Callable[[Carrier], None],
+        *,
+        limits: Limits,
+        credentials: grpc.ServerCredentials | None = None,
+        websocket_url: Callable[[str], str] | str = "",
+    ) -> None:
+        """
+        Set the door up; nothing listens yet.
+
+        Args:
+            on_carrier: Called in the loop for every stream that opened; it must see to `start`,
+                `close` or `abort`.
+            limits: `links_max`, `handshakes_open_max` and the timeouts count here.
+            credentials: None: plaintext.
+            websocket_url: What carriers say about where a link may move: a URL, or a function that
+                makes it from the host by which the dialler says it reached this hub ("" when it
+                does not say).
+        """
+        self._on_carrier = on_carrier
+        self._limits = limits
+        self._credentials = credentials
+        self._websocket_url = websocket_url
+        self._server: grpc.aio.Server | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """
+        Listen; returns the port, chosen by the system when 0 is asked for.
+
+        Raises:
+            ConfigError: If the port cannot be listened on.
+        """
+        limits = self._limits
+        server = grpc.aio.server(
+            maximum_concurrent_rpcs=limits.links_max + limits.handshakes_open_max,
+            options=(
+                *MESSAGE_OPTIONS,
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", _NEVER_MS),
+                ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+                ("grpc.server_handshake_timeout_ms", int(limits.handshake_timeout_s * 1000)),
+                ("grpc.max_metadata_size", limits.metadata_bytes_max),
+            ),
+        )
+        server.add_generic_rpc_handlers((_LinkHandler(self._connect),))
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            if self._credentials is None:
+                bound_port = server.add_insecure_port(target)
+            else:
+                bound_port = server.add_secure_port(target, self._credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {target}: {error}") from error
+        await server.start()
+        self._server = server
+        return int(bound_port)
+
+    def stop_listening(self) -> None:
+        """Close the port at once; open carriers go on until `aclose`. Idempotent."""
+        if self._server is not None and self._stopping is None:
+            stop = self._server.stop(grace=float(_NEVER_MS // 1000))
+            self._stopping = asyncio.get_running_loop().create_task(stop)
+
+    async def aclose(self) -> None:
+        """Close the port and end what carriers are left. Idempotent."""
+        if self._server is None:
+            return
+        await self._server.stop(grace=None)
+        if self._stopping is not None:
+            await self._stopping
+
+    async def _connect(
+        self, _requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext
+    ) -> None:
+        await context.send_initial_metadata(())
+        carrier = GRPCServerCarrier(
+            context,
+            is_secure=self._credentials is not None,
+            websocket_url=self._websocket_url_for(context),
+        )
+        self._on_carrier(carrier)
+        await carrier.served()
+
+    def _websocket_url_for(self, context: grpc.aio.ServicerContext) -> str:
+        if isinstance(self._websocket_url, str):
+            return self._websocket_url
+        host = next((v for k, v in context.invocation_metadata() if k == DIALLED_HOST_KEY), "")
+        return self._websocket_url(host if _HOST.fullmatch(host) else "")
+
+
+class _LinkHandler(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ships no types
+    """Raw bytes in and out: nothing between the wire and the link parses a batch."""
+
+    def __init__(
+        self,
+        connect: Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], object],
+    ) -> None:
+        self._method = grpc.stream_stream_rpc_method_handler(connect)
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        return self._method if details.method == LINK_METHOD else None
