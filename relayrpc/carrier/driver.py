@@ -105,6 +105,16 @@ class LinkDriver:
         self.flush_soon()
         return ride
 
+    def has_attempt(self, attempt: int) -> bool:
+        """True while the carrier of this attempt is held."""
+        return any(ride.attempt == attempt for ride in self._rides)
+
+    def drop(self, attempt: int) -> None:
+        """Give up the carrier of this attempt; no-op when it is gone."""
+        for ride in list(self._rides):
+            if ride.attempt == attempt:
+                ride.give_up()
+
     def flush_soon(self) -> None:
         """Send what is due at the end of this turn of the loop; cheap and idempotent."""
         if not self._is_flush_due:
@@ -167,9 +177,7 @@ class LinkDriver:
             # The loop's clock runs ahead of ours by less than its resolution.
             now_s = self._timer_due_s
         if self.link.handle_timeout(now_s=now_s):
-            for ride in list(self._rides):
-                if ride.attempt == self.link.attempt:
-                    ride.give_up()
+            self.drop(self.link.attempt)
         self._deliver()
         self.flush_soon()
 

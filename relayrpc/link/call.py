@@ -19,7 +19,7 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from collections import deque
 
-    from relayrpc.link.link import Link
+    from relayrpc.link.calls import LinkCalls
 
 
 __all__ = [
@@ -204,7 +204,7 @@ class Call:
         "withheld_bytes",
     )
 
-    def __init__(self, link: Link, *, is_opener: bool, state: int) -> None:
+    def __init__(self, link: LinkCalls, *, is_opener: bool, state: int) -> None:
         self.link = link
         self.is_opener = is_opener
         self.state = state
@@ -272,7 +272,7 @@ class CallOutcome:
 
 
 def make_end(
-    status: int, details: str, *, origin: pb.End.Origin.ValueType, not_executed: bool = False
+    status: int, details: str, *, origin: pb.End.Origin, not_executed: bool = False
 ) -> pb.Frame:
     """Make the END of a call that the relay itself ends."""
     frame = pb.Frame()

@@ -316,8 +316,11 @@ class Outbox:
             return self._cut_tail(call, tail)
         data = self._take(call, size)
         call.send_credit_bytes -= size
-        is_last = tail is not None and not call.unsent_bytes
-        if is_last and size + tail.ByteSize() + 2 * _FRAME_OVERHEAD_BYTES <= room:
+        if (
+            tail is not None
+            and not call.unsent_bytes
+            and size + tail.ByteSize() + 2 * _FRAME_OVERHEAD_BYTES <= room
+        ):
             if tail.HasField("end"):
                 tail.end.data = data
                 return self._cut_tail(call, tail)

@@ -1,0 +1,529 @@
+"""
+A link that stays: it dials, announces, resumes, moves to the faster carrier, and follows a hub that goes away.
+
+Owns: when to dial which door, backoff, what is announced. Does not own: the protocol (link/link.py), the pumping
+(carrier/driver.py), what a call means (channel.py, server.py). One task per link, none per call.
+Source: LINK.md "Resume, takeover, expiry"; DESIGN.md decision 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random as random_module
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+import grpc
+
+from relayrpc.carrier.dial import dial, dial_websocket_url
+from relayrpc.carrier.driver import LinkDriver
+from relayrpc.errors import CarrierError, ConnectError, LinkRefusedError, RelayError
+from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, STATUS_UNIMPLEMENTED, Call, make_end
+from relayrpc.link.events import (
+    AnnouncedReceived,
+    BeginReceived,
+    CallEnded,
+    CallOpened,
+    DataReceived,
+    DeadlinePassed,
+    Event,
+    GoingAwayReceived,
+    HalfCloseReceived,
+    LinkEnded,
+    SendReady,
+    WelcomeReceived,
+)
+from relayrpc.link.link import Link, LinkState
+from relayrpc.v1 import link_pb2 as pb
+
+
+if TYPE_CHECKING:
+    import random
+
+    from relayrpc.carrier.base import Carrier, CarrierKind
+    from relayrpc.carrier.tls import TLSOptions
+    from relayrpc.carrier.url import RelayURL
+    from relayrpc.errors import CarrierLostError
+    from relayrpc.limits import Limits
+
+
+__all__ = ["DIALLING", "Dialling", "LiveLink"]
+
+_log = logging.getLogger("relayrpc.link")
+
+_BACKOFF_FACTOR: Final = 1.6
+_BACKOFF_JITTER: Final = 0.2
+_INSTANCE_BYTES: Final = 12
+# Answers of a hub after which dialling again would be wrong: it said no to us, or somebody took our place.
+_FINAL_CODES: Final = frozenset(
+    {pb.Close.CODE_REPLACED, pb.Close.CODE_VERSION, pb.Close.CODE_REFUSED}
+)
+_State = grpc.ChannelConnectivity
+
+
+@dataclass(frozen=True, slots=True)
+class Dialling:
+    """What a live link takes from its surroundings; a simulation gives its own."""
+
+    dial: Callable[..., Awaitable[Carrier]] = dial
+    """As carrier.dial.dial."""
+    dial_websocket_url: Callable[..., Awaitable[Carrier]] = dial_websocket_url
+    """As carrier.dial.dial_websocket_url."""
+    clock: Callable[[], float] = time.monotonic
+    """Monotonic seconds."""
+    random: random.Random = field(default_factory=random_module.Random)
+    """Jitter of the backoff."""
+    token_hex: Callable[[int], str] = secrets.token_hex
+    """Source of instance ids."""
+
+
+DIALLING: Final = Dialling()
+
+
+@dataclass(slots=True)
+class _Announcement:
+    address: str
+    services: list[pb.ServiceDescription]
+    # Completed by the hub's answer on the current link.
+    answer: asyncio.Future[None] | None = None
+
+
+class LiveLink:
+    """
+    One endpoint's connection to a hub. Everything runs on the loop it was started on.
+
+    Attributes for reading: `limits`, `url`, `instance`.
+    """
+
+    def __init__(
+        self,
+        url: RelayURL,
+        *,
+        limits: Limits,
+        tls: TLSOptions | None = None,
+        instance: str | None = None,
+        on_call: Callable[[Call, pb.Open], None] | None = None,
+        keep_trying: bool = False,
+        dialling: Dialling = DIALLING,
+    ) -> None:
+        """
+        Args:
+            url: Where the hub is.
+            limits: This endpoint's bounds.
+            tls: How to verify the hub; None: the system's certificates.
+            instance: This process's instance id; None: random.
+            on_call: Takes calls that the hub opens, and sets `call.app`; None: they are answered UNIMPLEMENTED.
+            keep_trying: The first connection may take as long as it takes.
+            dialling: How to dial, and what time it is.
+        """
+        self.url = url
+        self.limits = limits
+        self.instance = instance or dialling.token_hex(_INSTANCE_BYTES)
+        self._tls = tls
+        self._on_call = on_call
+        self._keep_trying = keep_trying
+        self._dialling = dialling
+        self._task: asyncio.Task[None] | None = None
+        # Set whenever the task should look again.
+        self._wake = asyncio.Event()
+        self._state = _State.IDLE
+        self._state_callbacks: list[Callable[[grpc.ChannelConnectivity], None]] = []
+        self._is_closed = False
+        self._has_connected = False
+        # Why there is no link now; None while there is one or nothing was tried.
+        self._error: RelayError | None = None
+        self._is_final = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self._announcements: dict[int, _Announcement] = {}
+        self._announcement_id = 0
+        # The URL a link moves to, from the last Welcome that came with a gRPC carrier.
+        self._websocket_url = ""
+        # Links that finish their calls while the hub drains.
+        self._draining: dict[Link, LinkDriver] = {}
+        self._link: Link | None = None
+        self._driver: LinkDriver | None = None
+
+    # --- looking in ---
+
+    @property
+    def link(self) -> Link:
+        """The link for new calls; another one after the hub drained or the link expired. Only after start()."""
+        assert self._link is not None
+        return self._link
+
+    @property
+    def state(self) -> grpc.ChannelConnectivity:
+        """READY while a carrier is there."""
+        return self._state
+
+    @property
+    def carrier_kind(self) -> CarrierKind | None:
+        """What the link runs over now; None while it has no carrier."""
+        carrier = self._driver.carrier if self._driver is not None else None
+        return None if carrier is None else carrier.kind
+
+    def now_s(self) -> float:
+        """Monotonic seconds, the clock of every deadline on this link."""
+        return self._dialling.clock()
+
+    def add_state_callback(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        """Have every change of `state` told."""
+        self._state_callbacks.append(callback)
+
+    def remove_state_callback(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
+        """Undo add_state_callback(); no-op when it is not there."""
+        if callback in self._state_callbacks:
+            self._state_callbacks.remove(callback)
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Begin to connect in the background; idempotent. Needs a running loop."""
+        if self._task is None and not self._is_closed:
+            self._new_link()
+            self._task = asyncio.get_running_loop().create_task(
+                self._run(), name=f"relayrpc link to {self.url.authority}"
+            )
+
+    async def connected(self) -> None:
+        """
+        Wait until the link is up and its announcements are accepted.
+
+        Raises:
+            ConnectError: The first connection failed and keep_trying is off.
+            LinkRefusedError: The hub said no.
+        """
+        self.start()
+        while not self._is_up():
+            if self._is_closed:
+                raise ConnectError("the link was closed")
+            if self._error is not None and (
+                self._is_final or not (self._has_connected or self._keep_trying)
+            ):
+                raise self._error
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    async def announce(self, address: str, services: list[pb.ServiceDescription]) -> None:
+        """
+        Serve at an address, on this link and every one that follows it. Call after connected().
+
+        Raises:
+            LinkRefusedError: The hub refused the announcement.
+        """
+        self._announcement_id += 1
+        announcement = _Announcement(address, services)
+        self._announcements[self._announcement_id] = announcement
+        announcement.answer = asyncio.get_running_loop().create_future()
+        if self.link.state is not LinkState.CONNECTING:
+            # Else Welcome sends it.
+            self._send_announcement(self._announcement_id, announcement)
+        await announcement.answer
+
+    async def withdraw_all(self) -> None:
+        """Take every announcement back: no new calls come, running ones go on."""
+        if self._link is not None:
+            for announcement_id in self._announcements:
+                self._link.withdraw(announcement_id)
+            self._link.flush_soon()
+        self._announcements.clear()
+
+    async def aclose(self) -> None:
+        """End what is left, say Close, and end the carrier. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._wake.set()
+        if self._task is not None:
+            self._task.cancel()
+            try:
+                await self._task
+            except asyncio.CancelledError:
+                current = asyncio.current_task()
+                if current is not None and current.cancelling():
+                    raise
+        for link, driver in [*self._draining.items(), (self._link, self._driver)]:
+            if link is not None and driver is not None:
+                link.close()
+                self._settle(link)
+                driver.flush_soon()
+        # One turn for the flush that carries Close, one for the transport to take it.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        self._set_state(_State.SHUTDOWN)
+        self._wake_waiters()
+
+    # --- the task ---
+
+    async def _run(self) -> None:
+        backoff_s = 0.0
+        while not self._is_closed and not self._is_final:
+            if backoff_s:
+                await asyncio.sleep(
+                    backoff_s * self._dialling.random.uniform(1 - _BACKOFF_JITTER, 1 + _BACKOFF_JITTER)
+                )
+            self._set_state(_State.CONNECTING)
+            try:
+                await self._connect()
+            except RelayError as exc:
+                self._failed(exc)
+                backoff_s = min(
+                    max(backoff_s * _BACKOFF_FACTOR, self.limits.backoff_s_min),
+                    self.limits.backoff_s_max,
+                )
+                continue
+            backoff_s = 0.0
+            self._connected()
+            if self.url.may_move or self.url.pinned == "websocket":
+                await self._move()
+            while self._is_up():
+                self._wake.clear()
+                await self._wake.wait()
+            self._set_state(_State.CONNECTING)
+
+    async def _connect(self) -> None:
+        """Open a carrier and complete the handshake on it."""
+        if self.link.is_closed or self.link.is_draining:
+            self._new_link()
+        kind: Literal["grpc", "websocket"] = self.url.first_carrier
+        carrier = await self._dialling.dial(self.url, kind=kind, tls=self._tls, limits=self.limits)
+        await self._handshake(carrier)
+        if kind == "grpc" and self.url.pinned == "websocket" and not self._websocket_url:
+            raise ConnectError(
+                f"the hub at {self.url.authority} names no WebSocket door; use carrier='grpc' or a ws:// URL"
+            )
+
+    async def _handshake(self, carrier: Carrier) -> None:
+        link, driver = self.link, self._driver
+        assert driver is not None
+        if link.is_closed:
+            carrier.abort()
+            raise ConnectError("the link ended while it was dialled")
+        attempt = link.carrier_opened(now_s=self.now_s())
+        driver.attach(carrier, attempt)
+        try:
+            async with asyncio.timeout(self.limits.handshake_timeout_s):
+                while link.attempt != attempt or link.state is LinkState.CONNECTING:
+                    if link.is_closed:
+                        raise self._error or ConnectError("the hub ended the link")
+                    if not driver.has_attempt(attempt):
+                        raise ConnectError(
+                            f"the hub at {self.url.authority} dropped the connection in the handshake"
+                        )
+                    self._wake.clear()
+                    await self._wake.wait()
+        except TimeoutError:
+            driver.drop(attempt)
+            raise ConnectError(
+                f"the hub at {self.url.authority} did not answer the handshake "
+                f"within {self.limits.handshake_timeout_s:g} s"
+            ) from None
+        if link.is_closed:
+            raise self._error or ConnectError("the hub ended the link")
+
+    async def _move(self) -> None:
+        """Go over to the hub's WebSocket door; where that fails, stay until the next reconnect."""
+        target = self._websocket_url
+        if not target or (self.url.is_secure and not target.startswith("wss://")):
+            return
+        try:
+            carrier = await self._dialling.dial_websocket_url(
+                target, tls=self._tls, limits=self.limits
+            )
+            if not self._is_up():
+                carrier.abort()
+                return
+            await self._handshake(carrier)
+        except RelayError as exc:
+            _log.info("the link stays on %s: %s", self.carrier_kind, exc)
+        else:
+            _log.info("the link moved to %s", self.carrier_kind)
+
+    def _new_link(self) -> None:
+        old, old_driver = self._link, self._driver
+        if old is not None and old_driver is not None and not old.is_closed:
+            self._draining[old] = old_driver
+        link = Link(
+            is_dialler=True, limits=self.limits, instance=self.instance, now_s=self.now_s()
+        )
+        self._link = link
+        self._driver = LinkDriver(
+            link,
+            loop=asyncio.get_running_loop(),
+            clock=self._dialling.clock,
+            events_received=functools.partial(self._events_received, link),
+            carrier_ended=self._carrier_ended,
+            flushed=functools.partial(self._flushed, link),
+        )
+
+    def _is_up(self) -> bool:
+        link = self._link
+        return (
+            self._has_connected
+            and link is not None
+            and link.state is LinkState.OPEN
+            and not link.is_draining
+            and not self._is_closed
+        )
+
+    def _connected(self) -> None:
+        self._has_connected = True
+        self._error = None
+        _log.info("linked to %s over %s", self.url, self.carrier_kind)
+        self._set_state(_State.READY)
+        self._wake_waiters()
+
+    def _failed(self, error: RelayError) -> None:
+        self._error = error
+        if isinstance(error, LinkRefusedError) and error.detail.get("code") in _FINAL_CODES:
+            self._is_final = True
+        _log.log(
+            logging.INFO if isinstance(error, CarrierError) else logging.WARNING,
+            "no link to %s: %s",
+            self.url,
+            error,
+        )
+        self._fail_waiting(self.link)
+        self._set_state(_State.TRANSIENT_FAILURE)
+        self._wake_waiters()
+
+    def _set_state(self, state: grpc.ChannelConnectivity) -> None:
+        if state is not self._state and self._state is not _State.SHUTDOWN:
+            self._state = state
+            for callback in list(self._state_callbacks):
+                callback(state)
+
+    def _wake_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # --- what the driver reports ---
+
+    def _flushed(self, link: Link) -> None:
+        if self._error is not None and link.state is LinkState.CONNECTING:
+            # Dialling fails: whoever did not ask to wait is told at once, as with any gRPC channel.
+            self._fail_waiting(link)
+        elif link.is_draining and link in self._draining and link.is_idle:
+            link.close()
+            self._settle(link)
+            link.flush_soon()
+
+    def _fail_waiting(self, link: Link) -> None:
+        if link.state is LinkState.CONNECTING:
+            link.fail_waiting(str(self._error))
+            self._settle(link)
+
+    def _settle(self, link: Link) -> None:
+        events = link.events_received()
+        if events:
+            self._events_received(link, events)
+
+    def _carrier_ended(self, carrier: Carrier, error: CarrierLostError | None) -> None:
+        _log.info("the %s carrier is over (%s)", carrier.kind, error or "closed")
+        self._wake.set()
+
+    def _events_received(self, link: Link, events: list[Event]) -> None:
+        for event in events:
+            kind = type(event)
+            if kind is CallEnded:
+                event.call.app.call_ended(event.frame.end)  # type: ignore[attr-defined]  # the kind is tested
+            elif kind is DataReceived:
+                event.call.app.data_received(event.data)  # type: ignore[attr-defined]
+            elif kind is CallOpened:
+                self._call_opened(link, event.call, event.frame.open)  # type: ignore[attr-defined]
+            else:
+                self._handle_rare(link, event)
+
+    def _call_opened(self, link: Link, call: Call, opening: pb.Open) -> None:
+        if self._on_call is None:
+            link.end_call(
+                call,
+                status=STATUS_UNIMPLEMENTED,
+                details="this caller serves nothing",
+                not_executed=True,
+            )
+            return
+        self._on_call(call, opening)
+
+    def _handle_rare(self, link: Link, event: Event) -> None:
+        match event:
+            case HalfCloseReceived(call=call):
+                call.app.half_close_received()
+            case BeginReceived(call=call, frame=frame):
+                call.app.begin_received(frame.begin)
+            case SendReady(call=call):
+                if not call.is_ended:
+                    call.app.send_ready()
+            case DeadlinePassed(call=call):
+                end = make_end(
+                    STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded", origin=pb.End.ORIGIN_HOST
+                )
+                app = call.app
+                link.forward_end(call, end, discard=True)
+                app.call_ended(end.end)
+            case WelcomeReceived(welcome=welcome, is_resumed=is_resumed):
+                self._welcomed(link, welcome, is_resumed=is_resumed)
+            case AnnouncedReceived(announced=announced):
+                self._announced(link, announced)
+            case GoingAwayReceived(going_away=going_away):
+                _log.info("the hub goes away: %s", going_away.reason)
+                self._wake.set()
+            case LinkEnded(error=error):
+                self._link_ended(link, error)
+            case _:
+                # GrantReceived: the link counts credit itself.
+                pass
+
+    def _welcomed(self, link: Link, welcome: pb.Welcome, *, is_resumed: bool) -> None:
+        if welcome.websocket_url:
+            self._websocket_url = welcome.websocket_url
+        if not is_resumed:
+            for announcement_id, announcement in self._announcements.items():
+                self._send_announcement(announcement_id, announcement)
+        self._wake.set()
+
+    def _send_announcement(self, announcement_id: int, announcement: _Announcement) -> None:
+        self.link.announce(announcement_id, announcement.address, announcement.services)
+        self.link.flush_soon()
+
+    def _announced(self, link: Link, announced: pb.Announced) -> None:
+        announcement = self._announcements.get(announced.id)
+        if announcement is None or link is not self._link:
+            return
+        answer, announcement.answer = announcement.answer, None
+        if announced.status:
+            error = LinkRefusedError(
+                f"the hub refused to register {announcement.address or 'the services'!r}: "
+                f"{announced.details}",
+                status=announced.status,
+            )
+            if answer is None:
+                _log.error("%s", error)
+            del self._announcements[announced.id]
+            if answer is not None and not answer.done():
+                answer.set_exception(error)
+        elif answer is not None and not answer.done():
+            answer.set_result(None)
+
+    def _link_ended(self, link: Link, error: RelayError | None) -> None:
+        self._draining.pop(link, None)
+        if link is self._link:
+            if error is not None and not self._is_closed:
+                self._error = error
+                if isinstance(error, LinkRefusedError) and error.detail.get("code") in _FINAL_CODES:
+                    self._is_final = True
+                    self._set_state(_State.TRANSIENT_FAILURE)
+                    self._wake_waiters()
+            for announcement in self._announcements.values():
+                answer = announcement.answer
+                if answer is not None and not answer.done() and self._is_final:
+                    answer.set_exception(error or ConnectError("the link ended"))
+            self._wake.set()

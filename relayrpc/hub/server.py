@@ -1,0 +1,163 @@
+"""
+The hub process's object: two doors, and the sessions behind them.
+
+Owns: the configuration, where it listens and what that needs. Does not own: what happens behind the doors (session.py).
+Source: DESIGN.md "Front doors" and decision 13.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import secrets
+import time
+from dataclasses import dataclass
+
+from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
+from relayrpc.errors import ConfigError
+from relayrpc.hub.grpc_door import GRPCDoor
+from relayrpc.hub.http_door import HTTPDoor
+from relayrpc.hub.session import HubSessions
+from relayrpc.limits import DEFAULT_LIMITS, Limits
+
+
+__all__ = ["Hub", "HubConfig"]
+
+_LINK_PATH = "/relayrpc.v1.Link/Connect"
+_PORT_MAX = 65535
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubConfig:
+    """How a hub is run."""
+
+    grpc: str = "127.0.0.1:7350"
+    """Where the gRPC door listens, "host:port"; port 0 picks a free one."""
+    http: str = "127.0.0.1:7351"
+    """Where the HTTP door listens."""
+    insecure_listen: bool = False
+    """Listen beyond loopback although nobody is asked who they are."""
+    tls_cert: str | None = None
+    """PEM file with the certificate chain, for both doors."""
+    tls_key: str | None = None
+    """PEM file with its key."""
+    http_public: str | None = None
+    """URL of the HTTP door as peers reach it, "wss://relay.example:443", where it differs."""
+    limits: Limits = DEFAULT_LIMITS
+
+
+class Hub:
+    """One hub. `start()`, then `drain()` or `aclose()`."""
+
+    def __init__(self, config: HubConfig | None = None) -> None:
+        """
+        Raises:
+            ConfigError: The configuration contradicts itself or would listen beyond loopback without leave.
+        """
+        self.config = config or HubConfig()
+        self._grpc_host, self._grpc_port = self._check_listen("--grpc", self.config.grpc)
+        self._http_host, self._http_port = self._check_listen("--http", self.config.http)
+        if bool(self.config.tls_cert) != bool(self.config.tls_key):
+            raise ConfigError("TLS needs both --tls-cert and --tls-key")
+        public = self.config.http_public
+        if public and not public.startswith(("ws://", "wss://")):
+            raise ConfigError(f"--http-public {public!r} is no ws:// or wss:// URL")
+        limits = self.config.limits
+        self.sessions = HubSessions(
+            limits=limits,
+            clock=time.monotonic,
+            random=random.Random(),
+            token_bytes=secrets.token_bytes,
+        )
+        cert, key = self.config.tls_cert, self.config.tls_key
+        self._http = HTTPDoor(
+            self.sessions.accept,
+            limits=limits,
+            ssl_context=server_ssl_context(cert, key) if cert and key else None,
+        )
+        self._grpc = GRPCDoor(
+            self.sessions.accept,
+            limits=limits,
+            credentials=grpc_server_credentials(cert, key) if cert and key else None,
+            websocket_url=self._websocket_url,
+        )
+
+    @property
+    def grpc_port(self) -> int:
+        """Where the gRPC door listens, after start()."""
+        return self._grpc_port
+
+    @property
+    def http_port(self) -> int:
+        """Where the HTTP door listens, after start()."""
+        return self._http_port
+
+    async def start(self) -> None:
+        """
+        Listen on both doors; returns when both accept.
+
+        Raises:
+            OSError: A port cannot be listened on.
+        """
+        self._http_port = await self._http.start(self._http_host, self._http_port)
+        self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
+
+    async def drain(self) -> None:
+        """Close the ports, let running calls finish up to the drain timeout, then end every link."""
+        self._stop_listening()
+        await self.sessions.drain()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop now: every call ends. Idempotent."""
+        self._stop_listening()
+        await self.sessions.aclose()
+        await self._grpc.aclose()
+        await self._http.aclose()
+
+    def _stop_listening(self) -> None:
+        self._http.stop_listening()
+        self._grpc.stop_listening()
+
+    def _websocket_url(self, reached_as: str) -> str:
+        """Where a link on the gRPC door may move to; `reached_as` is how its peer names this hub, or empty."""
+        public = self.config.http_public
+        if public:
+            return public if _LINK_PATH in public else public.rstrip("/") + _LINK_PATH
+        host = self._http_host
+        if _is_wildcard(host):
+            host = reached_as
+        if not host:
+            return ""
+        scheme = "wss" if self.config.tls_cert else "ws"
+        name = f"[{host}]" if ":" in host else host
+        return f"{scheme}://{name}:{self._http_port}{_LINK_PATH}"
+
+    def _check_listen(self, flag: str, text: str) -> tuple[str, int]:
+        host, _, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not host or not port.isdecimal() or int(port) > _PORT_MAX:
+            raise ConfigError(f"{flag} {text!r} is no host:port, as in 127.0.0.1:7350")
+        if not (_is_loopback(host) or self.config.insecure_listen):
+            raise ConfigError(
+                f"{flag} {text} listens beyond loopback, where anyone who reaches the port could call and serve: "
+                "this version asks nobody who they are. Listen on 127.0.0.1, or pass --insecure-listen on a network "
+                "you trust"
+            )
+        return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_wildcard(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

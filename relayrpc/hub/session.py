@@ -1,0 +1,241 @@
+"""
+The hub's asynchronous half: carriers in, links driven, drain. What is decided is decided in links.py and forward.py.
+
+Owns: one driver per link, handshakes in progress, the drain. Does not own: ports (server.py and the doors). Runs on any event loop and
+any carrier, a simulated one included.
+Source: LINK.md "Resume, takeover, expiry"; DESIGN.md decision 7.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relayrpc.carrier.driver import LinkDriver
+from relayrpc.errors import AbuseError, ProtocolError
+from relayrpc.hub.forward import Forwarder
+from relayrpc.hub.links import LinkTable, Refused
+from relayrpc.hub.routing import Router
+from relayrpc.link.events import LinkEnded
+from relayrpc.link.frames import encode_unnumbered
+from relayrpc.v1 import link_pb2 as pb
+
+
+if TYPE_CHECKING:
+    import random
+
+    from relayrpc.carrier.base import Carrier, CarrierEvents
+    from relayrpc.errors import CarrierLostError
+    from relayrpc.limits import Limits
+    from relayrpc.link.events import Event
+    from relayrpc.link.link import Link
+
+
+__all__ = ["HubSessions"]
+
+_log = logging.getLogger("relayrpc.hub")
+
+
+class HubSessions:
+    """Every link of a hub, from the moment its carrier is open."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        clock: Callable[[], float],
+        random: random.Random,
+        token_bytes: Callable[[int], bytes],
+    ) -> None:
+        """
+        Args:
+            limits: The hub's bounds.
+            clock: Monotonic seconds.
+            random: Breaks ties between hosts.
+            token_bytes: Source of link ids and secrets.
+        """
+        self.limits = limits
+        self.table = LinkTable(limits=limits, token_bytes=token_bytes)
+        self.forwarder = Forwarder(Router(random=random))
+        self._clock = clock
+        self._drivers: dict[Link, LinkDriver] = {}
+        self._handshakes: set[_Handshake] = set()
+        # Set while the hub drains, and completed when nothing is left to wait for.
+        self._drained: asyncio.Event | None = None
+        self._drain_until_s = 0.0
+
+    @property
+    def handshakes_count(self) -> int:
+        """Carriers whose first batch has not come yet."""
+        return len(self._handshakes)
+
+    def driver(self, link: Link) -> LinkDriver:
+        """Return the driver of a link that is not over."""
+        return self._drivers[link]
+
+    def accept(self, carrier: Carrier) -> None:
+        """Take an open carrier; a door calls this."""
+        handshake = _Handshake(self, carrier)
+        if len(self._handshakes) >= self.limits.handshakes_open_max:
+            handshake.refuse(AbuseError("too many handshakes are open; try later"))
+            return
+        self._handshakes.add(handshake)
+        handshake.start()
+
+    # --- what handshakes and drivers report ---
+
+    def handshake_over(self, handshake: _Handshake) -> None:
+        """Forget a handshake that is done or failed."""
+        self._handshakes.discard(handshake)
+
+    def first_batch(self, carrier: Carrier, batch: bytes) -> CarrierEvents | Refused:
+        """Decide on a carrier's first batch; returns who gets its further events."""
+        now_s = self._clock()
+        decision = self.table.first_batch(
+            batch, peer=carrier.peer, websocket_url=carrier.websocket_url, now_s=now_s
+        )
+        if isinstance(decision, Refused):
+            return decision
+        link = decision.link
+        if decision.replaced is not None:
+            _log.info("instance %s: a new link replaces the old one", link.instance)
+            self._settle(decision.replaced)
+        if decision.is_new:
+            self._drivers[link] = LinkDriver(
+                link,
+                loop=asyncio.get_running_loop(),
+                clock=self._clock,
+                events_received=functools.partial(self._events_received, link),
+                carrier_ended=functools.partial(self._carrier_ended, link),
+                flushed=self._flushed,
+            )
+            if self._drained is not None:
+                link.go_away(reason="the hub stops", time_left_s=self._drain_until_s - now_s)
+        driver = self._drivers[link]
+        _log.info(
+            "link of %s: %s carrier from %s", link.instance, carrier.kind, carrier.peer
+        )
+        return driver.adopt(carrier, decision.attempt)
+
+    def _events_received(self, link: Link, events: list[Event]) -> None:
+        if not self.forwarder.handle(link, events, now_s=self._clock()):
+            self.table.remove(link)
+            self._drivers.pop(link, None)
+            ended = events[-1]
+            if isinstance(ended, LinkEnded) and isinstance(ended.error, ProtocolError):
+                _log.warning("link of %s ended: %s", link.instance, ended.error)
+
+    def _settle(self, link: Link) -> None:
+        """See to the events and the Close of a link that was ended from outside its driver."""
+        events = link.events_received()
+        if events:
+            self._events_received(link, events)
+        link.flush_soon()
+
+    def _carrier_ended(self, link: Link, carrier: Carrier, error: CarrierLostError | None) -> None:
+        _log.info("link of %s: %s carrier is over (%s)", link.instance, carrier.kind, error or "closed")
+        for heavy in self.table.links_to_expire():
+            heavy.close(code=pb.Close.CODE_LIMIT, reason="parked links keep too much")
+            self._settle(heavy)
+
+    def _flushed(self) -> None:
+        if self.forwarder.starved_count:
+            self.forwarder.serve_starved()
+        if self._drained is not None and all(link.is_idle for link in self.table.links):
+            self._drained.set()
+
+    # --- the end ---
+
+    async def drain(self) -> None:
+        """
+        Tell every peer to go elsewhere, wait for running calls up to Limits.drain_timeout_s, then close all links.
+
+        Idempotent; cancelling it leaves the links to aclose().
+        """
+        timeout_s = self.limits.drain_timeout_s
+        self._drained = asyncio.Event()
+        self._drain_until_s = self._clock() + timeout_s
+        for link in self.table.links:
+            link.go_away(reason="the hub stops", time_left_s=timeout_s)
+            link.flush_soon()
+        if self.table.links:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._drained.wait()
+            except TimeoutError:
+                _log.warning("calls were still open after %g s of draining", timeout_s)
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every link now and give its last frames one turn of the loop to go out. Idempotent."""
+        for handshake in list(self._handshakes):
+            handshake.refuse(AbuseError("the hub stops"))
+        for link in self.table.links:
+            link.close(code=pb.Close.CODE_SHUTDOWN, reason="the hub stopped")
+            self._settle(link)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+class _Handshake:
+    """A carrier whose first batch has not come; afterwards it hands the carrier's events on to its link's driver."""
+
+    def __init__(self, sessions: HubSessions, carrier: Carrier) -> None:
+        self._sessions = sessions
+        self._carrier = carrier
+        self._ride: CarrierEvents | None = None
+        self._is_over = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Wait for the first batch, for a bounded time."""
+        self._timer = asyncio.get_running_loop().call_later(
+            self._sessions.limits.handshake_timeout_s, self._carrier.abort
+        )
+        self._carrier.start(self)
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Say why not, and close."""
+        close = pb.Close(code=pb.Close.Code.Name(error.close_code), reason=str(error))
+        self._finish(encode_unnumbered(pb.Frame(close=close)))
+
+    def _finish(self, batch: bytes) -> None:
+        self._over()
+        if self._timer is None:
+            self._carrier.start(self)
+        if self._carrier.is_writable:
+            self._carrier.send_nowait(batch)
+        self._carrier.close()
+
+    def _over(self) -> None:
+        self._is_over = True
+        self._sessions.handshake_over(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def batch_received(self, batch: bytes) -> None:
+        if self._ride is not None:
+            self._ride.batch_received(batch)
+            return
+        if self._is_over:
+            return
+        decision = self._sessions.first_batch(self._carrier, batch)
+        if isinstance(decision, Refused):
+            _log.warning("refused a carrier from %s: %s", self._carrier.peer, decision.error)
+            self._finish(decision.batch)
+            return
+        self._over()
+        self._ride = decision
+
+    def writable(self) -> None:
+        if self._ride is not None:
+            self._ride.writable()
+
+    def carrier_ended(self, error: CarrierLostError | None) -> None:
+        if self._ride is not None:
+            self._ride.carrier_ended(error)
+        elif not self._is_over:
+            self._over()

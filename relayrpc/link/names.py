@@ -1,0 +1,87 @@
+"""
+Numbers for strings that a link uses again and again: addresses and method names. Pure.
+
+Owns: both tables and their bounds. Source: protos/relayrpc/v1/link.proto, Name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relayrpc.errors import FrameDecodeError, ProtocolError
+from relayrpc.link.frames import encode_frame
+from relayrpc.v1 import link_pb2 as pb
+
+
+if TYPE_CHECKING:
+    from relayrpc.limits import Limits
+    from relayrpc.link.outbox import Outbox
+
+
+__all__ = ["NamesIn", "NamesOut"]
+
+
+class NamesOut:
+    """Strings this end has numbered."""
+
+    __slots__ = ("_names_max", "_numbers", "_outbox")
+
+    def __init__(self, limits: Limits, outbox: Outbox) -> None:
+        self._names_max = limits.names_max
+        self._outbox = outbox
+        self._numbers: dict[str, int] = {}
+
+    def number(self, text: str) -> int:
+        """Return the string's number, and tell the peer the first time; 0 when the table is full: send it in full."""
+        number = self._numbers.get(text)
+        if number is None:
+            number = len(self._numbers) + 1
+            if number > self._names_max:
+                return 0
+            self._numbers[text] = number
+            self._outbox.add_name(encode_frame(pb.Frame(name=pb.Name(number=number, text=text))))
+        return number
+
+
+class NamesIn:
+    """Strings the peer has numbered."""
+
+    __slots__ = ("_name_bytes_max", "_names", "_names_max")
+
+    def __init__(self, limits: Limits) -> None:
+        self._names_max = limits.names_max
+        self._name_bytes_max = limits.name_bytes_max
+        self._names: list[str] = []
+
+    def define(self, name: pb.Name) -> None:
+        """
+        Take a definition.
+
+        Raises:
+            ProtocolError: Its number is not the next one, or the table is full.
+            FrameDecodeError: The text is empty or too long.
+        """
+        if name.number != len(self._names) + 1 or name.number > self._names_max:
+            raise ProtocolError(f"name {name.number} after {len(self._names)}", number=name.number)
+        self._check(name.text)
+        self._names.append(name.text)
+
+    def text(self, number: int, text: str) -> str:
+        """
+        Return the string a frame means: by number, or in full when the number is 0.
+
+        Raises:
+            ProtocolError: The number was never defined.
+            FrameDecodeError: The text is empty or too long.
+        """
+        if not number:
+            self._check(text)
+            return text
+        if number > len(self._names):
+            raise ProtocolError(f"name {number} is not defined", number=number)
+        return self._names[number - 1]
+
+    def _check(self, text: str) -> None:
+        size = len(text.encode())
+        if not 0 < size <= self._name_bytes_max:
+            raise FrameDecodeError(f"name of {size} bytes")
