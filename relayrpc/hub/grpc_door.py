@@ -23,7 +23,6 @@ from relayrpc.carrier.grpc_stream import (
     MESSAGE_OPTIONS,
     GRPCServerCarrier,
 )
-from relayrpc.errors import ConfigError
 from relayrpc.limits import Limits
 
 
@@ -69,7 +68,7 @@ class GRPCDoor:
         Listen; returns the port, chosen by the system when 0 is asked for.
 
         Raises:
-            ConfigError: If the port cannot be listened on.
+            OSError: If the port cannot be listened on.
         """
         limits = self._limits
         server = grpc.aio.server(
@@ -91,7 +90,7 @@ class GRPCDoor:
             else:
                 bound_port = server.add_secure_port(target, self._credentials)
         except RuntimeError as error:
-            raise ConfigError(f"cannot listen on {target}: {error}") from error
+            raise OSError(f"cannot listen on {target}: {error}") from error
         await server.start()
         self._server = server
         return int(bound_port)

@@ -28,7 +28,6 @@ from relayrpc.carrier.websocket import (
     LINK_SUBPROTOCOL,
     WebSocketCarrier,
 )
-from relayrpc.errors import ConfigError
 from relayrpc.limits import KIB, Limits
 
 
@@ -66,7 +65,7 @@ class HTTPDoor:
         Listen; returns the port, chosen by the system when 0 is asked for.
 
         Raises:
-            ConfigError: If the port cannot be listened on.
+            OSError: If the port cannot be listened on.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -75,8 +74,8 @@ class HTTPDoor:
                 lambda: _HTTPConnection(self), host, port, backlog=_BACKLOG
             )
         except OSError as error:
-            reason = error.strerror or error
-            raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error
+            reason = error.strerror or str(error)
+            raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from error
         return int(self._server.sockets[0].getsockname()[1])
 
     def stop_listening(self) -> None:
