@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from relayrpc.errors import ConfigError
+from relayrpc.errors import ConfigError, ConnectError
 from relayrpc.limits import DEFAULT_LIMITS
 
 
@@ -123,7 +123,7 @@ async def serve(hub: Hub, config: HubConfig) -> None:
 
     Raises:
         ConfigError: If the configuration cannot be used; nothing was started.
-        OSError: If a port cannot be listened on.
+        ConnectError: If a port cannot be listened on.
     """
     stop = asyncio.Event()
     draining: asyncio.Task[None] | None = None
@@ -135,7 +135,7 @@ async def serve(hub: Hub, config: HubConfig) -> None:
 
     with _signals_call(signalled):
         try:
-            await hub.start()
+            await _start(hub)
             grpc = f"{_host(config.grpc)}:{hub.grpc_port}"
             http = f"{_host(config.http)}:{hub.http_port}"
             typer.echo(f"relayrpc hub listening: grpc {grpc}, http {http}")
@@ -146,6 +146,14 @@ async def serve(hub: Hub, config: HubConfig) -> None:
                 draining.result()
         finally:
             await hub.aclose()
+
+
+async def _start(hub: Hub) -> None:
+    try:
+        await hub.start()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConnectError(f"{reason}; choose another port, or 0 for a free one") from error
 
 
 def _import_server() -> ModuleType:
