@@ -1,7 +1,8 @@
 """
 Every exception the relay raises, grouped by whose fault it is and who has to act.
 
-The pure core raises only what is here; it ends a call with a `CallOutcome` (link/call.py), which only the
+The pure core raises only what is here; it ends a call with a `CallOutcome` (link/call.py), which
+only the
 public layer turns into gRPC's exceptions. Nothing here knows grpc or asyncio.
 
     RelayError                      root; `.detail` holds the numbers and names behind the text

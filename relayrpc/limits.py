@@ -1,7 +1,8 @@
 """
 Every bound the relay keeps, with its default and the reason for it. Pure data.
 
-Units are in the names. The hub and every endpoint read their bounds from one `Limits` value; what two peers must
+Units are in the names. The hub and every endpoint read their bounds from one `Limits` value; what
+two peers must
 agree on travels in Hello and Welcome.
 
 Source: docs/adr/0003-credit.md; protos/relayrpc/v1/link.proto, LinkLimits.
@@ -25,9 +26,13 @@ class Limits:
 
     # --- the wire ---
     batch_bytes_max: int = 256 * KIB
-    """Largest batch taken; below gRPC's 4 MiB and WebSocket libraries' 1 MiB, which kill a carrier."""
+    """
+    Largest batch taken; below gRPC's 4 MiB and WebSocket libraries' 1 MiB, which kill a carrier.
+    """
     batch_bytes_target: int = 64 * KIB
-    """A batch is closed once it holds this much bulk data, so that turns between calls come often."""
+    """
+    A batch is closed once it holds this much bulk data, so that turns between calls come often.
+    """
     fragment_bytes_max: int = 64 * KIB
     """Most data in one frame."""
     small_bytes_max: int = 4 * KIB
@@ -63,7 +68,9 @@ class Limits:
     unacknowledged_bytes_max: int = 16 * MIB
     """... and grows to here with round trip times rate; at the bound the writer waits."""
     control_reserve_bytes: int = 1 * MIB
-    """What GRANT, CANCEL and END may use beyond the bound, so that two full windows cannot deadlock."""
+    """
+    What GRANT, CANCEL and END may use beyond the bound, so that two full windows cannot deadlock.
+    """
     send_queue_bytes_high: int = 64 * KIB
     """A stream's `write()` waits while more than this is unsent in its call."""
 
@@ -77,7 +84,10 @@ class Limits:
 
     # --- time ---
     keepalive_interval_s: float = 10.0
-    """Ping after this much silence, give the carrier up after twice as much: 20 s to find a silent peer."""
+    """
+    Ping after this much silence, give the carrier up after twice as much: 20 s to find a silent
+    peer.
+    """
     handshake_timeout_s: float = 10.0
     """A new carrier must complete its handshake within this."""
     resume_window_s: float = 30.0

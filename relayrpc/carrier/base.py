@@ -1,7 +1,9 @@
 """
-What a carrier is: something that takes whole batches and hands over whole batches, in order, until it ends.
+What a carrier is: something that takes whole batches and hands over whole batches, in order, until
+it ends.
 
-Owns: the interface, nothing else. A carrier never looks inside a batch and never creates a task, queue or future
+Owns: the interface, nothing else. A carrier never looks inside a batch and never creates a task,
+queue or future
 per batch. Everything runs on the event loop's thread.
 
 Source: LINK.md "Speed: the mechanism"; protos/relayrpc/v1/link.proto, Batch.
@@ -34,8 +36,10 @@ class CarrierEvents(Protocol):
         The carrier is over; called exactly once, and nothing after it.
 
         Args:
-            error: None after an orderly end from either side, else what happened; `.detail["size_error"]` is 1 when the carrier
-                ended because a batch was too large for it (gRPC RESOURCE_EXHAUSTED, WebSocket close code 1009).
+            error: None after an orderly end from either side, else what happened;
+                `.detail["size_error"]` is 1 when the carrier
+                ended because a batch was too large for it (gRPC RESOURCE_EXHAUSTED, WebSocket close
+                code 1009).
         """
 
 
@@ -53,23 +57,33 @@ class Carrier(ABC):
     websocket_url: str
     """On a hub's gRPC door: the URL of the WebSocket door a link may move to; else empty."""
     is_writable: bool
-    """False while the carrier holds as much as it may (64 KiB unsent where the socket is ours, one write on gRPC)."""
+    """
+    False while the carrier holds as much as it may (64 KiB unsent where the socket is ours, one
+    write on gRPC).
+    """
 
     @abstractmethod
     def start(self, events: CarrierEvents) -> None:
-        """Deliver from now on. Called once; what arrived before is delivered first, from within the call."""
+        """
+        Deliver from now on. Called once; what arrived before is delivered first, from within the
+        call.
+        """
 
     @abstractmethod
     def send_nowait(self, batch: bytes) -> None:
         """
-        Hand over one batch; never blocks, never raises for network trouble. After the end it is a no-op.
+        Hand over one batch; never blocks, never raises for network trouble. After the end it is a
+        no-op.
 
         Only allowed while `is_writable`.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End in order: what was handed over goes out first. Idempotent; `carrier_ended(None)` follows within a bounded time."""
+        """
+        End in order: what was handed over goes out first. Idempotent; `carrier_ended(None)` follows
+        within a bounded time.
+        """
 
     @abstractmethod
     def abort(self) -> None:

@@ -1,8 +1,10 @@
 """
 The one driver: pumps a Link over whatever carrier it has.
 
-Batches are handled where they arrive and sent once per turn of the loop, while the carrier takes them. There is no task,
-queue or future per batch; there is one timer per link. Owns no policy: who dials, accepts or gives up is the business of
+Batches are handled where they arrive and sent once per turn of the loop, while the carrier takes
+them. There is no task,
+queue or future per batch; there is one timer per link. Owns no policy: who dials, accepts or gives
+up is the business of
 endpoint/live_link.py and hub/server.py.
 Source: LINK.md "Speed: the mechanism".
 """
@@ -122,7 +124,7 @@ class LinkDriver:
             self._loop.call_soon(self._flush)
 
     def stop(self) -> None:
-        """Close every carrier and the timer; what was handed to a carrier still goes out. Idempotent."""
+        """Close carriers and timer; what a carrier was handed still goes out. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

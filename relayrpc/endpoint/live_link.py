@@ -1,7 +1,9 @@
 """
-A link that stays: it dials, announces, resumes, moves to the faster carrier, and follows a hub that goes away.
+A link that stays: it dials, announces, resumes, moves to the faster carrier, and follows a hub that
+goes away.
 
-Owns: when to dial which door, backoff, what is announced. Does not own: the protocol (link/link.py), the pumping
+Owns: when to dial which door, backoff, what is announced. Does not own: the protocol
+(link/link.py), the pumping
 (carrier/driver.py), what a call means (channel.py, server.py). One task per link, none per call.
 Source: LINK.md "Resume, takeover, expiry"; DESIGN.md decision 2.
 """
@@ -59,7 +61,8 @@ _log = logging.getLogger("relayrpc.link")
 _BACKOFF_FACTOR: Final = 1.6
 _BACKOFF_JITTER: Final = 0.2
 _INSTANCE_BYTES: Final = 12
-# Answers of a hub after which dialling again would be wrong: it said no to us, or somebody took our place.
+# Answers of a hub after which dialling again would be wrong: it said no to us, or somebody took our
+# place.
 _FINAL_CODES: Final = frozenset(
     {pb.Close.CODE_REPLACED, pb.Close.CODE_VERSION, pb.Close.CODE_REFUSED}
 )
@@ -117,7 +120,8 @@ class LiveLink:
             limits: This endpoint's bounds.
             tls: How to verify the hub; None: the system's certificates.
             instance: This process's instance id; None: random.
-            on_call: Takes calls that the hub opens, and sets `call.app`; None: they are answered UNIMPLEMENTED.
+            on_call: Takes calls that the hub opens, and sets `call.app`; None: they are answered
+                UNIMPLEMENTED.
             keep_trying: The first connection may take as long as it takes.
             dialling: How to dial, and what time it is.
         """
@@ -152,7 +156,10 @@ class LiveLink:
 
     @property
     def link(self) -> Link:
-        """The link for new calls; another one after the hub drained or the link expired. Only after start()."""
+        """
+        The link for new calls; another one after the hub drained or the link expired. Only after
+        start().
+        """
         assert self._link is not None
         return self._link
 
@@ -266,7 +273,8 @@ class LiveLink:
         while not self._is_closed and not self._is_final:
             if backoff_s:
                 await asyncio.sleep(
-                    backoff_s * self._dialling.random.uniform(1 - _BACKOFF_JITTER, 1 + _BACKOFF_JITTER)
+                    backoff_s
+                    * self._dialling.random.uniform(1 - _BACKOFF_JITTER, 1 + _BACKOFF_JITTER)
                 )
             self._set_state(_State.CONNECTING)
             try:
@@ -296,7 +304,8 @@ class LiveLink:
         await self._handshake(carrier)
         if kind == "grpc" and self.url.pinned == "websocket" and not self._websocket_url:
             raise ConnectError(
-                f"the hub at {self.url.authority} names no WebSocket door; use carrier='grpc' or a ws:// URL"
+                f"the hub at {self.url.authority} names no WebSocket door; "
+                "use carrier='grpc' or a ws:// URL"
             )
 
     async def _handshake(self, carrier: Carrier) -> None:
@@ -314,7 +323,8 @@ class LiveLink:
                         raise self._error or ConnectError("the hub ended the link")
                     if not driver.has_attempt(attempt):
                         raise ConnectError(
-                            f"the hub at {self.url.authority} dropped the connection in the handshake"
+                            f"the hub at {self.url.authority} dropped the connection "
+                            "in the handshake"
                         )
                     self._wake.clear()
                     await self._wake.wait()
@@ -349,9 +359,7 @@ class LiveLink:
         old, old_driver = self._link, self._driver
         if old is not None and old_driver is not None and not old.is_closed:
             self._draining[old] = old_driver
-        link = Link(
-            is_dialler=True, limits=self.limits, instance=self.instance, now_s=self.now_s()
-        )
+        link = Link(is_dialler=True, limits=self.limits, instance=self.instance, now_s=self.now_s())
         self._link = link
         self._driver = LinkDriver(
             link,
@@ -434,7 +442,7 @@ class LiveLink:
         for event in events:
             kind = type(event)
             if kind is CallEnded:
-                event.call.app.call_ended(event.frame.end)  # type: ignore[attr-defined]  # the kind is tested
+                event.call.app.call_ended(event.frame.end)  # type: ignore[attr-defined]
             elif kind is DataReceived:
                 event.call.app.data_received(event.data)  # type: ignore[attr-defined]
             elif kind is CallOpened:

@@ -1,9 +1,12 @@
 """
-The hub's core: from the events of one link to what happens on the others. Pure: no I/O, no clock, no tasks.
+The hub's core: from the events of one link to what happens on the others. Pure: no I/O, no clock,
+no tasks.
 
-A call is two legs: the one it came on (opened by the caller's link) and the one it went out on (opened by the hub towards
+A call is two legs: the one it came on (opened by the caller's link) and the one it went out on
+(opened by the hub towards
 the host). `Call.app` of each is the other. Payloads are never decoded.
-Owns: forwarding, the passing on of credit under each link's budget. Does not own: which link a carrier belongs to
+Owns: forwarding, the passing on of credit under each link's budget. Does not own: which link a
+carrier belongs to
 (links.py), the choice of host (routing.py).
 Source: LINK.md "Credit, budget, fairness", "What a call's end may claim"; docs/adr/0003-credit.md.
 """
@@ -55,7 +58,8 @@ class Forwarder:
 
     def __init__(self, router: Router) -> None:
         self.router = router
-        # Legs whose peer granted credit that the budget of their link did not allow to pass on, longest starved first.
+        # Legs whose peer granted credit that the budget of their link did not allow to pass on,
+        # longest starved first.
         self._starved: dict[Call, None] = {}
         self._served: dict[Call, Registration] = {}
 
@@ -111,7 +115,8 @@ class Forwarder:
             case LinkEnded():
                 self.router.remove_link(link)
             case _:
-                # SendReady: nobody here waits to write. Announced, GoingAway: a hub announces nothing and dials nobody.
+                # SendReady: nobody here waits to write. Announced, GoingAway: a hub announces
+                # nothing and dials nobody.
                 pass
 
     # --- one call ---
@@ -171,9 +176,7 @@ class Forwarder:
                 _strip(end.initial_metadata)
             other.link.forward_end(other, frame, discard=end.origin == pb.End.ORIGIN_HUB)
         else:
-            other.link.cancel_call(
-                other, is_deadline=frame.end.status == STATUS_DEADLINE_EXCEEDED
-            )
+            other.link.cancel_call(other, is_deadline=frame.end.status == STATUS_DEADLINE_EXCEEDED)
         other.link.flush_soon()
 
     def _deadline_passed(self, came: Call) -> None:
@@ -204,7 +207,10 @@ class Forwarder:
     # --- credit ---
 
     def _pass_credit(self, leg: Call, credit_bytes: int) -> None:
-        """The peer of this leg takes more: let the other end send it, as far as the leg's link has budget."""
+        """
+        The peer of this leg takes more: let the other end send it, as far as the leg's link has
+        budget.
+        """
         leg.withheld_bytes += credit_bytes
         if leg in self._starved:
             return
@@ -228,7 +234,10 @@ class Forwarder:
         return not leg.withheld_bytes
 
     def serve_starved(self) -> None:
-        """Pass on withheld credit where budgets have room again, longest starved first. Called after every flush."""
+        """
+        Pass on withheld credit where budgets have room again, longest starved first. Called after
+        every flush.
+        """
         for leg in list(self._starved):
             if self._pass_withheld(leg):
                 self._starved.pop(leg, None)

@@ -1,7 +1,9 @@
 """
-The links of one hub: which link a new carrier belongs to, who replaces whom, and what parked links may keep. Pure.
+The links of one hub: which link a new carrier belongs to, who replaces whom, and what parked links
+may keep. Pure.
 
-Owns: ids, secrets, epoch, bounds on links. Does not own: what goes over a link (link/link.py), carriers (server.py).
+Owns: ids, secrets, epoch, bounds on links. Does not own: what goes over a link (link/link.py),
+carriers (server.py).
 Source: LINK.md "Resume, takeover, expiry"; link.proto, Hello, Resume, Welcome.
 """
 
@@ -47,7 +49,9 @@ class Accepted:
     attempt: int
     is_new: bool
     replaced: Link | None = None
-    """An older link of the same instance, already ended; its events and its Close are to be seen to."""
+    """
+    An older link of the same instance, already ended; its events and its Close are to be seen to.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,8 @@ class Router:
 
     def pick(self, address: str, method: str) -> Registration | RoutingRefusal:
         """
-        Choose the host for a call: one with a carrier before a parked one, then the least calls open, ties at random.
+        Choose the host for a call: one with a carrier before a parked one, then the least calls
+        open, ties at random.
 
         Args:
             address: Where the caller calls.

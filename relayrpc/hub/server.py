@@ -1,7 +1,8 @@
 """
 The hub process's object: two doors, and the sessions behind them.
 
-Owns: the configuration, where it listens and what that needs. Does not own: what happens behind the doors (session.py).
+Owns: the configuration, where it listens and what that needs. Does not own: what happens behind the
+doors (session.py).
 Source: DESIGN.md "Front doors" and decision 13.
 """
 
@@ -52,7 +53,8 @@ class Hub:
     def __init__(self, config: HubConfig | None = None) -> None:
         """
         Raises:
-            ConfigError: The configuration contradicts itself or would listen beyond loopback without leave.
+            ConfigError: The configuration contradicts itself or would listen beyond loopback
+            without leave.
         """
         self.config = config or HubConfig()
         self._grpc_host, self._grpc_port = self._check_listen("--grpc", self.config.grpc)
@@ -103,7 +105,7 @@ class Hub:
         self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
 
     async def drain(self) -> None:
-        """Close the ports, let running calls finish up to the drain timeout, then end every link."""
+        """Close the ports, let calls finish up to the drain timeout, then end every link."""
         self._stop_listening()
         await self.sessions.drain()
         await self.aclose()
@@ -120,7 +122,10 @@ class Hub:
         self._grpc.stop_listening()
 
     def _websocket_url(self, reached_as: str) -> str:
-        """Where a link on the gRPC door may move to; `reached_as` is how its peer names this hub, or empty."""
+        """
+        Where a link on the gRPC door may move to; `reached_as` is how its peer names this hub, or
+        empty.
+        """
         public = self.config.http_public
         if public:
             return public if _LINK_PATH in public else public.rstrip("/") + _LINK_PATH
@@ -140,9 +145,9 @@ class Hub:
             raise ConfigError(f"{flag} {text!r} is no host:port, as in 127.0.0.1:7350")
         if not (_is_loopback(host) or self.config.insecure_listen):
             raise ConfigError(
-                f"{flag} {text} listens beyond loopback, where anyone who reaches the port could call and serve: "
-                "this version asks nobody who they are. Listen on 127.0.0.1, or pass --insecure-listen on a network "
-                "you trust"
+                f"{flag} {text} listens beyond loopback, where anyone who reaches the port could "
+                "call and serve: this version asks nobody who they are. Listen on 127.0.0.1, or "
+                "pass --insecure-listen on a network you trust"
             )
         return host, int(port)
 

@@ -1,7 +1,9 @@
 """
-The hub's asynchronous half: carriers in, links driven, drain. What is decided is decided in links.py and forward.py.
+The hub's asynchronous half: carriers in, links driven, drain. What is decided is decided in
+links.py and forward.py.
 
-Owns: one driver per link, handshakes in progress, the drain. Does not own: ports (server.py and the doors). Runs on any event loop and
+Owns: one driver per link, handshakes in progress, the drain. Does not own: ports (server.py and the
+doors). Runs on any event loop and
 any carrier, a simulated one included.
 Source: LINK.md "Resume, takeover, expiry"; DESIGN.md decision 7.
 """
@@ -115,9 +117,7 @@ class HubSessions:
             if self._drained is not None:
                 link.go_away(reason="the hub stops", time_left_s=self._drain_until_s - now_s)
         driver = self._drivers[link]
-        _log.info(
-            "link of %s: %s carrier from %s", link.instance, carrier.kind, carrier.peer
-        )
+        _log.info("link of %s: %s carrier from %s", link.instance, carrier.kind, carrier.peer)
         return driver.adopt(carrier, decision.attempt)
 
     def _events_received(self, link: Link, events: list[Event]) -> None:
@@ -136,7 +136,9 @@ class HubSessions:
         link.flush_soon()
 
     def _carrier_ended(self, link: Link, carrier: Carrier, error: CarrierLostError | None) -> None:
-        _log.info("link of %s: %s carrier is over (%s)", link.instance, carrier.kind, error or "closed")
+        _log.info(
+            "link of %s: %s carrier is over (%s)", link.instance, carrier.kind, error or "closed"
+        )
         for heavy in self.table.links_to_expire():
             heavy.close(code=pb.Close.CODE_LIMIT, reason="parked links keep too much")
             self._settle(heavy)
@@ -151,7 +153,8 @@ class HubSessions:
 
     async def drain(self) -> None:
         """
-        Tell every peer to go elsewhere, wait for running calls up to Limits.drain_timeout_s, then close all links.
+        Tell every peer to go elsewhere, wait for running calls up to Limits.drain_timeout_s, then
+        close all links.
 
         Idempotent; cancelling it leaves the links to aclose().
         """
@@ -170,7 +173,7 @@ class HubSessions:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every link now and give its last frames one turn of the loop to go out. Idempotent."""
+        """Close every link now, and give last frames a turn of the loop. Idempotent."""
         for handshake in list(self._handshakes):
             handshake.refuse(AbuseError("the hub stops"))
         for link in self.table.links:
@@ -181,7 +184,10 @@ class HubSessions:
 
 
 class _Handshake:
-    """A carrier whose first batch has not come; afterwards it hands the carrier's events on to its link's driver."""
+    """
+    A carrier whose first batch has not come; afterwards it hands the carrier's events on to its
+    link's driver.
+    """
 
     def __init__(self, sessions: HubSessions, carrier: Carrier) -> None:
         self._sessions = sessions

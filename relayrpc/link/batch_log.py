@@ -1,7 +1,9 @@
 """
-The numbered batches of one link: what was sent and not acknowledged, what was received, what to send again. Pure.
+The numbered batches of one link: what was sent and not acknowledged, what was received, what to
+send again. Pure.
 
-Owns: numbers, acknowledgement, the unacknowledged window. Does not own: carriers and attempts (link.py).
+Owns: numbers, acknowledgement, the unacknowledged window. Does not own: carriers and attempts
+(link.py).
 Source: LINK.md "Batches and acknowledgement"; link.proto, Batch.
 """
 
@@ -82,7 +84,7 @@ class BatchLog:
 
     @property
     def has_batches_again(self) -> bool:
-        """True while batches from before a resume wait to be sent again; new ones come after them."""
+        """True while batches from before a resume wait to be sent again, before new ones."""
         return bool(self._again)
 
     def is_full(self) -> bool:
@@ -103,7 +105,10 @@ class BatchLog:
         return batch
 
     def was_given(self, number: int) -> bool:
-        """Say whether the peer may hold batch `number`: it was given to a carrier, and no resume has shown the contrary."""
+        """
+        Say whether the peer may hold batch `number`: it was given to a carrier, and no resume has
+        shown the contrary.
+        """
         return number < (self._again[0].number if self._again else self.sent_number + 1)
 
     def first_kept(self) -> KeptBatch | None:
@@ -148,7 +153,8 @@ class BatchLog:
         Take up on a new carrier: what the peer has not received is to be sent again.
 
         Returns:
-            False when the peer asks for a batch that is no longer held, or claims one that was never sent; nothing changed.
+            False when the peer asks for a batch that is no longer held, or claims one that was
+            never sent; nothing changed.
         """
         if not self.acknowledged_number <= received_number <= self.sent_number:
             return False

@@ -1,7 +1,8 @@
 """
 One call on one link: its state, its legal frames, its unsent bytes, and how its end reads. Pure.
 
-Owns: the state table and the per-call counters. Does not own: ids and frames in flight (link.py), turns (outbox.py).
+Owns: the state table and the per-call counters. Does not own: ids and frames in flight (link.py),
+turns (outbox.py).
 Source: protos/relayrpc/v1/link.proto, "Sequence of one call"; DESIGN.md "What a caller is told".
 """
 
@@ -59,7 +60,10 @@ _ORIGINS: Final[tuple[Origin, ...]] = ("host", "hub", "caller")
 
 
 class CallState(IntEnum):
-    """Where a call stands, seen from one end. "Begun": initial metadata or first response data has passed."""
+    """
+    Where a call stands, seen from one end. "Begun": initial metadata or first response data has
+    passed.
+    """
 
     CALLING = 0
     """Opener; may still send."""
@@ -125,7 +129,9 @@ TRANSITIONS: Final[Mapping[tuple[CallState, CallInput], CallState]] = MappingPro
     {
         **_opener(_S.CALLING, _S.CALLING_BEGUN),
         # A second BEGIN, or one after data, is illegal.
-        **_without(_opener(_S.CALLING_BEGUN, _S.CALLING_BEGUN), (_S.CALLING_BEGUN, _I.RECEIVE_BEGIN)),
+        **_without(
+            _opener(_S.CALLING_BEGUN, _S.CALLING_BEGUN), (_S.CALLING_BEGUN, _I.RECEIVE_BEGIN)
+        ),
         **_opener(_S.AWAITING, _S.AWAITING_BEGUN),
         **_without(
             _opener(_S.AWAITING_BEGUN, _S.AWAITING_BEGUN), (_S.AWAITING_BEGUN, _I.RECEIVE_BEGIN)
@@ -135,7 +141,9 @@ TRANSITIONS: Final[Mapping[tuple[CallState, CallInput], CallState]] = MappingPro
         (_S.CALLING_BEGUN, _I.SEND_DATA): _S.CALLING_BEGUN,
         (_S.CALLING_BEGUN, _I.SEND_HALF_CLOSE): _S.AWAITING_BEGUN,
         **_responder(_S.SERVING, _S.SERVING_BEGUN),
-        **_without(_responder(_S.SERVING_BEGUN, _S.SERVING_BEGUN), (_S.SERVING_BEGUN, _I.SEND_BEGIN)),
+        **_without(
+            _responder(_S.SERVING_BEGUN, _S.SERVING_BEGUN), (_S.SERVING_BEGUN, _I.SEND_BEGIN)
+        ),
         **_responder(_S.ANSWERING, _S.ANSWERING_BEGUN),
         **_without(
             _responder(_S.ANSWERING_BEGUN, _S.ANSWERING_BEGUN), (_S.ANSWERING_BEGUN, _I.SEND_BEGIN)
@@ -146,7 +154,10 @@ TRANSITIONS: Final[Mapping[tuple[CallState, CallInput], CallState]] = MappingPro
         (_S.SERVING_BEGUN, _I.RECEIVE_HALF_CLOSE): _S.ANSWERING_BEGUN,
     }
 )
-"""What is legal. A missing key is a ProtocolError (RECEIVE_*) or a UsageError (SEND_*); late frames for an ended call never get here."""
+"""
+What is legal. A missing key is a ProtocolError (RECEIVE_*) or a UsageError (SEND_*); late frames
+for an ended call never get here.
+"""
 
 NO_STATE: Final = -1
 NEXT_STATE: Final[tuple[tuple[int, ...], ...]] = tuple(
@@ -157,7 +168,8 @@ NEXT_STATE: Final[tuple[tuple[int, ...], ...]] = tuple(
 
 class CallApp(Protocol):
     """
-    Who an endpoint's call belongs to; called from the driver when frames arrive. Must not raise and must not block.
+    Who an endpoint's call belongs to; called from the driver when frames arrive. Must not raise and
+    must not block.
 
     After `call_ended`, or after the local end_call or cancel_call, nothing more is called.
     """
@@ -175,7 +187,10 @@ class CallApp(Protocol):
         """`Call.unsent_bytes` fell to Limits.send_queue_bytes_high after it was above."""
 
     def call_ended(self, end: pb.End) -> None:
-        """The call is over: the peer's end, or one made here. `end.data` holds the last bytes of the stream."""
+        """
+        The call is over: the peer's end, or one made here. `end.data` holds the last bytes of the
+        stream.
+        """
 
 
 class Call:
@@ -220,7 +235,8 @@ class Call:
         self.deadline_s: float | None = None
         self.deadline_key = 0
         self.open_frame: pb.Frame | None = None
-        # Bytes of the local message stream not yet in a batch; the queue is made when it is first needed.
+        # Bytes of the local message stream not yet in a batch; the queue is made when it is first
+        # needed.
         self.queue: deque[bytes] | None = None
         self.unsent_bytes = 0
         # END or HALF_CLOSE that goes behind the queue.
@@ -230,7 +246,8 @@ class Call:
         self.is_waiting_ready = False
         self.send_credit_bytes = 0
         self.receive_credit_bytes = 0
-        # Hub: what this leg has of its link's budget, and credit the peer granted that was not passed on yet.
+        # Hub: what this leg has of its link's budget, and credit the peer granted that was not
+        # passed on yet.
         self.charged_bytes = 0
         self.withheld_bytes = 0
 

@@ -1,7 +1,8 @@
 """
 The calls of one link: opening, frames in, frames out, ends. Pure: time is an argument.
 
-Owns: call ids, the table of calls, credit counters, deadlines. Does not own: batches, carriers, the link's own frames (link.py,
+Owns: call ids, the table of calls, credit counters, deadlines. Does not own: batches, carriers, the
+link's own frames (link.py,
 which builds on this), the order in which frames leave (outbox.py).
 Source: protos/relayrpc/v1/link.proto, "Sequence of one call"; LINK.md "Late and wrong frames".
 """
@@ -69,7 +70,8 @@ class LinkCalls:
     """
     What a Link knows of its calls. Not used by itself: Link adds batches and carriers.
 
-    Attributes for reading: `limits`, `is_dialler`, `is_hub`, `is_draining`, `is_closed`, `has_carried` (a call or an announcement),
+    Attributes for reading: `limits`, `is_dialler`, `is_hub`, `is_draining`, `is_closed`,
+    `has_carried` (a call or an announcement),
     `budget` (hub only).
     """
 
@@ -108,7 +110,10 @@ class LinkCalls:
 
     @property
     def calls_open_count(self) -> int:
-        """Calls of either direction that are not over, those still waiting for their first batch included."""
+        """
+        Calls of either direction that are not over, those still waiting for their first batch
+        included.
+        """
         return len(self._calls) + len(self._calls_waiting)
 
     @property
@@ -125,9 +130,7 @@ class LinkCalls:
             raise ProtocolError(f"open with call id {call_id}", call_id=call_id)
         self._peer_call_id_last = call_id
         opening = frame.open
-        call = Call(
-            self, is_opener=False, state=_ANSWERING if opening.half_close else _SERVING
-        )
+        call = Call(self, is_opener=False, state=_ANSWERING if opening.half_close else _SERVING)
         call.id = call_id
         call.method = self._names_in.text(opening.method, opening.method_text)
         if opening.address or opening.address_text:
@@ -136,7 +139,10 @@ class LinkCalls:
             call.address = call.method.partition("/")[0]
         if len(opening.data) > self.limits.initial_credit_bytes:
             raise FlowControlError(f"open with {len(opening.data)} bytes of data")
-        if opening.credit_bytes > _CREDIT_BYTES_MAX or len(opening.order_key) > _ORDER_KEY_BYTES_MAX:
+        if (
+            opening.credit_bytes > _CREDIT_BYTES_MAX
+            or len(opening.order_key) > _ORDER_KEY_BYTES_MAX
+        ):
             raise FrameDecodeError("open with a field outside its range")
         if opening.metadata:
             check_metadata(opening.metadata, self.limits)
@@ -276,10 +282,12 @@ class LinkCalls:
         return call
 
     def _check_late(self, call_id: int) -> None:
-        """Let a frame pass that crossed its call's end; a call that never was is a fault of the peer."""
+        """Let a frame pass that crossed its call's end; a call that never was is a fault."""
         opened_here = (call_id & 1) == self.is_dialler
         if not 0 < call_id <= (self._call_id_last if opened_here else self._peer_call_id_last):
-            raise ProtocolError(f"frame for call {call_id}, which was never opened", call_id=call_id)
+            raise ProtocolError(
+                f"frame for call {call_id}, which was never opened", call_id=call_id
+            )
 
     # --- the local program: calls opened here ---
 
@@ -352,9 +360,11 @@ class LinkCalls:
 
     def forward_open(self, frame: pb.Frame, came: Call, *, credit_bytes: int) -> Call:
         """
-        Open a call with the OPEN that arrived as `came` on another link (hub only); the frame is taken over.
+        Open a call with the OPEN that arrived as `came` on another link (hub only); the frame is
+        taken over.
 
-        The deadline is watched on the leg it came on; here only the time spent in the queue is taken off.
+        The deadline is watched on the leg it came on; here only the time spent in the queue is
+        taken off.
 
         Args:
             frame: The OPEN.
@@ -452,7 +462,8 @@ class LinkCalls:
         """
         Queue bytes of the call's message stream; no-op once the call has ended.
 
-        A writer that finds `call.unsent_bytes` above Limits.send_queue_bytes_high should wait for SendReady.
+        A writer that finds `call.unsent_bytes` above Limits.send_queue_bytes_high should wait for
+        SendReady.
         """
         state = NEXT_STATE[call.state][_SEND_DATA]
         if state == NO_STATE:
@@ -578,7 +589,10 @@ class LinkCalls:
         self._outbox.discard(call)
 
     def fail_waiting(self, details: str) -> None:
-        """End the calls that wait for a first carrier and did not ask to (dialler, before its first Welcome)."""
+        """
+        End the calls that wait for a first carrier and did not ask to (dialler, before its first
+        Welcome).
+        """
         for call in list(self._calls_waiting):
             if call.open_frame is not None and call.open_frame.open.wait_for_ready:
                 continue

@@ -1,8 +1,10 @@
 """
 Deadlines of many calls at the price of a dictionary entry each. Pure.
 
-A call stands in one bucket under the time, in hundredths of a second, at which somebody has to look at it. Distant
-deadlines share coarse buckets and move to finer ones as they come near, so the number of buckets stays small however
+A call stands in one bucket under the time, in hundredths of a second, at which somebody has to look
+at it. Distant
+deadlines share coarse buckets and move to finer ones as they come near, so the number of buckets
+stays small however
 many calls come and go before their time.
 Source: LINK.md "Time".
 """

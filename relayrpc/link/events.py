@@ -1,5 +1,6 @@
 """
-What a Link tells the layer above it. Pure data; the order of events is the order in which things happened.
+What a Link tells the layer above it. Pure data; the order of events is the order in which things
+happened.
 
 Frames are handed over as decoded, so that a hub can pass them on without taking them apart.
 """
@@ -93,7 +94,8 @@ class CallEnded(Event):
     """
     A call is over and this side did not end it.
 
-    `frame.end` is the peer's, or one made here: deadline, cancellation by the peer, loss of the link, a fault of the peer.
+    `frame.end` is the peer's, or one made here: deadline, cancellation by the peer, loss of the
+    link, a fault of the peer.
     """
 
     __slots__ = ("call", "frame")
@@ -168,7 +170,7 @@ class WelcomeReceived(Event):
 
 
 class LinkEnded(Event):
-    """The link is over; always the last event. `error` is None after an orderly Close from either end."""
+    """The link is over; the last event. `error` is None after an orderly Close."""
 
     __slots__ = ("close", "error")
 

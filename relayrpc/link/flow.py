@@ -1,7 +1,9 @@
 """
-Who may send how much: the credit window of one receiver, and the budget of what leaves by one link. Pure.
+Who may send how much: the credit window of one receiver, and the budget of what leaves by one link.
+Pure.
 
-Owns: how credit follows round trip times rate, and how a link's budget is shared. Does not own: the credit counters
+Owns: how credit follows round trip times rate, and how a link's budget is shared. Does not own: the
+credit counters
 of a call (call.py) or when frames are cut (outbox.py).
 Source: LINK.md "Credit, budget, fairness"; docs/adr/0003-credit.md.
 """
@@ -24,7 +26,8 @@ class PathEstimator:
     """
     Bandwidth-delay product of a path, from samples of (bytes delivered, time taken).
 
-    The round trip is the least seen in the last ten seconds, so that a queue on the path does not pass for distance.
+    The round trip is the least seen in the last ten seconds, so that a queue on the path does not
+    pass for distance.
     """
 
     __slots__ = ("_round_trip_at_s", "round_trip_s", "window_bytes", "window_bytes_max")
@@ -48,7 +51,7 @@ class PathEstimator:
             self._round_trip_at_s = now_s
 
     def add_delivery(self, delivered_bytes: int, *, took_s: float) -> None:
-        """Take one measured rate; the window grows to twice round trip times rate, and never shrinks."""
+        """Take one measured rate; the window grows to twice round trip times rate."""
         if self.round_trip_s is None or took_s <= 0.0:
             return
         wanted = int(2 * delivered_bytes * self.round_trip_s / took_s)
@@ -60,11 +63,19 @@ class ReceiveWindow:
     """
     The receiver's side of one direction of one call: when to grant, and how much.
 
-    A grant is due when half the window has been consumed. The round trip is taken when the sender had used up all its
+    A grant is due when half the window has been consumed. The round trip is taken when the sender
+    had used up all its
     credit: from the grant that woke it to the bytes that came of it.
     """
 
-    __slots__ = ("_consumed_bytes", "_credit_bytes", "_delivered_bytes", "_granted_at_s", "_path", "_rate_from_s")
+    __slots__ = (
+        "_consumed_bytes",
+        "_credit_bytes",
+        "_delivered_bytes",
+        "_granted_at_s",
+        "_path",
+        "_rate_from_s",
+    )
 
     def __init__(self, *, credit_bytes: int, window_bytes: int, window_bytes_max: int) -> None:
         """
@@ -127,11 +138,19 @@ class Budget:
     """
     Bytes queued plus credit given out and not yet used, of all calls whose data leaves by one link.
 
-    Half of it is shared out evenly beforehand, so that every call can always move; the other half goes to those who ask,
-    never more than a sixteenth of what is free at once, so that early calls which then idle cannot starve later ones.
+    Half of it is shared out evenly beforehand, so that every call can always move; the other half
+    goes to those who ask,
+    never more than a sixteenth of what is free at once, so that early calls which then idle cannot
+    starve later ones.
     """
 
-    __slots__ = ("_share_bytes", "_shared_bytes_max", "_shared_used_bytes", "limit_bytes", "used_bytes")
+    __slots__ = (
+        "_share_bytes",
+        "_shared_bytes_max",
+        "_shared_used_bytes",
+        "limit_bytes",
+        "used_bytes",
+    )
 
     def __init__(self, *, limit_bytes: int, calls_open_max: int) -> None:
         self.limit_bytes = limit_bytes

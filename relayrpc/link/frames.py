@@ -43,8 +43,10 @@ BODY_UNNUMBERED: Final = frozenset(
 """Names of the Frame bodies that travel in unnumbered batches, and only there."""
 
 _METADATA_ENTRY_BYTES: Final = 32
-# Batch.frames is field 4, length-delimited. A frame is encoded together with that tag and its length, so that a batch is
-# the plain concatenation of its header and its frames, and what is kept for sending again needs no second encoding.
+# Batch.frames is field 4, length-delimited. A frame is encoded together with that tag and its
+# length, so that a batch is
+# the plain concatenation of its header and its frames, and what is kept for sending again needs no
+# second encoding.
 _FRAME_TAG: Final = b"\x22"
 
 

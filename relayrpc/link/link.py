@@ -1,10 +1,14 @@
 """
-The link: calls multiplexed over numbered batches that survive their carriers. Pure: time is an argument.
+The link: calls multiplexed over numbered batches that survive their carriers. Pure: time is an
+argument.
 
-Owns: ids, names, calls, keepalive, resume, the order of what goes out. Does not own: carriers (carrier/driver.py), which
+Owns: ids, names, calls, keepalive, resume, the order of what goes out. Does not own: carriers
+(carrier/driver.py), which
 link a carrier belongs to (hub/links.py), what a call means (the layer above).
-How to drive it: docs/reference/link-core.md. In short: after anything, act on `events_received()`, then send what
-`batch_to_send()` gives until it gives None, then wait no longer than `next_deadline_s()` and call `handle_timeout()`.
+How to drive it: docs/reference/link-core.md. In short: after anything, act on `events_received()`,
+then send what
+`batch_to_send()` gives until it gives None, then wait no longer than `next_deadline_s()` and call
+`handle_timeout()`.
 Source: protos/relayrpc/v1/link.proto; LINK.md.
 """
 
@@ -78,7 +82,8 @@ class Link(LinkCalls):
     """
     One end of a link.
 
-    Attributes for reading, beside those of LinkCalls: `state`, `instance` (of the dialling process), `link_id`, `secret`, `epoch`,
+    Attributes for reading, beside those of LinkCalls: `state`, `instance` (of the dialling
+    process), `link_id`, `secret`, `epoch`,
     `version`, `resumed_count`.
     """
 
@@ -96,7 +101,8 @@ class Link(LinkCalls):
             is_dialler: This end dials; it opens odd call ids and speaks first.
             limits: What this end takes and keeps.
             instance: This process's instance id (dialler), or the peer's from its Hello (acceptor).
-            is_hub: Calls are forwarded: ends made here say HUB, and queued data is charged to a budget.
+            is_hub: Calls are forwarded: ends made here say HUB, and queued data is charged to a
+                budget.
             now_s: Monotonic seconds.
         """
         super().__init__(is_dialler=is_dialler, limits=limits, is_hub=is_hub)
@@ -140,7 +146,10 @@ class Link(LinkCalls):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes kept for this link: batches not acknowledged and, on a hub, what its budget is charged with."""
+        """
+        Bytes kept for this link: batches not acknowledged and, on a hub, what its budget is charged
+        with.
+        """
         return self.log.kept_bytes + (self.budget.used_bytes if self.budget is not None else 0)
 
     @property
@@ -172,7 +181,9 @@ class Link(LinkCalls):
         Returns:
             The attempt number to pass with everything this carrier delivers.
         """
-        self._require(self.is_dialler and self.state is not LinkState.CLOSED, "link takes no carrier")
+        self._require(
+            self.is_dialler and self.state is not LinkState.CLOSED, "link takes no carrier"
+        )
         self._attempt_last += 1
         self._attempt_pending = self._attempt_last
         if self.link_id:
@@ -244,11 +255,13 @@ class Link(LinkCalls):
 
     def accept_resume(self, resume: pb.Resume, *, now_s: float, websocket_url: str = "") -> str:
         """
-        Take a new carrier for this link (acceptor only); id, epoch, secret and identity are already checked.
+        Take a new carrier for this link (acceptor only); id, epoch, secret and identity are already
+        checked.
 
         Returns:
-            Empty when taken: Welcome and what the peer lacks go out next, and `resume.attempt` names the carrier. Else why not:
-            "attempt" (an older attempt; the carrier is to be closed, the link lives on) or "batches" (no longer held: Expired).
+            Empty when taken: Welcome and what the peer lacks go out next, and `resume.attempt`
+            names the carrier. Else why not: "attempt" (an older one; the carrier is to be closed,
+            the link lives on) or "batches" (no longer held: Expired).
         """
         if self.state is LinkState.CLOSED or resume.attempt <= self._attempt:
             return "attempt"
@@ -277,9 +290,11 @@ class Link(LinkCalls):
         Note that a carrier is over.
 
         Args:
-            attempt: As given by carrier_opened() or in the accepted Resume; an older carrier's end means nothing.
+            attempt: As given by carrier_opened() or in the accepted Resume; an older carrier's end
+                means nothing.
             now_s: Monotonic seconds.
-            is_size_error: It ended because a batch was too large for it; the second time for the same batch ends the link.
+            is_size_error: It ended because a batch was too large for it; the second time for the
+                same batch ends the link.
         """
         if attempt == self._attempt_pending:
             self._attempt_pending = None
@@ -301,7 +316,9 @@ class Link(LinkCalls):
             self._size_error_number = first.number
         if self.is_draining or (not self.is_dialler and not self.has_carried):
             why = "is draining" if self.is_draining else "has carried nothing"
-            self._end(CarrierLostError(f"the carrier was lost, and a link that {why} does not park"))
+            self._end(
+                CarrierLostError(f"the carrier was lost, and a link that {why} does not park")
+            )
             return
         self.state = LinkState.PARKED
         self._parked_until_s = now_s + self.resume_window_s
@@ -481,7 +498,7 @@ class Link(LinkCalls):
         self._outbox.add_control(encode_frame(pb.Frame(withdraw=withdraw)))
 
     def go_away(self, *, reason: str, time_left_s: float) -> None:
-        """Tell the peer to open new links for new calls; calls of this one may finish. Idempotent."""
+        """Tell the peer to open new links for new calls; running ones finish. Idempotent."""
         if self.is_draining or self.state is LinkState.CLOSED:
             return
         self.is_draining = True
@@ -527,7 +544,10 @@ class Link(LinkCalls):
             )
         if not self._outbox.is_empty():
             is_full = log.is_full()
-            if not is_full or log.kept_bytes < log.path.window_bytes + self.limits.control_reserve_bytes:
+            if (
+                not is_full
+                or log.kept_bytes < log.path.window_bytes + self.limits.control_reserve_bytes
+            ):
                 frames = self._outbox.cut(number=log.sent_number + 1, now_s=now_s, is_full=is_full)
                 if frames:
                     number = log.add(frames, now_s=now_s)
@@ -539,7 +559,10 @@ class Link(LinkCalls):
     # --- time ---
 
     def next_deadline_s(self) -> float | None:
-        """Return when handle_timeout() is due, in monotonic seconds; None: not before something else happens."""
+        """
+        Return when handle_timeout() is due, in monotonic seconds; None: not before something else
+        happens.
+        """
         if self.state is LinkState.CLOSED:
             return None
         due = self._deadlines.next_s()
@@ -560,13 +583,15 @@ class Link(LinkCalls):
         Do what is due. After calling this, act on events_received() and send.
 
         Returns:
-            True when the carrier is dead by silence: the driver must drop it and call carrier_lost().
+            True when the carrier is dead by silence: the driver must drop it and call
+            carrier_lost().
         """
         if self.state is LinkState.CLOSED:
             return False
         interval = self.limits.keepalive_interval_s
         if now_s - self._turn_s > 2 * interval:
-            # The process slept: what the clocks say about the peer means nothing until it had a chance to answer.
+            # The process slept: what the clocks say about the peer means nothing until it had a
+            # chance to answer.
             self._received_s = now_s
             self._is_pinged = False
             if self.state is LinkState.OPEN:
@@ -607,7 +632,10 @@ class Link(LinkCalls):
         )
 
     def _end(
-        self, error: RelayError | None, close: pb.Close | None = None, farewell: pb.Close | None = None
+        self,
+        error: RelayError | None,
+        close: pb.Close | None = None,
+        farewell: pb.Close | None = None,
     ) -> None:
         """End the link and every call on it, truthfully."""
         self._end_calls("the link was closed" if error is None else str(error))
@@ -622,7 +650,9 @@ class Link(LinkCalls):
     def _apply_peer_limits(self, peer: pb.LinkLimits) -> None:
         outbox = self._outbox
         if peer.batch_bytes_max:
-            outbox.batch_bytes_max = _between(peer.batch_bytes_max, _BATCH_BYTES_MIN, outbox.batch_bytes_max)
+            outbox.batch_bytes_max = _between(
+                peer.batch_bytes_max, _BATCH_BYTES_MIN, outbox.batch_bytes_max
+            )
         if peer.initial_credit_bytes:
             outbox.initial_credit_bytes = _between(
                 peer.initial_credit_bytes, self.limits.small_bytes_max, outbox.initial_credit_bytes

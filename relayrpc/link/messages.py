@@ -18,7 +18,8 @@ __all__ = ["LENGTH_BYTES", "MessageReader", "encode_message"]
 LENGTH_BYTES: Final = 4
 """What a message costs in its stream beyond its own bytes."""
 
-# Pieces of a message smaller than this are put together as they come, so that a peer that sends single bytes does not
+# Pieces of a message smaller than this are put together as they come, so that a peer that sends
+# single bytes does not
 # make us hold an object for each.
 _PIECE_BYTES_MIN: Final = 4096
 
@@ -32,7 +33,7 @@ def encode_message(data: bytes) -> bytes:
 
 
 class MessageReader:
-    """Cuts one direction of one call into messages; holds at most the message it is putting together."""
+    """Cuts one direction of one call into messages; holds at most the one in assembly."""
 
     __slots__ = ("_head", "_message_bytes_max", "_missing_bytes", "_pieces", "declared_bytes")
 
@@ -59,7 +60,8 @@ class MessageReader:
             The messages that are complete now, in order.
 
         Raises:
-            FrameTooLargeError: A message declares more than the limit (peer fault); nothing of it is kept, and the reader
+            FrameTooLargeError: A message declares more than the limit (peer fault); nothing of it
+            is kept, and the reader
                 is of no further use.
         """
         messages: list[bytes] = []

@@ -32,7 +32,10 @@ class NamesOut:
         self._numbers: dict[str, int] = {}
 
     def number(self, text: str) -> int:
-        """Return the string's number, and tell the peer the first time; 0 when the table is full: send it in full."""
+        """
+        Return the string's number, and tell the peer the first time; 0 when the table is full: send
+        it in full.
+        """
         number = self._numbers.get(text)
         if number is None:
             number = len(self._numbers) + 1

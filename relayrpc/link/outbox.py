@@ -1,8 +1,10 @@
 """
 What one link has to send, and in which order it goes into batches. Pure.
 
-Names and grants go first, then small frames, then calls in turn, up to a full fragment each: with fragments cut to the
-quantum, deficit round robin is plain rotation. Every batch takes at least one turn of bulk, so that a flood of small
+Names and grants go first, then small frames, then calls in turn, up to a full fragment each: with
+fragments cut to the
+quantum, deficit round robin is plain rotation. Every batch takes at least one turn of bulk, so that
+a flood of small
 frames cannot starve it. Within a call nothing changes places.
 Source: LINK.md "Credit, budget, fairness".
 """
@@ -48,8 +50,8 @@ class Outbox:
         "_grants",
         "_names",
         "_small",
-        "_stale_count",
         "_small_bytes_max",
+        "_stale_count",
         "_target_bytes",
         "batch_bytes_max",
         "initial_credit_bytes",
@@ -99,7 +101,8 @@ class Outbox:
         """
         Queue the OPEN of a call.
 
-        One with an order key always goes with the small frames, whose order is that of their queueing.
+        One with an order key always goes with the small frames, whose order is that of their
+        queueing.
         """
         if data_bytes <= self._small_bytes_max or is_ordered:
             call.queue_turn = _OPENING
@@ -109,7 +112,10 @@ class Outbox:
             self._bulk.append(call)
 
     def schedule(self, call: Call) -> None:
-        """Give a call with unsent bytes or a tail its turn, if it has none, its OPEN is out and its credit allows."""
+        """
+        Give a call with unsent bytes or a tail its turn, if it has none, its OPEN is out and its
+        credit allows.
+        """
         if call.queue_turn or not call.id or (call.unsent_bytes and call.send_credit_bytes <= 0):
             return
         if call.unsent_bytes <= self._small_bytes_max:
@@ -120,7 +126,7 @@ class Outbox:
             self._bulk.append(call)
 
     def discard(self, call: Call) -> None:
-        """Forget what an ended call had not sent; its place in the lists goes stale and is skipped."""
+        """Forget what an ended call had not sent; its place goes stale and is skipped."""
         if call.queue_turn:
             self._stale_count += 1
             if self._stale_count > _STALE_MAX:
@@ -135,7 +141,10 @@ class Outbox:
             self._budget.release(call, call.charged_bytes)
 
     def _sweep(self) -> None:
-        """Drop stale places, so that calls which come and go while nothing can be sent leave nothing behind."""
+        """
+        Drop stale places, so that calls which come and go while nothing can be sent leave nothing
+        behind.
+        """
         self._stale_count = 0
         self._control = [
             item for item in self._control if isinstance(item, bytes) or item.open_frame is not None
@@ -306,7 +315,10 @@ class Outbox:
             left -= len(part)
 
     def _cut_data(self, call: Call, size_max: int, room: int) -> bytes:
-        """Encode up to `size_max` of a call's unsent bytes, and its tail when nothing is left before it."""
+        """
+        Encode up to `size_max` of a call's unsent bytes, and its tail when nothing is left before
+        it.
+        """
         size = min(call.unsent_bytes, call.send_credit_bytes, size_max)
         tail = call.tail
         if size <= 0:
@@ -364,7 +376,7 @@ def _take_front(queue: deque[bytes], size: int) -> bytes:
         if len(first) > size:
             # A view, so that a message of many fragments is not copied once a fragment.
             view = memoryview(first)
-            queue.appendleft(view[size:])  # type: ignore[arg-type]  # read like bytes by join() and bytes()
+            queue.appendleft(view[size:])  # type: ignore[arg-type]  # joined like bytes
             first = bytes(view[:size])
         parts.append(first)
         size -= len(first)
