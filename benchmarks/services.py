@@ -1,0 +1,93 @@
+"""
+The gRPC service that direct and relay both serve, and the caller that both use.
+
+Source: samples/greeter/greeter.proto for the protobuf half; the other half moves raw bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import grpc
+import grpc.aio
+
+from benchmarks.side import CALL_TIMEOUT_S, STREAM_TIMEOUT_S, Caller, StreamCall
+from samples.greeter import greeter_pb2, greeter_pb2_grpc
+
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+__all__ = ["GRPCCaller", "add_services"]
+
+SERVICE: Final = "benchmarks.v1.Bytes"
+STREAM_REQUEST: Final = struct.Struct("!QI")
+"""How many messages, and their size in bytes."""
+NAME: Final = "x" * 98
+"""Makes a HelloRequest of 100 bytes."""
+
+
+async def echo(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    """Answer with what was asked."""
+    return request
+
+
+async def stream(
+    request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
+) -> AsyncIterator[bytes]:
+    """Send the messages asked for."""
+    count, size_bytes = STREAM_REQUEST.unpack(request)
+    message = bytes(size_bytes)
+    sent_count = 0
+    while sent_count < count or not count:
+        yield message
+        sent_count += 1
+
+
+class Greeter(greeter_pb2_grpc.GreeterServicer):
+    """The generated service, answering a request of 100 bytes with as many."""
+
+    async def SayHello(
+        self, request: greeter_pb2.HelloRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> greeter_pb2.HelloReply:
+        """Answer with the name."""
+        return greeter_pb2.HelloReply(message=request.name)
+
+
+def add_services(server: grpc.aio.Server) -> None:
+    """Serve both halves."""
+    handlers = {
+        "Echo": grpc.unary_unary_rpc_method_handler(echo),
+        "Stream": grpc.unary_stream_rpc_method_handler(stream),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)
+
+
+class GRPCCaller(Caller):
+    """Calls through any grpc.aio channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self.echo = partial(channel.unary_unary(f"/{SERVICE}/Echo"), timeout=CALL_TIMEOUT_S)
+        self._open_stream = channel.unary_stream(f"/{SERVICE}/Stream")
+        self.stream = self._stream
+        stub = greeter_pb2_grpc.GreeterStub(channel)
+        request = greeter_pb2.HelloRequest(name=NAME)
+        self.greet = partial(stub.SayHello, request, timeout=CALL_TIMEOUT_S)
+
+    async def check(self) -> None:
+        """Make one call; whatever is wrong shows here and not in a measurement."""
+        if await self.echo(b"ready") != b"ready":
+            raise RuntimeError("the echo is not what was sent")
+
+    async def aclose(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    def _stream(self, count: int, size_bytes: int) -> StreamCall:
+        request = STREAM_REQUEST.pack(count, size_bytes)
+        return cast("StreamCall", self._open_stream(request, timeout=STREAM_TIMEOUT_S))
