@@ -115,6 +115,8 @@ class _HTTPConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_answered = False
+        # The first bytes can overtake the task that learns of the secured transport.
+        self._is_tls_pending = door.ssl_context is not None
         self.tls_task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -133,6 +135,10 @@ class _HTTPConnection(asyncio.Protocol):
         if self._is_answered:
             return
         self._http.receive_data(data)
+        if not self._is_tls_pending:
+            self._read_head()
+
+    def _read_head(self) -> None:
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
@@ -171,6 +177,8 @@ class _HTTPConnection(asyncio.Protocol):
             self.drop()
             return
         self._transport = secured
+        self._is_tls_pending = False
+        self._read_head()
 
     def _request_received(self, request: h11.Request) -> None:
         path = request.target.partition(b"?")[0].decode("ascii", "replace")
