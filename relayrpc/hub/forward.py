@@ -78,9 +78,9 @@ class Forwarder:
         for event in events:
             kind = type(event)
             if kind is CallEnded:
-                self._call_ended(event.call, event.frame)  # type: ignore[attr-defined]  # the kind is tested
+                self._call_ended(event.call, event.frame, event.has_metadata)  # type: ignore[attr-defined]  # the kind is tested
             elif kind is CallOpened:
-                self._call_opened(event.call, event.frame)  # type: ignore[attr-defined]
+                self._call_opened(event)  # type: ignore[arg-type]
             elif kind is DataReceived:
                 other = event.call.app  # type: ignore[attr-defined]
                 if other is not None:
@@ -121,14 +121,16 @@ class Forwarder:
 
     # --- one call ---
 
-    def _call_opened(self, came: Call, frame: pb.Frame) -> None:
+    def _call_opened(self, event: CallOpened) -> None:
+        came = event.call
         choice = self.router.pick(came.address, came.method)
         if isinstance(choice, RoutingRefusal):
             self._refuse(came, choice.status, choice.details)
             return
         host = choice.link
+        frame = event.frame
         opening = frame.open
-        size = len(opening.data)
+        size = len(event.data)
         if host.is_draining:
             self._refuse(came, STATUS_UNAVAILABLE, f"the host at {came.address!r} is going away")
             return
@@ -139,7 +141,7 @@ class Forwarder:
                 came, STATUS_RESOURCE_EXHAUSTED, f"the host at {came.address!r} has too much queued"
             )
             return
-        if opening.metadata:
+        if event.has_metadata:
             _strip(opening.metadata)
         opening.caller_identity = came.link.peer_identity
         opening.caller_peer = came.link.peer_address
@@ -147,7 +149,7 @@ class Forwarder:
         budget = came.link.budget
         credit = budget.allowance(came, wanted)
         budget.charge(came, credit)
-        went = host.forward_open(frame, came, credit_bytes=credit)
+        went = host.forward_open(frame, came, data=event.data, credit_bytes=credit)
         if size:
             host.budget.charge(went, size)
         came.app = went
@@ -163,16 +165,15 @@ class Forwarder:
         frame = make_end(status, details, origin=pb.End.ORIGIN_HUB, not_executed=True)
         came.link.forward_end(came, frame, discard=True)
 
-    def _call_ended(self, call: Call, frame: pb.Frame) -> None:
+    def _call_ended(self, call: Call, frame: pb.Frame, has_metadata: bool) -> None:
         other: Call | None = call.app
         if other is None:
             return
         self._part(call, other)
         if call.is_opener:
             end = frame.end
-            if end.trailing_metadata:
+            if has_metadata:
                 _strip(end.trailing_metadata)
-            if end.initial_metadata:
                 _strip(end.initial_metadata)
             other.link.forward_end(other, frame, discard=end.origin == pb.End.ORIGIN_HUB)
         else:

@@ -233,6 +233,7 @@ class Call:
         self.address = ""
         # Monotonic seconds; None: no deadline.
         self.deadline_s: float | None = None
+        # Where the deadline is watched; 0: nowhere.
         self.deadline_key = 0
         self.open_frame: pb.Frame | None = None
         # Bytes of the local message stream not yet in a batch; the queue is made when it is first

@@ -132,21 +132,25 @@ class LinkCalls:
         opening = frame.open
         call = Call(self, is_opener=False, state=_ANSWERING if opening.half_close else _SERVING)
         call.id = call_id
-        call.method = self._names_in.text(opening.method, opening.method_text)
-        if opening.address or opening.address_text:
-            call.address = self._names_in.text(opening.address, opening.address_text)
+        names = self._names_in
+        number = opening.method
+        call.method = names.by_number(number) if number else names.in_full(opening.method_text)
+        number = opening.address
+        if number:
+            call.address = names.by_number(number)
         else:
-            call.address = call.method.partition("/")[0]
-        if len(opening.data) > self.limits.initial_credit_bytes:
-            raise FlowControlError(f"open with {len(opening.data)} bytes of data")
-        if (
-            opening.credit_bytes > _CREDIT_BYTES_MAX
-            or len(opening.order_key) > _ORDER_KEY_BYTES_MAX
-        ):
+            text = opening.address_text
+            call.address = names.in_full(text) if text else call.method.partition("/")[0]
+        data = opening.data
+        credit = opening.credit_bytes
+        if len(data) > self.limits.initial_credit_bytes:
+            raise FlowControlError(f"open with {len(data)} bytes of data")
+        if credit > _CREDIT_BYTES_MAX or len(opening.order_key) > _ORDER_KEY_BYTES_MAX:
             raise FrameDecodeError("open with a field outside its range")
-        if opening.metadata:
+        has_metadata = bool(opening.metadata)
+        if has_metadata:
             check_metadata(opening.metadata, self.limits)
-        call.send_credit_bytes = opening.credit_bytes
+        call.send_credit_bytes = credit
         self.has_carried = True
         self._calls[call_id] = call
         self._peer_calls_count += 1
@@ -159,10 +163,11 @@ class LinkCalls:
                 not_executed=True,
             )
             return
-        if opening.time_left_us:
-            call.deadline_s = sent_s + opening.time_left_us / 1e6
+        left_us = opening.time_left_us
+        if left_us:
+            call.deadline_s = sent_s + left_us / 1e6
             self._deadlines.add(call, now_s=now_s)
-        self._events.append(CallOpened(call, frame))
+        self._events.append(CallOpened(call, frame, data, has_metadata))
 
     def _receive_end(self, frame: pb.Frame) -> None:
         call = self._calls.get(frame.call_id)
@@ -172,9 +177,10 @@ class LinkCalls:
         if NEXT_STATE[call.state][_RECEIVE_END] == NO_STATE:
             raise ProtocolError(f"end for call {call.id} in {CallState(call.state).name}")
         end = frame.end
-        if end.initial_metadata:
+        has_metadata = False
+        if end.initial_metadata or end.trailing_metadata:
+            has_metadata = True
             check_metadata(end.initial_metadata, self.limits)
-        if end.trailing_metadata:
             check_metadata(end.trailing_metadata, self.limits)
         if end.origin and (self.is_hub or end.origin == pb.End.ORIGIN_CALLER):
             # A host speaks for itself only, and nobody but this process for the caller.
@@ -185,7 +191,7 @@ class LinkCalls:
             return
         call.receive_credit_bytes -= size
         self.forget(call)
-        self._events.append(CallEnded(call, frame))
+        self._events.append(CallEnded(call, frame, has_metadata))
 
     def _receive_data(self, frame: pb.Frame) -> None:
         call = self._calls.get(frame.call_id)
@@ -339,11 +345,14 @@ class LinkCalls:
             opening.order_key = order_key
         if wait_for_ready:
             opening.wait_for_ready = True
-        opening.credit_bytes = (
-            self.limits.initial_credit_bytes if credit_bytes is None else credit_bytes
-        )
-        opening.half_close = half_close
-        call = self._open(frame, method, address, app, data)
+        if credit_bytes is None:
+            credit_bytes = self.limits.initial_credit_bytes
+        opening.credit_bytes = credit_bytes
+        if half_close:
+            opening.half_close = True
+        if data and len(data) <= self.limits.small_bytes_max:
+            opening.data = data
+        call = self._open(frame, method, address, app, data, credit_bytes)
         if deadline_s is not None:
             call.deadline_s = deadline_s
             self._deadlines.add(call, now_s=now_s)
@@ -358,7 +367,9 @@ class LinkCalls:
             self._events.append(CallEnded(call, end))
         return call
 
-    def forward_open(self, frame: pb.Frame, came: Call, *, credit_bytes: int) -> Call:
+    def forward_open(
+        self, frame: pb.Frame, came: Call, *, data: bytes, credit_bytes: int
+    ) -> Call:
         """
         Open a call with the OPEN that arrived as `came` on another link (hub only); the frame is
         taken over.
@@ -369,55 +380,62 @@ class LinkCalls:
         Args:
             frame: The OPEN.
             came: Its call; becomes the `app` of the new one.
+            data: What the OPEN holds.
             credit_bytes: What of the opener's first credit is passed on now.
 
         Raises:
             UsageError: The link is closed or draining.
         """
         opening = frame.open
-        data = opening.data
-        if len(data) > self.limits.small_bytes_max:
-            opening.data = b""
-        else:
-            data = b""
         opening.credit_bytes = credit_bytes
         if not (opening.method and opening.address):
             opening.method_text = opening.address_text = ""
-        call = self._open(frame, came.method, came.address, came, data)
+        if len(data) > self.limits.small_bytes_max:
+            opening.data = b""
+        call = self._open(frame, came.method, came.address, came, data, credit_bytes)
         call.deadline_s = came.deadline_s
         return call
 
-    def _open(self, frame: pb.Frame, method: str, address: str, app: object, data: bytes) -> Call:
+    def _open(
+        self,
+        frame: pb.Frame,
+        method: str,
+        address: str,
+        app: object,
+        data: bytes,
+        credit_bytes: int,
+    ) -> Call:
+        """Make the call of an OPEN; small data is in the frame already, other goes by the queue."""
         if self.is_closed or self.is_draining:
             raise UsageError("the link takes no new calls")
         opening = frame.open
         names = self._names_out
-        number = names.number(method)
-        opening.method = number
+        opening.method = number = names.number(method)
         if not number:
             opening.method_text = method
         if address:
-            number = names.number(address)
-            opening.address = number
+            opening.address = number = names.number(address)
             if not number:
                 opening.address_text = address
-        call = Call(self, is_opener=True, state=_AWAITING if opening.half_close else _CALLING)
+        half_close = opening.half_close
+        call = Call(self, is_opener=True, state=_AWAITING if half_close else _CALLING)
         call.method = method
         call.address = address
         call.app = app
         call.open_frame = frame
-        call.receive_credit_bytes = opening.credit_bytes
-        if data:
+        call.receive_credit_bytes = credit_bytes
+        size = len(data)
+        if size > self.limits.small_bytes_max:
             call.queue = deque((data,))
-            call.unsent_bytes = len(data)
-            if opening.half_close:
+            call.unsent_bytes = size
+            if half_close:
                 # Behind the data; the OPEN takes it along again when all of it fits.
                 opening.half_close = False
                 call.tail = pb.Frame(half_close=True)
         self._calls_waiting[call] = None
         self._own_calls_count += 1
         self.has_carried = True
-        self._outbox.add_opening(call, data_bytes=len(data), is_ordered=bool(opening.order_key))
+        self._outbox.add_opening(call, data_bytes=size, is_ordered=opening.order_key != "")
         return call
 
     def take_call_id(self, call: Call) -> int:
@@ -552,7 +570,7 @@ class LinkCalls:
         if call.state == _ENDED:
             return
         call.state = _ENDED
-        if call.deadline_s is not None:
+        if call.deadline_key:
             self._deadlines.discard(call)
         if discard:
             self._outbox.discard(call)
@@ -584,7 +602,7 @@ class LinkCalls:
         else:
             del self._calls[call.id]
             self._peer_calls_count -= 1
-        if call.deadline_s is not None:
+        if call.deadline_key:
             self._deadlines.discard(call)
         self._outbox.discard(call)
 

@@ -55,8 +55,9 @@ class DeadlineBuckets:
         bucket[call] = None
 
     def discard(self, call: Call) -> None:
-        """Stop watching a call; does nothing for one that is not watched."""
+        """Stop watching a call that may be watched: its `deadline_key` is not 0."""
         bucket = self._buckets.get(call.deadline_key)
+        call.deadline_key = 0
         if bucket is not None:
             bucket.pop(call, None)
 

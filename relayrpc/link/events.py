@@ -42,13 +42,19 @@ class Event:
 
 
 class CallOpened(Event):
-    """The peer opened a call; `frame.open` as received."""
+    """
+    The peer opened a call; `frame.open` as received.
 
-    __slots__ = ("call", "frame")
+    `data` and `has_metadata` say again what the frame holds: reading it twice costs more.
+    """
 
-    def __init__(self, call: Call, frame: pb.Frame) -> None:
+    __slots__ = ("call", "data", "frame", "has_metadata")
+
+    def __init__(self, call: Call, frame: pb.Frame, data: bytes, has_metadata: bool) -> None:
         self.call = call
         self.frame = frame
+        self.data = data
+        self.has_metadata = has_metadata
 
 
 class BeginReceived(Event):
@@ -95,14 +101,15 @@ class CallEnded(Event):
     A call is over and this side did not end it.
 
     `frame.end` is the peer's, or one made here: deadline, cancellation by the peer, loss of the
-    link, a fault of the peer.
+    link, a fault of the peer. `has_metadata` says again what the frame holds.
     """
 
-    __slots__ = ("call", "frame")
+    __slots__ = ("call", "frame", "has_metadata")
 
-    def __init__(self, call: Call, frame: pb.Frame) -> None:
+    def __init__(self, call: Call, frame: pb.Frame, has_metadata: bool = False) -> None:
         self.call = call
         self.frame = frame
+        self.has_metadata = has_metadata
 
 
 class DeadlinePassed(Event):

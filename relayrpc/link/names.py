@@ -69,20 +69,26 @@ class NamesIn:
         self._check(name.text)
         self._names.append(name.text)
 
-    def text(self, number: int, text: str) -> str:
+    def by_number(self, number: int) -> str:
         """
-        Return the string a frame means: by number, or in full when the number is 0.
+        Return the string behind a number, 1 or above.
 
         Raises:
-            ProtocolError: The number was never defined.
-            FrameDecodeError: The text is empty or too long.
+            ProtocolError: It was never defined.
         """
-        if not number:
-            self._check(text)
-            return text
         if number > len(self._names):
             raise ProtocolError(f"name {number} is not defined", number=number)
         return self._names[number - 1]
+
+    def in_full(self, text: str) -> str:
+        """
+        Return a string that was sent in full.
+
+        Raises:
+            FrameDecodeError: It is empty or too long.
+        """
+        self._check(text)
+        return text
 
     def _check(self, text: str) -> None:
         size = len(text.encode())

@@ -37,6 +37,8 @@ _STALE_MAX: Final = 1024
 # Header of a batch, and tag, length, call id and data field of a frame.
 _BATCH_OVERHEAD_BYTES: Final = 64
 _FRAME_OVERHEAD_BYTES: Final = 32
+# With more room than this, an OPEN with small data fits without being measured.
+_OPENING_BYTES_MAX: Final = 64 * 1024
 
 
 class Outbox:
@@ -228,8 +230,8 @@ class Outbox:
                     break
             else:
                 assert not isinstance(item, bytes)
-                if item.open_frame is not None and (
-                    item.open_frame.ByteSize() + 2 * _FRAME_OVERHEAD_BYTES > room
+                if room < _OPENING_BYTES_MAX and (
+                    self._fixed_bytes(item) + 2 * _FRAME_OVERHEAD_BYTES > room
                 ):
                     break
                 part = self._cut_opening(item, room, number, now_s)
@@ -255,15 +257,16 @@ class Outbox:
                 # Never sent; the deadline ends the call in a moment.
                 return b""
             opening.time_left_us = left_us
-        if call.unsent_bytes and not opening.data:
+        if not call.unsent_bytes:
+            if call.charged_bytes and self._budget is not None:
+                self._budget.release(call, len(opening.data))
+        elif not opening.data:
             size = min(
                 call.unsent_bytes,
                 self.initial_credit_bytes,
                 room - opening.ByteSize() - _FRAME_OVERHEAD_BYTES,
             )
             opening.data = self._take(call, size)
-        elif call.charged_bytes and self._budget is not None:
-            self._budget.release(call, len(opening.data))
         if call.tail is not None and not call.unsent_bytes:
             opening.half_close = True
             call.tail = None
