@@ -106,6 +106,8 @@ class Limits:
     """Of that, for one identity."""
 
     # --- the endpoint ---
+    handler_threads_max: int = 32
+    """Threads for plain `def` handlers of one server."""
     connect_timeout_s: float = 20.0
     """One attempt to open a carrier; gRPC's own minimum."""
     backoff_s_min: float = 0.1

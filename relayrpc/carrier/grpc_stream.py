@@ -310,8 +310,13 @@ class GRPCServerCarrier(GRPCStreamCarrier):
         return CarrierLostError(f"lost the gRPC stream with {self.peer}") if self._is_lost else None
 
     def _cancel_stream(self) -> None:
+        # Not at once: a task that is cancelled before its first turn never runs, and has no end.
+        self._loop.call_soon(self._cancel_reader)
+
+    def _cancel_reader(self) -> None:
         assert self._reader is not None
-        self._reader.cancel()
+        if not self._is_over:
+            self._reader.cancel()
 
     async def _release(self) -> None:
         self._released.set_result(None)

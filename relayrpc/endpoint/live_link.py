@@ -217,6 +217,14 @@ class LiveLink:
             self._waiters.append(waiter)
             await waiter
 
+    async def lost(self) -> RelayError:
+        """Wait until there will be no link any more although nobody closed it; returns why."""
+        while not (self._is_final and self._error is not None):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+        return self._error
+
     async def announce(self, address: str, services: list[pb.ServiceDescription]) -> None:
         """
         Serve at an address, on this link and every one that follows it. Call after connected().

@@ -1,0 +1,278 @@
+"""
+One outgoing call: what arrives for it, how it ends, who is told. And gRPC's methods over it, the same for all shapes.
+
+A core is what the link holds (a CallApp). A streaming call's public object is apart from it, so that dropping that object
+cancels the call, as in grpc.aio. A unary call is one object, for speed: dropping it lets the call run to its end.
+Owns: end, initial metadata, cancellation. Does not own: messages in (reply.py, stream_call.py) and out (request_writer.py).
+Source: link/call.py, CallApp; the behaviour of grpc.aio's Call objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+from grpc.aio import Metadata
+
+from relayrpc.endpoint.metadata import decode_metadata
+from relayrpc.endpoint.rpc_error import (
+    STATUS_BY_NUMBER,
+    make_rpc_error,
+    trailing_metadata_of,
+)
+from relayrpc.link.call import STATUS_CANCELLED, CallOutcome
+from relayrpc.v1 import link_pb2 as pb
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.channel import Channel
+    from relayrpc.endpoint.rpc_error import RpcError
+    from relayrpc.link.call import Call
+
+
+__all__ = ["DETAILS_CANCELLED", "DETAILS_COLLECTED", "CallCore", "CallMethods"]
+
+DETAILS_CANCELLED: Final = "Locally cancelled by application!"
+DETAILS_COLLECTED: Final = "Cancelled upon garbage collection!"
+
+
+class CallCore:
+    """State of one outgoing call; the link's CallApp."""
+
+    __slots__ = (
+        "_callbacks",
+        "_watchers",
+        "begin",
+        "call",
+        "channel",
+        "deadline_s",
+        "deserializer",
+        "end",
+        "is_cancelled",
+    )
+
+    def __init__(self, channel: Channel, deserializer: Callable[[bytes], Any] | None) -> None:
+        self.channel = channel
+        self.deserializer = deserializer
+        # The link's call; None before it is opened and after its end.
+        self.call: Call | None = None
+        # How it ended; None while it runs.
+        self.end: pb.End | None = None
+        self.begin: pb.Begin | None = None
+        self.deadline_s: float | None = None
+        # True after cancel() here, whatever the host did meanwhile.
+        self.is_cancelled = False
+        # Those who wait for the beginning or the end; made when first needed.
+        self._watchers: list[asyncio.Future[None]] | None = None
+        self._callbacks: list[tuple[Callable[[Any], None], Any]] | None = None
+
+    # --- CallApp ---
+
+    def begin_received(self, begin: pb.Begin) -> None:
+        """Keep the initial metadata."""
+        if self.end is None:
+            self.begin = begin
+            self._tell_watchers()
+
+    def data_received(self, data: bytes) -> None:
+        """Take response bytes."""
+        raise NotImplementedError
+
+    def half_close_received(self) -> None:
+        """Never called: the opener is the one who half closes."""
+
+    def send_ready(self) -> None:
+        """Let waiting writers go on; nobody waits where the request is one message."""
+
+    def call_ended(self, end: pb.End) -> None:
+        """Take the end."""
+        raise NotImplementedError
+
+    # --- ending ---
+
+    def finish(self, end: pb.End) -> None:
+        """Settle how the call ended, once, and tell everybody."""
+        self.end = end
+        self.call = None
+        self.channel.calls.discard(self)
+        if self._watchers is not None:
+            self._tell_watchers()
+        if self._callbacks is not None:
+            call_soon = self.channel.loop.call_soon
+            for callback, argument in self._callbacks:
+                call_soon(callback, argument)
+            self._callbacks = None
+
+    def cancel_here(self, details: str = DETAILS_CANCELLED) -> bool:
+        """Cancel here and at the host; False when the call was over."""
+        if self.end is not None:
+            return False
+        self.is_cancelled = True
+        self.fail(STATUS_CANCELLED, details)
+        return True
+
+    def fail(self, status: int, details: str) -> None:
+        """End the call from this side: cancelled, or its responses cannot be taken."""
+        call = self.call
+        is_executed = False
+        if call is not None:
+            is_executed = call.link.was_given(call)
+            call.link.cancel_call(call)
+            call.link.flush_soon()
+        self.finish(
+            pb.End(
+                status=status,
+                details=details,
+                origin=pb.End.ORIGIN_CALLER,
+                not_executed=not is_executed,
+            )
+        )
+
+    def raise_for_end(self) -> None:
+        """Raise what a reader or awaiter gets after the end; return after OK."""
+        assert self.end is not None
+        if self.is_cancelled:
+            raise asyncio.CancelledError
+        if self.end.status:
+            raise self.make_error()
+
+    def make_error(self) -> RpcError:
+        """Make the exception of a call that did not end with OK."""
+        return make_rpc_error(self.outcome(), self.received_metadata())
+
+    def outcome(self) -> CallOutcome:
+        """Return how the call ended; only after its end."""
+        assert self.end is not None
+        return CallOutcome.from_end(self.end)
+
+    def received_metadata(self) -> Metadata:
+        """Return the initial metadata that has arrived; empty when none was sent."""
+        if self.begin is not None:
+            return Metadata(*decode_metadata(self.begin.metadata))
+        if self.end is not None and self.end.initial_metadata:
+            return Metadata(*decode_metadata(self.end.initial_metadata))
+        return Metadata()
+
+    # --- watching ---
+
+    async def wait_end(self) -> None:
+        """Wait for the end; cancelling the wait leaves the call alone."""
+        while self.end is None:
+            await self.watch()
+
+    async def wait_begin(self) -> None:
+        """Wait for initial metadata, or what rules it out: a message or the end."""
+        while self.end is None and self.begin is None and not self.has_message:
+            await self.watch()
+
+    @property
+    def has_message(self) -> bool:
+        """True when response data has arrived."""
+        return False
+
+    def watch(self) -> asyncio.Future[None]:
+        """Return a future that the next change of state settles."""
+        if self._watchers is None:
+            self._watchers = []
+        watcher: asyncio.Future[None] = self.channel.loop.create_future()
+        self._watchers.append(watcher)
+        return watcher
+
+    def _tell_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, None
+        for watcher in watchers or ():
+            if not watcher.done():
+                watcher.set_result(None)
+
+    def add_callback(self, callback: Callable[[Any], None], argument: Any) -> None:
+        """Have `callback(argument)` called after the end, soon if that has been."""
+        if self.end is not None:
+            self.channel.loop.call_soon(callback, argument)
+        elif self._callbacks is None:
+            self._callbacks = [(callback, argument)]
+        else:
+            self._callbacks.append((callback, argument))
+
+
+class CallMethods:
+    """What grpc.aio.Call offers, over `core`."""
+
+    __slots__ = ()
+
+    @property
+    def core(self) -> CallCore:
+        raise NotImplementedError
+
+    def cancelled(self) -> bool:
+        """Return True if the call ended with CANCELLED."""
+        end = self.core.end
+        return end is not None and end.status == STATUS_CANCELLED
+
+    def done(self) -> bool:
+        """Return True if the call is over; messages may still wait to be read."""
+        return self.core.end is not None
+
+    def cancel(self) -> bool:
+        """Cancel the call; False when it was over."""
+        return self.core.cancel_here()
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Have `callback(call)` called soon after the end. It keeps a dropped streaming call from being cancelled."""
+        self.core.add_callback(callback, self)
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the deadline, at least 0; None without one."""
+        core = self.core
+        if core.deadline_s is None:
+            return None
+        return max(0.0, core.deadline_s - core.channel.clock())
+
+    async def initial_metadata(self) -> Metadata:
+        """Wait for the initial metadata."""
+        await self.core.wait_begin()
+        return self.core.received_metadata()
+
+    async def trailing_metadata(self) -> Metadata:
+        """Wait for the end's metadata."""
+        await self.core.wait_end()
+        return trailing_metadata_of(self.core.outcome())
+
+    async def code(self) -> grpc.StatusCode:
+        """Wait for the end's status."""
+        await self.core.wait_end()
+        return STATUS_BY_NUMBER[self.core.outcome().status]
+
+    async def details(self) -> str:
+        """Wait for the end's details."""
+        await self.core.wait_end()
+        return self.core.outcome().details
+
+    async def debug_error_string(self) -> str:
+        """Wait for the end; say who made it and whether the handler may have run. Empty after OK."""
+        await self.core.wait_end()
+        if not self.core.outcome().status:
+            return ""
+        return str(self.core.make_error().debug_error_string())
+
+    async def wait_for_connection(self) -> None:
+        """
+        Wait until the hub is reached.
+
+        Raises:
+            RpcError: The call ended before, and not with OK.
+        """
+        core = self.core
+        await core.channel.wait_for_hub(core)
+        if core.end is not None:
+            core.raise_for_end()
+
+    def __repr__(self) -> str:
+        core = self.core
+        name = type(self).__name__
+        if core.end is None:
+            return f"<{name} of RPC that is running>"
+        outcome = core.outcome()
+        code = STATUS_BY_NUMBER[outcome.status]
+        return f'<{name} of RPC that terminated with:\n\tstatus = {code}\n\tdetails = "{outcome.details}"\n>'

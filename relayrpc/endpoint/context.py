@@ -1,0 +1,487 @@
+"""
+One incoming call: the handler's grpc.aio.ServicerContext, and the link's CallApp, in one object.
+
+Owns: requests in, responses out, status, the end. Does not own: running the handler (dispatch.py).
+Source: grpc.aio.ServicerContext; link/call.py, CallApp; docs/reference/errors.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+import grpc
+import grpc.aio
+
+from relayrpc.endpoint.metadata import (
+    EMPTY,
+    MetadataInput,
+    Metadatum,
+    Pairs,
+    decode_metadata,
+    encode_metadata,
+)
+from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
+from relayrpc.errors import FrameTooLargeError
+from relayrpc.link.call import (
+    STATUS_CANCELLED,
+    STATUS_INTERNAL,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNIMPLEMENTED,
+    STATUS_UNKNOWN,
+)
+from relayrpc.link.messages import encode_message
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.handlers import MethodEntry
+    from relayrpc.endpoint.inbox import Inbox
+    from relayrpc.endpoint.server import Server
+    from relayrpc.link.call import Call
+    from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = ["Context", "RefusedError", "RequestIterator", "status_number"]
+
+_IDENTITY_KEY: Final = "relay_identity"
+
+
+class RefusedError(Exception):
+    """The requests cannot be given to a handler; ends the call with a status, before it is run."""
+
+    def __init__(self, status: int, details: str) -> None:
+        super().__init__(details)
+        self.status = status
+
+
+def status_number(code: grpc.StatusCode | int) -> int:
+    """Return a status's number; what gRPC does not know is UNKNOWN."""
+    number = code if isinstance(code, int) else code.value[0]
+    return number if number in STATUS_BY_NUMBER else STATUS_UNKNOWN
+
+
+class Context(grpc.aio.ServicerContext):
+    """
+    What an `async def` handler gets as its context.
+
+    `set_compression` and `disable_next_message_compression` do nothing: messages are not compressed on a link.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_details",
+        "_is_begun",
+        "_is_cancelled",
+        "_metadata",
+        "_opening",
+        "_status",
+        "_trailing",
+        "_trailing_pairs",
+        "_writers",
+        "call",
+        "deadline_s",
+        "entry",
+        "inbox",
+        "is_started",
+        "method",
+        "request",
+        "server",
+        "task",
+    )
+
+    def __init__(self, server: Server, call: Call, opening: pb.Open, entry: MethodEntry) -> None:
+        self.server = server
+        # None once the call is over, whoever ended it.
+        self.call: Call | None = call
+        self.entry = entry
+        # "pkg.Service/Method".
+        self.method = call.method
+        self.deadline_s = call.deadline_s
+        self._opening = opening
+        # The one request, when it came whole with the OPEN; else what comes is in the inbox.
+        self.request: bytes | None = None
+        self.inbox: Inbox | None = None
+        self.task: asyncio.Task[None] | None = None
+        # The task has taken its first step: from then on it is the one to leave().
+        self.is_started = False
+        self._is_begun = False
+        self._is_cancelled = False
+        self._status: int | None = None
+        self._details = ""
+        self._trailing: MetadataInput = ()
+        self._trailing_pairs: Pairs = EMPTY
+        self._metadata: tuple[Metadatum, ...] | None = None
+        self._callbacks: list[Callable[[Any], None]] | None = None
+        self._writers: list[asyncio.Future[None]] | None = None
+
+    # --- CallApp ---
+
+    def begin_received(self, begin: pb.Begin) -> None:
+        """Never called: initial metadata goes the other way."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take request bytes."""
+        if self.call is None:
+            return
+        inbox = self.inbox
+        assert inbox is not None
+        try:
+            inbox.receive(data)
+        except FrameTooLargeError as exc:
+            self.end(STATUS_RESOURCE_EXHAUSTED, str(exc))
+            self.cancel_task()
+
+    def half_close_received(self) -> None:
+        """Note that no more requests come."""
+        if self.inbox is not None:
+            self.inbox.end()
+
+    def send_ready(self) -> None:
+        """Let waiting writers go on."""
+        self._wake_writers()
+
+    def call_ended(self, end: pb.End) -> None:
+        """Cancel the handler: the caller cancelled, the deadline passed, or the link is lost."""
+        if self.call is None:
+            return
+        self._is_cancelled = True
+        self._finish()
+        self.cancel_task()
+
+    # --- ending ---
+
+    def cancel_task(self) -> None:
+        """Cancel the handler, whether it has begun or not."""
+        if self.task is not None:
+            self.task.cancel()
+        if not self.is_started:
+            self.leave()
+
+    def leave(self) -> None:
+        """Note that nothing runs for this call any more."""
+        self.task = None
+        self.server.left(self)
+
+    def reply(self, response: Any) -> None:
+        """End the call with the one response of a handler that returned."""
+        call = self.call
+        if call is None:
+            return
+        if self._status:
+            self.end(self._status, self._details)
+            return
+        serializer = self.entry.serializer
+        if serializer is not None:
+            data = encode_message(serializer(response))
+        else:
+            data = encode_message(b"" if response is None else response)
+        link = call.link
+        link.end_call(call, data=data, trailing_metadata=self._trailing_pairs)
+        link.flush_soon()
+        self._finish()
+
+    def complete(self) -> None:
+        """End the call of a handler whose responses are all written."""
+        self.end(self._status or 0, self._details)
+
+    def end(self, status: int, details: str, *, not_executed: bool = False) -> None:
+        """End the call with a status; nothing happens after the end."""
+        call = self.call
+        if call is None:
+            return
+        link = call.link
+        link.end_call(
+            call,
+            status=status,
+            details=details,
+            trailing_metadata=self._trailing_pairs,
+            not_executed=not_executed,
+        )
+        link.flush_soon()
+        self._status = status
+        self._details = details
+        self._finish()
+
+    def fail(self, details: str | None) -> None:
+        """
+        End the call of a handler that raised.
+
+        Args:
+            details: What to tell; None: what the handler has set, which the program meant to be told.
+        """
+        self.end(self._status or STATUS_UNKNOWN, self._details if details is None else details)
+
+    @property
+    def has_details(self) -> bool:
+        """True when the handler set details."""
+        return bool(self._details)
+
+    def _finish(self) -> None:
+        self.call = None
+        if self.inbox is not None:
+            self.inbox.close()
+        if self._writers is not None:
+            self._wake_writers()
+        if self._callbacks is not None:
+            for callback in self._callbacks:
+                self.server.loop.call_soon(callback, self)
+            self._callbacks = None
+
+    # --- requests ---
+
+    def release_opening(self) -> None:
+        """Keep what is needed of the OPEN: as a whole it would keep its batch in memory for as long as a stream lasts."""
+        self.invocation_metadata()
+        opening = type(self._opening)()
+        opening.caller_peer = self._opening.caller_peer
+        opening.caller_identity = self._opening.caller_identity
+        self._opening = opening
+
+    def start_requests(self) -> None:
+        """Let the caller send: somebody is going to read."""
+        if self.inbox is not None:
+            self.inbox.start()
+
+    async def take_request(self) -> bytes:
+        """
+        Wait for the one request of a unary method.
+
+        Raises:
+            RefusedError: There was none, more than one, or a part of one.
+        """
+        if self.request is not None:
+            request, self.request = self.request, None
+            return request
+        inbox = self.inbox
+        assert inbox is not None
+        while not inbox.is_over and len(inbox.messages) < 2:
+            await inbox.wait(self.server.loop)
+        if inbox.is_truncated:
+            raise RefusedError(STATUS_INTERNAL, "the request ends within a message")
+        if len(inbox.messages) != 1:
+            count = "no request" if not inbox.messages else "more than one request"
+            raise RefusedError(STATUS_UNIMPLEMENTED, f"{count} for a method that takes one")
+        return inbox.take()
+
+    async def read(self) -> Any:
+        """
+        Return the next request, or grpc.aio.EOF after the last one.
+
+        Raises:
+            UsageError: The method takes one request, and the handler has it.
+        """
+        if not self.entry.has_request_stream:
+            raise grpc.aio.UsageError("read() on a method that takes one request")
+        inbox = self.inbox
+        assert inbox is not None
+        while not inbox.messages:
+            if self.call is None and self._is_cancelled:
+                raise asyncio.CancelledError
+            if inbox.is_over:
+                if inbox.is_truncated:
+                    raise RefusedError(STATUS_INTERNAL, "the requests end within a message")
+                return grpc.aio.EOF
+            await inbox.wait(self.server.loop)
+        data = inbox.take()
+        deserializer = self.entry.deserializer
+        return data if deserializer is None else deserializer(data)
+
+    # --- responses ---
+
+    def send(self, message: Any) -> bool:
+        """
+        Send one message of a response stream.
+
+        Returns:
+            True when too much is unsent: wait with wait_writable().
+
+        Raises:
+            asyncio.CancelledError: The call is over.
+        """
+        call = self.call
+        if call is None:
+            raise asyncio.CancelledError
+        serializer = self.entry.serializer
+        data = message if serializer is None else serializer(message)
+        link = call.link
+        link.send_data(call, encode_message(data))
+        link.flush_soon()
+        self._is_begun = True
+        return call.unsent_bytes > self.server.limits.send_queue_bytes_high
+
+    async def wait_writable(self) -> None:
+        """Wait until enough was sent, or the call is over."""
+        if self._writers is None:
+            self._writers = []
+        writer: asyncio.Future[None] = self.server.loop.create_future()
+        self._writers.append(writer)
+        await writer
+
+    def _wake_writers(self) -> None:
+        writers, self._writers = self._writers, None
+        for writer in writers or ():
+            if not writer.done():
+                writer.set_result(None)
+
+    async def write(self, message: Any) -> None:
+        """
+        Send one message of a response stream; waits while too much is unsent.
+
+        Raises:
+            UsageError: The method has one response, which is returned.
+        """
+        if not self.entry.has_response_stream:
+            raise grpc.aio.UsageError("write() on a method that returns its one response")
+        if self.send(message):
+            await self.wait_writable()
+
+    async def send_initial_metadata(self, initial_metadata: MetadataInput) -> None:
+        """Send the initial metadata now; once, and before the first message."""
+        self.begin(initial_metadata)
+
+    def begin(self, initial_metadata: MetadataInput) -> None:
+        """As `send_initial_metadata`."""
+        if self._is_begun:
+            raise grpc.aio.UsageError("Send initial metadata failed: already sent")
+        pairs = encode_metadata(
+            initial_metadata, limit_bytes=self.server.limits.metadata_bytes_max
+        )
+        self._is_begun = True
+        if self.call is not None:
+            link = self.call.link
+            link.begin_call(self.call, pairs)
+            link.flush_soon()
+
+    # --- status ---
+
+    async def abort(
+        self,
+        code: grpc.StatusCode,
+        details: str = "",
+        trailing_metadata: MetadataInput = (),
+    ) -> NoReturn:
+        """End the call with a status now, and raise grpc.aio.AbortError to leave the handler."""
+        self.abort_now(code, details, trailing_metadata)
+
+    async def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """End the call with a `grpc.Status`, such as rich status details."""
+        self.abort_now(status.code, status.details, status.trailing_metadata)
+
+    def abort_now(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: MetadataInput
+    ) -> NoReturn:
+        """As `abort`. OK, which is no reason to abort, becomes UNKNOWN."""
+        if trailing_metadata:
+            self.set_trailing_metadata(trailing_metadata)
+        self.end(status_number(code) or STATUS_UNKNOWN, details)
+        raise grpc.aio.AbortError("Locally aborted.")
+
+    def set_trailing_metadata(self, trailing_metadata: MetadataInput) -> None:
+        """Set what goes with the end."""
+        self._trailing_pairs = encode_metadata(
+            trailing_metadata, limit_bytes=self.server.limits.metadata_bytes_max
+        )
+        self._trailing = trailing_metadata
+
+    def trailing_metadata(self) -> MetadataInput:
+        """Return what was set."""
+        return self._trailing
+
+    def set_code(self, code: grpc.StatusCode | int) -> None:
+        """Set the status the call ends with."""
+        self._status = status_number(code)
+
+    def code(self) -> grpc.StatusCode | None:
+        """Return the status that was set; None: none."""
+        return None if self._status is None else STATUS_BY_NUMBER[self._status]
+
+    def set_details(self, details: str) -> None:
+        """Set the text that goes with the status."""
+        self._details = details
+
+    def details(self) -> str:
+        """Return the text that was set."""
+        return self._details
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Do nothing: messages are not compressed on a link."""
+
+    def disable_next_message_compression(self) -> None:
+        """Do nothing: messages are not compressed on a link."""
+
+    # --- about the call ---
+
+    def invocation_metadata(self) -> tuple[Metadatum, ...]:
+        """Return the caller's metadata, in order."""
+        if self._metadata is None:
+            self._metadata = decode_metadata(self._opening.metadata)
+        return self._metadata
+
+    def peer(self) -> str:
+        """Return the caller's peer as its hub sees it, "ipv4:127.0.0.1:51234"."""
+        return self._opening.caller_peer
+
+    def peer_identity_key(self) -> str | None:
+        """Return the key of `auth_context` that identifies the caller; None for a caller without identity."""
+        return _IDENTITY_KEY if self._opening.caller_identity else None
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        """Return the caller's identity as the hub vouches for it."""
+        identity = self._opening.caller_identity
+        return [identity.encode()] if identity else None
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Return what is known of the caller."""
+        context: dict[str, Iterable[bytes]] = {"transport_security_type": [b"relay"]}
+        identities = self.peer_identities()
+        if identities is not None:
+            context[_IDENTITY_KEY] = identities
+        return context
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the deadline, at least 0; None without one."""
+        if self.deadline_s is None:
+            return None
+        return max(0.0, self.deadline_s - self.server.clock())
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Have `callback(context)` called soon after the end."""
+        if self.call is None:
+            self.server.loop.call_soon(callback, self)
+        elif self._callbacks is None:
+            self._callbacks = [callback]
+        else:
+            self._callbacks.append(callback)
+
+    def cancelled(self) -> bool:
+        """Return True if the call ended without this handler: by the caller, its deadline, or a lost link."""
+        return self._is_cancelled or (self.call is None and self._status == STATUS_CANCELLED)
+
+    def done(self) -> bool:
+        """Return True if the call is over."""
+        return self.call is None
+
+
+class RequestIterator:
+    """The requests of a stream, for `async for`. A message that is here already does not suspend."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        context = self._context
+        inbox = context.inbox
+        if inbox is not None and inbox.messages:
+            data = inbox.take()
+            deserializer = context.entry.deserializer
+            return data if deserializer is None else deserializer(data)
+        request = await context.read()
+        if request is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return request

@@ -1,0 +1,158 @@
+"""
+What a server serves: gRPC's method handlers, read once and kept ready for calls.
+
+Owns: finding the handler of a method, and describing the services to the hub. Does not own: running them (dispatch.py).
+Source: grpc.RpcMethodHandler; link.proto, ServiceDescription.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import grpc
+import grpc.aio
+
+from relayrpc.endpoint.metadata import Metadatum
+from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = ["HandlerCallDetails", "HandlerTable", "MethodEntry", "make_entry"]
+
+_BEHAVIORS: Final = {
+    (False, False): ("unary_unary", pb.SHAPE_UNARY_UNARY),
+    (False, True): ("unary_stream", pb.SHAPE_UNARY_STREAM),
+    (True, False): ("stream_unary", pb.SHAPE_STREAM_UNARY),
+    (True, True): ("stream_stream", pb.SHAPE_STREAM_STREAM),
+}
+
+
+class _HandlerCallDetails(NamedTuple):
+    method: str
+    invocation_metadata: tuple[Metadatum, ...]
+
+
+class HandlerCallDetails(_HandlerCallDetails, grpc.HandlerCallDetails):
+    """What generic handlers and interceptors are told of a call; `method` is "/pkg.Service/Method"."""
+
+
+class MethodEntry:
+    """One method, ready to be run."""
+
+    __slots__ = (
+        "behavior",
+        "deserializer",
+        "handler",
+        "has_request_stream",
+        "has_response_stream",
+        "is_async",
+        "serializer",
+        "shape",
+    )
+
+    def __init__(self, handler: grpc.RpcMethodHandler) -> None:
+        self.handler = handler
+        self.has_request_stream = bool(handler.request_streaming)
+        self.has_response_stream = bool(handler.response_streaming)
+        name, self.shape = _BEHAVIORS[self.has_request_stream, self.has_response_stream]
+        self.behavior: Callable[[Any, Any], Any] = getattr(handler, name)
+        self.deserializer: Callable[[bytes], Any] | None = handler.request_deserializer
+        self.serializer: Callable[[Any], bytes] | None = handler.response_serializer
+        self.is_async = _is_async(self.behavior)
+
+
+def make_entry(handler: grpc.RpcMethodHandler) -> MethodEntry:
+    """
+    Read a handler.
+
+    Raises:
+        UsageError: It has no behavior for the shape it claims.
+    """
+    entry = MethodEntry(handler)
+    if not callable(entry.behavior):
+        raise grpc.aio.UsageError(f"handler {handler!r} has nothing to call for its shape")
+    return entry
+
+
+class HandlerTable:
+    """The methods of one server."""
+
+    def __init__(self) -> None:
+        # "pkg.Service/Method" -> entry; registered handlers win over generic ones.
+        self._registered: dict[str, MethodEntry] = {}
+        self._generic: dict[str, MethodEntry] = {}
+        # Handlers that only say when asked what they serve.
+        self._opaque: list[grpc.ServiceRpcHandler] = []
+        self.entries: Mapping[str, MethodEntry] = self._registered
+
+    def add_generic(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """
+        Add generic handlers; those of `grpc.method_handlers_generic_handler` are read now.
+
+        Raises:
+            UsageError: One does not say which service it serves, so that no hub could send it calls.
+        """
+        for handler in handlers:
+            # grpc's own kind keeps "/pkg.Service/Method" -> handler here.
+            methods = getattr(handler, "_method_handlers", None)
+            if isinstance(methods, Mapping):
+                for method, method_handler in methods.items():
+                    self._generic.setdefault(method.removeprefix("/"), make_entry(method_handler))
+            elif isinstance(handler, grpc.ServiceRpcHandler):
+                self._opaque.append(handler)
+            else:
+                raise grpc.aio.UsageError(
+                    f"generic handler {handler!r} does not name its service, and a hub routes by "
+                    "service; derive it from grpc.ServiceRpcHandler"
+                )
+        self._merge()
+
+    def add_registered(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]
+    ) -> None:
+        """Add the methods of a service by name."""
+        for method, handler in handlers.items():
+            self._registered[f"{service}/{method}"] = make_entry(handler)
+        self._merge()
+
+    def _merge(self) -> None:
+        self.entries = {**self._generic, **self._registered}
+
+    def find(
+        self, method: str, metadata: Callable[[], tuple[Metadatum, ...]]
+    ) -> MethodEntry | None:
+        """Find a method by "pkg.Service/Method"; None when it is not served."""
+        entry = self.entries.get(method)
+        if entry is not None:
+            return entry
+        service = method.partition("/")[0]
+        for handler in self._opaque:
+            if handler.service_name() == service:
+                found = handler.service(HandlerCallDetails(f"/{method}", metadata()))
+                if found is not None:
+                    return make_entry(found)
+        return None
+
+    def describe(self) -> list[pb.ServiceDescription]:
+        """Describe every service, in the order in which they were added; no methods where they cannot be known."""
+        services: dict[str, pb.ServiceDescription] = {}
+        for name, entry in self.entries.items():
+            service, _, method = name.rpartition("/")
+            description = services.setdefault(service, pb.ServiceDescription(name=service))
+            description.methods.append(pb.Method(name=method, shape=entry.shape))
+        for handler in self._opaque:
+            service = handler.service_name()
+            services[service] = pb.ServiceDescription(name=service)
+        return list(services.values())
+
+
+def _is_async(behavior: Any) -> bool:
+    """Say whether calling it gives a coroutine or an async generator; else it runs in a thread."""
+    while isinstance(behavior, functools.partial):
+        behavior = behavior.func
+    if inspect.iscoroutinefunction(behavior) or inspect.isasyncgenfunction(behavior):
+        return True
+    call = getattr(type(behavior), "__call__", None)  # noqa: B004  # which function runs, not whether one does
+    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)

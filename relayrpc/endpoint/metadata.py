@@ -1,0 +1,185 @@
+"""
+Metadata between gRPC's objects and the wire's pairs of key and bytes, with gRPC's rules.
+
+Order and duplicates are kept; nothing here goes through a dict. Keys that begin with "relay-" are the relay's: those it
+takes from a caller are returned apart, any other is refused, so that none is lost unsaid.
+Source: link.proto, Metadatum; LINK.md "Shape"; gRPC's PROTOCOL-HTTP2, "Custom-Metadata".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from grpc.aio import InternalError, Metadata, UsageError
+
+
+if TYPE_CHECKING:
+    from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = [
+    "EMPTY",
+    "MetadataInput",
+    "MetadataTooLargeError",
+    "Metadatum",
+    "RelayKeys",
+    "decode_metadata",
+    "encode_invocation_metadata",
+    "encode_metadata",
+    "make_metadata",
+]
+
+MetadataInput: TypeAlias = "Metadata | Iterable[tuple[str, str | bytes]] | None"
+"""What gRPC takes where metadata is meant."""
+
+Pairs: TypeAlias = tuple[tuple[str, bytes], ...]
+
+EMPTY: Final[Pairs] = ()
+
+# Counted for every entry beside its key and value, as gRPC counts.
+_ENTRY_BYTES: Final = 32
+_RELAY_PREFIX: Final = "relay-"
+_KEY: Final = re.compile(r"[0-9a-z_.-]+")
+_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
+# Set by a program they never reach the other side with gRPC either; they describe one HTTP/2 hop.
+_HOP_KEYS: Final = frozenset(
+    {
+        "content-type",
+        "grpc-accept-encoding",
+        "grpc-encoding",
+        "grpc-internal-encoding-request",
+        "grpc-message",
+        "grpc-status",
+        "grpc-timeout",
+        "te",
+        "user-agent",
+    }
+)
+
+
+class Metadatum(NamedTuple):
+    """One entry as a handler sees it; bytes for keys that end in "-bin", else str."""
+
+    key: str
+    value: str | bytes
+
+
+class RelayKeys(NamedTuple):
+    """What a caller told the relay by metadata; empty: nothing."""
+
+    address: str = ""
+    instance: str = ""
+
+
+_NO_RELAY_KEYS: Final = RelayKeys()
+
+
+class MetadataTooLargeError(ValueError):
+    """A list of metadata over the limit; its text names both sizes."""
+
+
+def encode_metadata(metadata: MetadataInput, *, limit_bytes: int) -> Pairs:
+    """
+    Encode what a handler sends.
+
+    Raises:
+        InternalError: gRPC does not allow the key or the value (grpc.aio raises the same).
+        TypeError: A value of the wrong type.
+        UsageError: A key of the relay's own.
+        MetadataTooLargeError: Over `limit_bytes`, counting 32 an entry.
+    """
+    if not metadata:
+        return EMPTY
+    pairs, relay_pairs = _encode(metadata, limit_bytes)
+    if relay_pairs:
+        raise UsageError(f"metadata key {relay_pairs[0][0]!r} is the relay's own")
+    return pairs
+
+
+def encode_invocation_metadata(
+    metadata: MetadataInput, *, limit_bytes: int
+) -> tuple[Pairs, RelayKeys]:
+    """
+    Encode what a caller sends, and take out what is meant for the relay itself.
+
+    Raises:
+        InternalError, TypeError, UsageError, MetadataTooLargeError: As `encode_metadata`.
+    """
+    if not metadata:
+        return EMPTY, _NO_RELAY_KEYS
+    pairs, relay_pairs = _encode(metadata, limit_bytes)
+    if not relay_pairs:
+        return pairs, _NO_RELAY_KEYS
+    taken: dict[str, str] = {}
+    for key, value in relay_pairs:
+        name = key.removeprefix(_RELAY_PREFIX)
+        if name not in RelayKeys._fields:
+            raise UsageError(
+                f"metadata key {key!r} is not known to the relay; keys that begin with 'relay-' are its own"
+            )
+        if name in taken:
+            raise UsageError(f"metadata key {key!r} is given twice")
+        taken[name] = value.decode("ascii")
+    return pairs, RelayKeys(**taken)
+
+
+def decode_metadata(entries: Iterable[pb.Metadatum]) -> tuple[Metadatum, ...]:
+    """Read a received list; text a peer should not have sent becomes replacement characters."""
+    return tuple([_decode(entry.key, entry.value) for entry in entries])
+
+
+def make_metadata(pairs: Iterable[tuple[str, bytes]]) -> Metadata:
+    """Make gRPC's object of wire pairs."""
+    return Metadata(*[_decode(key, value) for key, value in pairs])
+
+
+def _decode(key: str, value: bytes) -> Metadatum:
+    if key.endswith("-bin"):
+        return Metadatum(key, value)
+    return Metadatum(key, value.decode("ascii", errors="replace"))
+
+
+def _encode(
+    metadata: Iterable[tuple[str, str | bytes]], limit_bytes: int
+) -> tuple[Pairs, list[tuple[str, bytes]]]:
+    pairs: list[tuple[str, bytes]] = []
+    relay_pairs: list[tuple[str, bytes]] = []
+    size = 0
+    for raw_key, raw_value in metadata:
+        key = raw_key.decode("ascii", errors="replace") if isinstance(raw_key, bytes) else raw_key
+        if not isinstance(key, str):
+            raise TypeError(f"metadata key must be str, not {type(raw_key).__name__}")
+        if _KEY.fullmatch(key) is None:
+            raise InternalError(f"Invalid metadata: key {key!r}")
+        value = _encode_value(key, raw_value)
+        if key in _HOP_KEYS:
+            continue
+        if key.startswith(_RELAY_PREFIX):
+            relay_pairs.append((key, value))
+            continue
+        size += len(key) + len(value) + _ENTRY_BYTES
+        pairs.append((key, value))
+    if size > limit_bytes:
+        raise MetadataTooLargeError(f"metadata of {size} bytes is over {limit_bytes} bytes")
+    return tuple(pairs), relay_pairs
+
+
+def _encode_value(key: str, value: object) -> bytes:
+    if key.endswith("-bin"):
+        if not isinstance(value, bytes):
+            raise TypeError(f"expected bytes, {type(value).__name__} found: metadata {key!r}")
+        return value
+    if isinstance(value, str):
+        try:
+            encoded = value.encode("ascii")
+        except UnicodeEncodeError:
+            raise InternalError(f"Invalid metadata: value of {key!r} is not ASCII") from None
+    elif isinstance(value, bytes):
+        encoded = value
+    else:
+        raise TypeError(f"expected str or bytes, {type(value).__name__} found: metadata {key!r}")
+    if _VALUE.fullmatch(encoded) is None:
+        raise InternalError(f"Invalid metadata: value of {key!r} is not printable ASCII")
+    return encoded

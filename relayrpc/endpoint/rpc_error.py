@@ -1,0 +1,90 @@
+"""
+The exceptions a failed call raises: gRPC's own, and on top who ended the call and whether its handler may have run.
+
+Owns: turning a `CallOutcome` into an exception. Does not own: what an outcome may claim (LINK.md).
+Source: DESIGN.md "What a caller is told"; STYLE.md section 5.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import grpc
+from grpc.aio import AioRpcError, Metadata
+
+from relayrpc.endpoint.metadata import make_metadata
+from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, CallOutcome, Origin
+
+
+__all__ = [
+    "STATUS_BY_NUMBER",
+    "DeadlineExceededError",
+    "RpcError",
+    "make_rpc_error",
+    "trailing_metadata_of",
+]
+
+STATUS_BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {
+    code.value[0]: code for code in grpc.StatusCode
+}
+
+
+class RpcError(AioRpcError):
+    """
+    A call ended with another status than OK.
+
+    Attributes:
+        origin: Who ended it: "host" (the handler or its process), "hub", or "caller" (this process: a deadline, a lost link).
+        may_have_executed: False only when it is known that the handler was never started; then it is safe to call again.
+    """
+
+    def __init__(
+        self,
+        code: grpc.StatusCode,
+        initial_metadata: Metadata | None = None,
+        trailing_metadata: Metadata | None = None,
+        details: str | None = None,
+        debug_error_string: str | None = None,
+        *,
+        origin: Origin = "caller",
+        may_have_executed: bool = True,
+    ) -> None:
+        super().__init__(code, initial_metadata, trailing_metadata, details, debug_error_string)
+        self.origin = origin
+        self.may_have_executed = may_have_executed
+
+    def __reduce__(self) -> tuple[object, ...]:
+        made, arguments = super().__reduce__()[:2]
+        state = {"origin": self.origin, "may_have_executed": self.may_have_executed}
+        return (made, arguments, state)
+
+
+class DeadlineExceededError(RpcError, TimeoutError):
+    """The deadline passed; also what `except TimeoutError` catches."""
+
+
+def make_rpc_error(outcome: CallOutcome, initial_metadata: Metadata) -> RpcError:
+    """Make the exception of a call that did not end with OK."""
+    kind = DeadlineExceededError if outcome.status == STATUS_DEADLINE_EXCEEDED else RpcError
+    return kind(
+        STATUS_BY_NUMBER[outcome.status],
+        initial_metadata,
+        trailing_metadata_of(outcome),
+        outcome.details,
+        f"origin={outcome.origin}, may_have_executed={outcome.may_have_executed}",
+        origin=outcome.origin,
+        may_have_executed=outcome.may_have_executed,
+    )
+
+
+def trailing_metadata_of(outcome: CallOutcome) -> Metadata:
+    """
+    Make the trailers a caller sees.
+
+    To an end the relay made, the relay's own trailers are added; what a host sent stays as it was.
+    """
+    metadata = make_metadata(outcome.trailing_metadata)
+    if outcome.status and outcome.origin != "host":
+        metadata.add("relay-origin", outcome.origin)
+        metadata.add("relay-may-have-executed", "true" if outcome.may_have_executed else "false")
+    return metadata

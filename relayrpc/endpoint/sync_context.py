@@ -1,0 +1,163 @@
+"""
+What a plain `def` handler gets, on its thread: a blocking grpc.ServicerContext and blocking requests over the async ones.
+
+Whatever touches the link runs on the server's loop; the thread waits for it. On the loop's own thread, where a simulation
+runs handlers, it runs at once.
+Source: grpc.ServicerContext; grpc.aio's support of handlers that are not coroutines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import grpc
+import grpc.aio
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.context import Context
+    from relayrpc.endpoint.metadata import MetadataInput, Metadatum
+
+
+__all__ = ["SyncContext", "SyncRequestIterator"]
+
+
+class SyncContext(grpc.ServicerContext):
+    """The blocking face of one incoming call."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def _on_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        server = self._context.server
+        if threading.get_ident() == server.thread_id:
+            return function(*arguments)
+        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(function(*arguments))
+            except Exception as exc:
+                outcome.set_exception(exc)
+
+        server.loop.call_soon_threadsafe(run)
+        return outcome.result()
+
+    # --- about the call ---
+
+    def is_active(self) -> bool:
+        """Return False once the call is over; a handler that takes long should look."""
+        return not self._context.done()
+
+    def time_remaining(self) -> float | None:
+        """Return the seconds until the deadline, at least 0; None without one."""
+        return self._context.time_remaining()
+
+    def invocation_metadata(self) -> tuple[Metadatum, ...]:
+        """Return the caller's metadata, in order."""
+        return self._context.invocation_metadata()
+
+    def peer(self) -> str:
+        """Return the caller's peer as its hub sees it."""
+        return self._context.peer()
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        """Return the caller's identity as the hub vouches for it."""
+        return self._context.peer_identities()
+
+    def peer_identity_key(self) -> str | None:
+        """Return the key of `auth_context` that identifies the caller."""
+        return self._context.peer_identity_key()
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Return what is known of the caller."""
+        return self._context.auth_context()
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Have `callback()` called after the end; False when that has been."""
+        if self._context.done():
+            return False
+        self._on_loop(self._context.add_done_callback, lambda _: callback())
+        return True
+
+    # --- acting ---
+
+    def send_initial_metadata(self, initial_metadata: MetadataInput) -> None:
+        """Send the initial metadata now; once, and before the first message."""
+        self._on_loop(self._context.begin, initial_metadata)
+
+    def cancel(self) -> None:
+        """End the call with CANCELLED."""
+        self._on_loop(self._context.end, grpc.StatusCode.CANCELLED.value[0], "")
+
+    def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: MetadataInput = ()
+    ) -> NoReturn:
+        """End the call with a status now, and raise grpc.aio.AbortError to leave the handler."""
+        self._on_loop(self._context.abort_now, code, details, trailing_metadata)
+        raise AssertionError("abort_now always raises")
+
+    def abort_with_status(self, status: grpc.Status) -> NoReturn:
+        """End the call with a `grpc.Status`."""
+        self.abort(status.code, status.details, status.trailing_metadata)
+
+    # --- status: read by the loop only after the handler has returned ---
+
+    def set_trailing_metadata(self, trailing_metadata: MetadataInput) -> None:
+        """Set what goes with the end."""
+        self._context.set_trailing_metadata(trailing_metadata)
+
+    def trailing_metadata(self) -> MetadataInput:
+        """Return what was set."""
+        return self._context.trailing_metadata()
+
+    def set_code(self, code: grpc.StatusCode | int) -> None:
+        """Set the status the call ends with."""
+        self._context.set_code(code)
+
+    def code(self) -> grpc.StatusCode | None:
+        """Return the status that was set; None: none."""
+        return self._context.code()
+
+    def set_details(self, details: str) -> None:
+        """Set the text that goes with the status."""
+        self._context.set_details(details)
+
+    def details(self) -> str:
+        """Return the text that was set."""
+        return self._context.details()
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Do nothing: messages are not compressed on a link."""
+
+    def disable_next_message_compression(self) -> None:
+        """Do nothing: messages are not compressed on a link."""
+
+
+class SyncRequestIterator:
+    """The requests of a stream, for a plain `for` on the handler's thread."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        context = self._context
+        if threading.get_ident() == context.server.thread_id:
+            raise RuntimeError("a plain def handler that reads a request stream needs its own thread")
+        try:
+            request = asyncio.run_coroutine_threadsafe(
+                context.read(), context.server.loop
+            ).result()
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
+            # Cancelled or lost: for a thread there is no other way to say that nothing more comes.
+            raise grpc.aio.AbortError("The call is over.") from None
+        if request is grpc.aio.EOF:
+            raise StopIteration
+        return request
