@@ -124,6 +124,7 @@ class HubSessions:
         if not self.forwarder.handle(link, events, now_s=self._clock()):
             self.table.remove(link)
             self._drivers.pop(link, None)
+            self._check_drained()
             ended = events[-1]
             if isinstance(ended, LinkEnded) and isinstance(ended.error, ProtocolError):
                 _log.warning("link of %s ended: %s", link.instance, ended.error)
@@ -146,6 +147,9 @@ class HubSessions:
     def _flushed(self) -> None:
         if self.forwarder.starved_count:
             self.forwarder.serve_starved()
+        self._check_drained()
+
+    def _check_drained(self) -> None:
         if self._drained is not None and all(link.is_idle for link in self.table.links):
             self._drained.set()
 
@@ -163,7 +167,7 @@ class HubSessions:
         self._drain_until_s = self._clock() + timeout_s
         for link in self.table.links:
             link.go_away(reason="the hub stops", time_left_s=timeout_s)
-            link.flush_soon()
+            self._settle(link)
         if self.table.links:
             try:
                 async with asyncio.timeout(timeout_s):

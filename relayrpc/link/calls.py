@@ -543,6 +543,8 @@ class LinkCalls:
         """End a call opened by the peer, behind all data sent before; no-op once it has ended."""
         frame = pb.Frame()
         end = frame.end
+        # An END with nothing in it is an END all the same.
+        end.SetInParent()
         if status:
             end.status = status
             end.details = self._cut_details(details)

@@ -502,6 +502,9 @@ class Link(LinkCalls):
         if self.is_draining or self.state is LinkState.CLOSED:
             return
         self.is_draining = True
+        if self.state is LinkState.PARKED:
+            self._end(CarrierLostError(f"{reason}, and the link had no carrier"))
+            return
         going_away = pb.GoingAway(time_left_ms=int(time_left_s * 1000), reason=reason)
         self._outbox.add_control(encode_frame(pb.Frame(going_away=going_away)))
 
