@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, cast
@@ -36,6 +37,7 @@ __all__ = ["HTTPDoor"]
 _LOGGER: Final = logging.getLogger(__name__)
 _HEAD_BYTES_MAX: Final = 16 * KIB
 _BACKLOG: Final = 1024
+_ACCEPT_PAUSE_S: Final = 1.0
 # How long an answered connection may take to go away.
 _CLOSE_TIMEOUT_S: Final = 5.0
 
@@ -56,7 +58,7 @@ class HTTPDoor:
         self.limits = limits
         self.ssl_context = ssl_context
         self.on_carrier = on_carrier
-        self._server: asyncio.Server | None = None
+        self._listening: list[socket.socket] = []
         # Connections that have not become a carrier; at most limits.handshakes_open_max.
         self._open: set[_HTTPConnection] = set()
 
@@ -69,40 +71,74 @@ class HTTPDoor:
         """
         loop = asyncio.get_running_loop()
         try:
-            # TLS starts inside the connection, so that handshakes count against the bound.
-            self._server = await loop.create_server(
-                lambda: _HTTPConnection(self), host, port, backlog=_BACKLOG
+            found = await loop.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
+            for family, *_, name in dict.fromkeys(found):
+                # What the system chose for the first address is the port for all.
+                name = (name[0], port or name[1], *name[2:])
+                listener = socket.create_server(name, family=family, backlog=_BACKLOG)
+                self._listening.append(listener)
+                port = listener.getsockname()[1]
         except OSError as error:
+            self.stop_listening()
             reason = error.strerror or str(error)
             raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from error
-        return int(self._server.sockets[0].getsockname()[1])
+        for listener in self._listening:
+            listener.setblocking(False)
+            loop.add_reader(listener, self._accept, listener)
+        return port
 
     def stop_listening(self) -> None:
         """Close the port at once; carriers go on. Idempotent."""
-        if self._server is not None:
-            self._server.close()
+        loop = asyncio.get_running_loop()
+        for listener in self._listening:
+            loop.remove_reader(listener)
+            listener.close()
+        self._listening.clear()
 
     async def aclose(self) -> None:
         """Close the port and drop connections that never became a carrier. Idempotent."""
         self.stop_listening()
-        tasks = [c.tls_task for c in self._open if c.tls_task is not None]
+        opening = [connection.opening for connection in self._open if connection.opening]
         for connection in tuple(self._open):
             connection.drop()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    def admit(self, connection: _HTTPConnection) -> bool:
-        """Count a new connection; False when as many as may be are open already."""
-        if len(self._open) >= self.limits.handshakes_open_max:
-            _LOGGER.debug("refused a connection: %d handshakes are open", len(self._open))
-            return False
-        self._open.add(connection)
-        return True
+        if opening:
+            await asyncio.wait(opening)
 
     def forget(self, connection: _HTTPConnection) -> None:
         """Stop counting a connection that is gone or has become a carrier."""
         self._open.discard(connection)
+
+    def _accept(self, listener: socket.socket) -> None:
+        # By hand, because a server of the loop's own does not count handshakes of TLS.
+        for _ in range(_BACKLOG):
+            try:
+                accepted, _name = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause_accepting(listener, error)
+                return
+            accepted.setblocking(False)
+            if len(self._open) >= self.limits.handshakes_open_max:
+                _LOGGER.debug("refused a connection: %d handshakes are open", len(self._open))
+                accepted.close()
+                continue
+            connection = _HTTPConnection(self)
+            self._open.add(connection)
+            connection.open(accepted)
+
+    def _pause_accepting(self, listener: socket.socket, error: OSError) -> None:
+        """Without file descriptors the port would stay readable, and the loop would spin."""
+        _LOGGER.error("cannot accept connections for a moment: %s", error)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(_ACCEPT_PAUSE_S, self._resume_accepting, listener)
+
+    def _resume_accepting(self, listener: socket.socket) -> None:
+        if listener in self._listening:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
 
 class _HTTPConnection(asyncio.Protocol):
@@ -115,30 +151,34 @@ class _HTTPConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_answered = False
-        # The first bytes can overtake the task that learns of the secured transport.
-        self._is_tls_pending = door.ssl_context is not None
-        self.tls_task: asyncio.Task[None] | None = None
+        # Makes the transport, and the TLS handshake with it.
+        self.opening: asyncio.Task[None] | None = None
+
+    def open(self, accepted: socket.socket) -> None:
+        """Begin, with the time limit running."""
+        self._timer = self._loop.call_later(self._door.limits.handshake_timeout_s, self.drop)
+        self.opening = self._loop.create_task(self._open(accepted))
+
+    async def _open(self, accepted: socket.socket) -> None:
+        context = self._door.ssl_context
+        options: dict[str, float] = {}
+        if context is not None:
+            options["ssl_handshake_timeout"] = self._door.limits.handshake_timeout_s
+            options["ssl_shutdown_timeout"] = _CLOSE_TIMEOUT_S
+        try:
+            await self._loop.connect_accepted_socket(lambda: self, accepted, ssl=context, **options)
+        except OSError as error:
+            _LOGGER.debug("a connection did not open: %s", error)
+            self._finish()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not checked at run time: uvloop's transports are no subclasses.
         self._transport = cast("asyncio.Transport", transport)
-        if not self._door.admit(self):
-            self._transport.abort()
-            return
-        self._timer = self._loop.call_later(self._door.limits.handshake_timeout_s, self.drop)
-        if self._door.ssl_context is not None:
-            self._transport.pause_reading()
-            start_tls = self._start_tls(self._transport, self._door.ssl_context)
-            self.tls_task = self._loop.create_task(start_tls)
 
     def data_received(self, data: bytes) -> None:
         if self._is_answered:
             return
         self._http.receive_data(data)
-        if not self._is_tls_pending:
-            self._read_head()
-
-    def _read_head(self) -> None:
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as error:
@@ -154,31 +194,10 @@ class _HTTPConnection(asyncio.Protocol):
     def drop(self) -> None:
         """End the connection without an answer."""
         self._finish()
-        if self.tls_task is not None and not self.tls_task.done():
-            self.tls_task.cancel()
         if self._transport is not None:
             self._transport.abort()
-
-    async def _start_tls(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
-        try:
-            secured = await self._loop.start_tls(
-                transport,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=self._door.limits.handshake_timeout_s,
-                ssl_shutdown_timeout=_CLOSE_TIMEOUT_S,
-            )
-        except OSError as error:
-            _LOGGER.debug("a TLS handshake failed: %s", error)
-            self.drop()
-            return
-        if secured is None:
-            self.drop()
-            return
-        self._transport = secured
-        self._is_tls_pending = False
-        self._read_head()
+        elif self.opening is not None:
+            self.opening.cancel()
 
     def _request_received(self, request: h11.Request) -> None:
         path = request.target.partition(b"?")[0].decode("ascii", "replace")
