@@ -1,12 +1,34 @@
 """
-Typed remote procedure calls through a hub: hosts and callers both dial out. Re-exports only.
+Typed remote procedure calls through a hub: hosts and callers both dial out. Re-exports only, loaded when first used.
 
 Source: docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
+from typing import TYPE_CHECKING
 
-__all__ = ["__version__"]
+
+if TYPE_CHECKING:
+    from relayrpc import aio as aio
+    from relayrpc import errors as errors
+    from relayrpc.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
+    from relayrpc.limits import Limits as Limits
+
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "__version__", "aio", "errors"]
 
 __version__ = "0.1.0"
+
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError("relayrpc needs the GIL: grpcio does not support free-threaded Python; set PYTHON_GIL=1")
+
+
+def __getattr__(name: str) -> object:
+    if name in {"aio", "errors"}:
+        return importlib.import_module(f"relayrpc.{name}")
+    if name in {"DEFAULT_LIMITS", "Limits"}:
+        return getattr(importlib.import_module("relayrpc.limits"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -230,13 +230,29 @@ class Context(grpc.aio.ServicerContext):
 
     # --- requests ---
 
-    def release_opening(self) -> None:
-        """Keep what is needed of the OPEN: as a whole it would keep its batch in memory for as long as a stream lasts."""
+    def open_inbox(self, data: bytes, *, is_complete: bool) -> None:
+        """
+        Take requests that did not come whole in one OPEN.
+
+        Args:
+            data: What came in the OPEN.
+            is_complete: Nothing follows.
+        """
+        # The OPEN as a whole would keep its batch in memory for as long as a stream lasts.
         self.invocation_metadata()
         opening = type(self._opening)()
         opening.caller_peer = self._opening.caller_peer
         opening.caller_identity = self._opening.caller_identity
         self._opening = opening
+        assert self.call is not None
+        # The data in an OPEN needs no credit, and gives none back.
+        self.inbox = self.server.make_inbox(self.call, credit_bytes=len(data))
+        if data:
+            self.data_received(data)
+        if is_complete:
+            self.inbox.end()
+        else:
+            self.inbox.start()
 
     def start_requests(self) -> None:
         """Let the caller send: somebody is going to read."""

@@ -18,14 +18,16 @@ import grpc.aio
 from relayrpc.endpoint.context import RefusedError, RequestIterator
 from relayrpc.endpoint.metadata import MetadataTooLargeError
 from relayrpc.endpoint.sync_context import SyncContext, SyncRequestIterator
-from relayrpc.link.call import STATUS_CANCELLED, STATUS_RESOURCE_EXHAUSTED
+from relayrpc.link.call import STATUS_CANCELLED, STATUS_RESOURCE_EXHAUSTED, STATUS_UNIMPLEMENTED
 
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
 
 
-__all__ = ["run_call"]
+__all__ = ["METHOD_NOT_FOUND", "run_call"]
+
+METHOD_NOT_FOUND: Final = "Method not found!"
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 # Stands for the end of a plain generator.
@@ -62,7 +64,7 @@ async def _run(context: Context) -> None:
     if server.interceptors:
         entry = await server.intercept(context)
         if entry is None:
-            context.end(grpc.StatusCode.UNIMPLEMENTED.value[0], "Method not found!", not_executed=True)
+            context.end(STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND, not_executed=True)
             return
         context.entry = entry
     entry = context.entry
@@ -71,7 +73,6 @@ async def _run(context: Context) -> None:
         data = await context.take_request()
         request = data if entry.deserializer is None else entry.deserializer(data)
     else:
-        context.start_requests()
         request = RequestIterator(context) if entry.is_async else SyncRequestIterator(context)
     if not entry.is_async:
         await _run_plain(context, request)
@@ -121,7 +122,6 @@ async def _run_plain(context: Context, request: Any) -> None:
     except asyncio.CancelledError:
         close = getattr(responses, "close", None)
         if close is not None:
-            # It may stand in the middle of a step; then its thread finishes that, and nobody asks for the next.
             server.executor.submit(_close, close)
         raise
     context.complete()
@@ -135,6 +135,9 @@ def _next(responses: Iterator[Any]) -> Any:
 def _close(close: Any) -> None:
     try:
         close()
+    except ValueError:
+        # In the middle of a step; its thread finishes that, and nobody asks for the next.
+        pass
     except Exception:
         _LOGGER.exception("a handler's generator failed to close")
 

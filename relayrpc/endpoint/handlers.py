@@ -19,7 +19,7 @@ from relayrpc.endpoint.metadata import Metadatum
 from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["HandlerCallDetails", "HandlerTable", "MethodEntry", "make_entry"]
+__all__ = ["UNRESOLVED", "HandlerCallDetails", "HandlerTable", "MethodEntry", "make_entry"]
 
 _BEHAVIORS: Final = {
     (False, False): ("unary_unary", pb.SHAPE_UNARY_UNARY),
@@ -36,6 +36,16 @@ class _HandlerCallDetails(NamedTuple):
 
 class HandlerCallDetails(_HandlerCallDetails, grpc.HandlerCallDetails):
     """What generic handlers and interceptors are told of a call; `method` is "/pkg.Service/Method"."""
+
+
+def _is_async(behavior: Any) -> bool:
+    """Say whether calling it gives a coroutine or an async generator; else it runs in a thread."""
+    while isinstance(behavior, functools.partial):
+        behavior = behavior.func
+    if inspect.iscoroutinefunction(behavior) or inspect.isasyncgenfunction(behavior):
+        return True
+    call = getattr(type(behavior), "__call__", None)  # noqa: B004  # which function runs, not whether one does
+    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
 
 
 class MethodEntry:
@@ -74,6 +84,10 @@ def make_entry(handler: grpc.RpcMethodHandler) -> MethodEntry:
     if not callable(entry.behavior):
         raise grpc.aio.UsageError(f"handler {handler!r} has nothing to call for its shape")
     return entry
+
+
+UNRESOLVED: Final = MethodEntry(grpc.unary_unary_rpc_method_handler(None))
+"""Stands for a method until the server's interceptors have said what handles it."""
 
 
 class HandlerTable:
@@ -146,13 +160,3 @@ class HandlerTable:
             service = handler.service_name()
             services[service] = pb.ServiceDescription(name=service)
         return list(services.values())
-
-
-def _is_async(behavior: Any) -> bool:
-    """Say whether calling it gives a coroutine or an async generator; else it runs in a thread."""
-    while isinstance(behavior, functools.partial):
-        behavior = behavior.func
-    if inspect.iscoroutinefunction(behavior) or inspect.isasyncgenfunction(behavior):
-        return True
-    call = getattr(type(behavior), "__call__", None)  # noqa: B004  # which function runs, not whether one does
-    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)

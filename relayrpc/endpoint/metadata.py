@@ -142,15 +142,13 @@ def _decode(key: str, value: bytes) -> Metadatum:
 
 
 def _encode(
-    metadata: Iterable[tuple[str, str | bytes]], limit_bytes: int
+    metadata: Iterable[tuple[str | bytes, str | bytes]], limit_bytes: int
 ) -> tuple[Pairs, list[tuple[str, bytes]]]:
     pairs: list[tuple[str, bytes]] = []
     relay_pairs: list[tuple[str, bytes]] = []
     size = 0
     for raw_key, raw_value in metadata:
         key = raw_key.decode("ascii", errors="replace") if isinstance(raw_key, bytes) else raw_key
-        if not isinstance(key, str):
-            raise TypeError(f"metadata key must be str, not {type(raw_key).__name__}")
         if _KEY.fullmatch(key) is None:
             raise InternalError(f"Invalid metadata: key {key!r}")
         value = _encode_value(key, raw_value)

@@ -1,33 +1,39 @@
 """
-The host's server: a grpc.aio.Server that dials out and serves the calls its hub sends.
+The host's server: a grpc.aio.Server that dials out instead of listening.
 
-Owns: what is served, the life of the server, which task runs which call. Does not own: connecting (live_link.py), running a
-handler (dispatch.py), finding it (handlers.py).
-Source: grpc.aio.Server; DESIGN.md decision 10.
+Owns: registering, admitting calls, the life of the server. Does not own: connecting (live_link.py), running handlers
+(dispatch.py).
+Source: grpc.aio.Server; DESIGN.md decisions 1 and 10.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import grpc
 import grpc.aio
 
 from relayrpc.endpoint.context import Context
-from relayrpc.endpoint.dispatch import run_call
-from relayrpc.endpoint.handlers import HandlerCallDetails, HandlerTable, MethodEntry, make_entry
+from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call
+from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.metadata import decode_metadata
-from relayrpc.link.call import STATUS_RESOURCE_EXHAUSTED, STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
+from relayrpc.link.call import (
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAVAILABLE,
+    STATUS_UNIMPLEMENTED,
+)
 from relayrpc.link.messages import LENGTH_BYTES
 
 
 if TYPE_CHECKING:
+    from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
@@ -35,324 +41,307 @@ if TYPE_CHECKING:
 
 __all__ = ["Server"]
 
-_DIALS_OUT: Final = (
-    "this server opens no port: it dials out to its hub and serves through that connection; "
-    "delete the add_{kind}_port() call"
-)
 _INCIDENT_BYTES: Final = 4
+# After the last handler has returned, its END has this long to reach the hub.
+_FLUSH_TIMEOUT_S: Final = 1.0
+_FLUSH_CHECK_S: Final = 0.005
+
+
+class _RefusedCall:
+    """Takes what still arrives for a call that was refused in the same batch."""
+
+    def data_received(self, data: bytes) -> None:
+        """Drop it."""
+
+    def half_close_received(self) -> None:
+        """Drop it."""
+
+    def send_ready(self) -> None:
+        """Nobody writes."""
+
+    def call_ended(self, end: pb.End) -> None:
+        """It has ended."""
+
+
+_REFUSED_CALL: Final = _RefusedCall()
 
 
 class Server(grpc.aio.Server):
     """
     Serves through a hub. Made by `relayrpc.aio.server()`.
 
-    Attributes for reading: `limits`, `executor`, `interceptors`, `include_exception_detail`.
-    """
+    Unlike grpc.aio's it must be stopped: while it runs, dropping it changes nothing.
 
-    loop: asyncio.AbstractEventLoop
-    """Set by start()."""
-    thread_id: int
-    """Of the thread the loop runs on; set by start()."""
+    Attributes:
+        executor: Runs plain `def` handlers; may be replaced before start().
+        make_incident_id: Names the failure of a handler, in the log and to its caller; may be replaced.
+    """
 
     def __init__(
         self,
         make_live: Callable[[Callable[[Call, pb.Open], None]], LiveLink],
         *,
         address: str = "",
-        executor: Executor | None = None,
-        handlers: Iterable[grpc.GenericRpcHandler] = (),
-        interceptors: Iterable[grpc.aio.ServerInterceptor] = (),
+        migration_thread_pool: Executor | None = None,
+        handlers: Sequence[grpc.GenericRpcHandler] = (),
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         maximum_concurrent_rpcs: int | None = None,
         include_exception_detail: bool = False,
     ) -> None:
         """
         Args:
-            make_live: Makes the link, given who takes its calls.
-            address: Where to serve; empty: each service at its own name.
-            executor: Runs plain `def` handlers; None: a pool of Limits.handler_threads_max threads.
-            handlers: As add_generic_rpc_handlers().
+            make_live: Makes the link, given who takes its calls; it is started by start() and closed by stop().
+            address: Where to serve; empty: each service at its full name.
+            migration_thread_pool: For plain `def` handlers; None: a pool of its own.
+            handlers: Generic handlers to begin with.
             interceptors: Outermost first.
-            maximum_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED.
-            include_exception_detail: Tell callers the text of a handler's unexpected exception.
+            maximum_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED; None: the link's own bound.
+            include_exception_detail: Tell callers the text of handlers' exceptions, as grpc.aio does.
 
         Raises:
-            ValueError: An interceptor is no grpc.aio.ServerInterceptor.
+            ValueError: An interceptor is none.
+            UsageError: A generic handler does not name its service.
         """
-        self.interceptors: Sequence[grpc.aio.ServerInterceptor] = tuple(interceptors)
-        for interceptor in self.interceptors:
-            if not isinstance(interceptor, grpc.aio.ServerInterceptor):
-                raise ValueError(f"Interceptor {interceptor} must be ServerInterceptor.")
-        self._live = make_live(self._call_opened)
-        self.limits = self._live.limits
-        self.clock: Callable[[], float] = self._live.now_s
-        self.executor: Executor = executor or ThreadPoolExecutor(
-            self.limits.handler_threads_max, thread_name_prefix="relayrpc handler"
-        )
-        self._owns_executor = executor is None
+        wrong = [each for each in interceptors if not isinstance(each, grpc.aio.ServerInterceptor)]
+        if wrong:
+            raise ValueError(
+                f"Interceptor must be ServerInterceptor, the following are invalid: {wrong}"
+            )
+        self.live = make_live(self._call_opened)
+        self.limits = self.live.limits
+        self.clock: Callable[[], float] = self.live.now_s
+        self.interceptors = tuple(interceptors)
         self.include_exception_detail = include_exception_detail
+        self.make_incident_id: Callable[[], str] = functools.partial(
+            secrets.token_hex, _INCIDENT_BYTES
+        )
+        # Threads start when the first plain handler is called.
+        self.executor: Executor = migration_thread_pool or ThreadPoolExecutor(
+            thread_name_prefix="relayrpc-handler"
+        )
+        self._owns_executor = migration_thread_pool is None
         self._address = address
-        self._calls_max = maximum_concurrent_rpcs
         self._table = HandlerTable()
         self._table.add_generic(handlers)
+        self._calls_max = (
+            self.limits.calls_open_max if maximum_concurrent_rpcs is None else maximum_concurrent_rpcs
+        )
         self._assembly = Assembly(self.limits)
-        # Every call whose handler has not returned.
-        self._running: set[Context] = set()
+        # Calls whose handler has not returned.
+        self._contexts: set[Context] = set()
         self._is_started = False
-        # No new calls are taken.
-        self._is_stopping = False
-        self._stopped: asyncio.Event | None = None
-        self._stop_grace_until_s: float | None = None
         self._stopping: asyncio.Task[None] | None = None
-        # Set when no handler runs any more, while stop() waits for that.
-        self._quiet: asyncio.Event | None = None
+        # Set when the handlers that remain are to be given up; the earliest grace wins.
+        self._give_up: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._terminated = asyncio.Event()
 
-    @property
-    def link(self) -> LiveLink:
-        """The live link, for a look at its state and carrier."""
-        return self._live
-
-    # --- what is served ---
+    # --- registering ---
 
     def add_generic_rpc_handlers(
         self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
     ) -> None:
-        """Add handlers; before start()."""
+        """
+        Add handlers; only before start().
+
+        Raises:
+            UsageError: The server has started, or a handler does not name its service.
+        """
         self._require_not_started()
         self._table.add_generic(generic_rpc_handlers)
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler]
     ) -> None:
-        """Add a service's methods by name; before start()."""
+        """
+        Add the methods of a service; only before start(). They win over generic handlers of the same name.
+
+        Raises:
+            UsageError: The server has started.
+        """
         self._require_not_started()
         self._table.add_registered(service_name, method_handlers)
 
     def add_insecure_port(self, address: str) -> NoReturn:
-        """
-        Refuse: this server dials out.
-
-        Raises:
-            UsageError: Always.
-        """
-        raise grpc.aio.UsageError(_DIALS_OUT.format(kind="insecure"))
+        """Raise UsageError: this server listens nowhere."""
+        self._refuse_port(address)
 
     def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> NoReturn:
-        """
-        Refuse: this server dials out.
+        """Raise UsageError: this server listens nowhere."""
+        self._refuse_port(address)
 
-        Raises:
-            UsageError: Always.
-        """
-        raise grpc.aio.UsageError(_DIALS_OUT.format(kind="secure"))
+    def _refuse_port(self, address: str) -> NoReturn:
+        raise grpc.aio.UsageError(
+            f"this server dials out to its hub and listens on no port; remove the port {address!r}"
+        )
 
     def _require_not_started(self) -> None:
         if self._is_started:
-            raise grpc.aio.UsageError("the server was started; add handlers before start()")
+            raise grpc.aio.UsageError("handlers must be added before the server is started")
 
     # --- life ---
 
     async def start(self) -> None:
         """
-        Dial the hub and announce the services; returns when calls may come.
+        Connect to the hub and register there; calls may come when this returns. Only once.
 
         Raises:
-            ConnectError: The hub is not reached (unless the server was told to keep trying).
-            LinkRefusedError: The hub refused the link or the announcement.
-            UsageError: It was started before, or serves nothing.
+            UsageError: It was started or stopped before.
+            ConnectError: The hub cannot be reached, and the server was not told to keep trying.
+            LinkRefusedError: The hub refused the link or the registration.
         """
-        self._require_not_started()
-        services = self._table.describe()
-        if not services:
-            raise grpc.aio.UsageError("the server serves nothing; add a servicer before start()")
+        if self._is_started or self._stopping is not None:
+            raise grpc.aio.UsageError("a server can be started once")
         self._is_started = True
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
-        self._stopped = asyncio.Event()
         try:
-            await self._live.connected()
-            await self._live.announce(self._address, services)
+            await self.live.connected()
+            services = self._table.describe()
+            if services:
+                await self.live.announce(self._address, services)
         except BaseException:
-            await self._live.aclose()
-            self._release()
+            await self.live.aclose()
             raise
 
     async def stop(self, grace: float | None) -> None:
         """
-        Take no new calls, wait up to `grace` seconds for those that run, cancel the rest, end the link.
+        Refuse new calls at once, let running ones finish for `grace` seconds, then end and cancel the rest.
 
-        Returns when all of that is done. Called again, the earlier of both graces counts; calling it
-        on a server that was never started ends it too. Cancelling the wait does not stop the stopping.
-
-        Args:
-            grace: Seconds; None: cancel at once.
+        Returns when every handler has returned and the link is closed. Idempotent; may be called again with a smaller grace.
+        Cancelling it leaves the stop under way.
         """
-        if self._stopped is None:
-            self._is_started = True
-            self._is_stopping = True
-            await self._live.aclose()
-            self._release()
-            return
-        until_s = self.clock() + (grace or 0.0)
-        if self._stop_grace_until_s is None or until_s < self._stop_grace_until_s:
-            self._stop_grace_until_s = until_s
-            if self._quiet is not None:
-                # Wake the one who waits with the longer grace.
-                self._quiet.set()
         if self._stopping is None:
-            self._is_stopping = True
-            self._stopping = self.loop.create_task(self._stop(), name="relayrpc server stop")
+            self._stopping = asyncio.get_running_loop().create_task(self._stop())
+        if self._contexts:
+            self._give_up_in(grace or 0.0)
         await asyncio.shield(self._stopping)
 
-    async def _stop(self) -> None:
-        await self._live.withdraw_all()
-        self._quiet = asyncio.Event()
-        while self._running:
-            assert self._stop_grace_until_s is not None
-            left_s = self._stop_grace_until_s - self.clock()
-            if left_s <= 0:
-                break
-            self._quiet.clear()
-            try:
-                async with asyncio.timeout(left_s):
-                    await self._quiet.wait()
-            except TimeoutError:
-                break
-        tasks = [context.task for context in self._running if context.task is not None]
-        for context in list(self._running):
-            context.end(STATUS_UNAVAILABLE, "the host stopped")
-            context.cancel_task()
-        if tasks:
-            await asyncio.wait(tasks)
-        await self._live.aclose()
-        self._release()
-        assert self._stopped is not None
-        self._stopped.set()
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Wait until the server has stopped; True when `timeout` seconds passed before."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._terminated.wait()
+        except TimeoutError:
+            return True
+        return False
 
-    def _release(self) -> None:
+    async def _stop(self) -> None:
+        if self._is_started:
+            await self.live.withdraw_all()
+            while self._contexts:
+                self._idle.clear()
+                await self._idle.wait()
+            await self._flush()
+        if self._give_up is not None:
+            self._give_up.cancel()
+        await self.live.aclose()
         if self._owns_executor:
             self.executor.shutdown(wait=False, cancel_futures=True)
+        self._terminated.set()
 
-    async def wait_for_termination(self, timeout: float | None = None) -> bool:
-        """
-        Wait until the server has stopped, or its link has ended for good.
+    async def _flush(self) -> None:
+        """Let the last ENDs reach the hub: closing the link drops what is unsent."""
+        until_s = self.clock() + _FLUSH_TIMEOUT_S
+        while (  # noqa: ASYNC110  # the link has no event for "all acknowledged", and this is rare
+            self.live.state is grpc.ChannelConnectivity.READY
+            and not self.live.link.is_idle
+            and self.clock() < until_s
+        ):
+            await asyncio.sleep(_FLUSH_CHECK_S)
 
-        Returns:
-            True when `timeout` seconds passed before.
+    def _give_up_in(self, grace_s: float) -> None:
+        due_s = self.loop.time() + grace_s
+        if self._give_up is not None:
+            if self._give_up.when() <= due_s:
+                return
+            self._give_up.cancel()
+        self._give_up = self.loop.call_at(due_s, self._cancel_calls)
 
-        Raises:
-            RelayError: The hub ended the link for good: another process took this instance's place, or it was refused.
-        """
-        if self._stopped is None:
-            raise grpc.aio.UsageError("the server was not started")
-        stopped = self.loop.create_task(self._stopped.wait())
-        lost = self.loop.create_task(self._live.lost())
-        try:
-            done, _ = await asyncio.wait(
-                (stopped, lost), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            stopped.cancel()
-            lost.cancel()
-        if lost in done and stopped not in done:
-            raise lost.result()
-        return not done
+    def _cancel_calls(self) -> None:
+        for context in list(self._contexts):
+            context.end(STATUS_UNAVAILABLE, "the host stopped")
+            context.cancel_task()
 
     # --- calls ---
 
     def _call_opened(self, call: Call, opening: pb.Open) -> None:
-        """Take a call: find its handler and start its task. Nothing here waits."""
-        link = call.link
-        if self._is_stopping:
-            link.end_call(
-                call, status=STATUS_UNAVAILABLE, details="the host is stopping", not_executed=True
-            )
-            return
-        if self._calls_max is not None and len(self._running) >= self._calls_max:
-            link.end_call(
-                call,
-                status=STATUS_RESOURCE_EXHAUSTED,
-                details="Concurrent RPC limit exceeded!",
-                not_executed=True,
-            )
-            return
-        entry = self._table.entries.get(call.method) or self._table.find(
-            call.method, lambda: decode_metadata(opening.metadata)
-        )
-        if entry is None:
-            link.end_call(
-                call, status=STATUS_UNIMPLEMENTED, details="Method not found!", not_executed=True
-            )
-            return
-        context = Context(self, call, opening, entry)
-        call.app = context
-        if not self._take_whole_request(context, opening):
-            self._start_inbox(context, opening)
-            if context.call is None:
+        """Start the handler of a call; the link's on_call."""
+        entry = self._table.entries.get(call.method)
+        if entry is None or self.interceptors or self._stopping is not None:
+            entry = self._resolve(call, opening)
+            if entry is None:
                 return
-        self._running.add(context)
-        context.task = self.loop.create_task(run_call(context))
-
-    def _take_whole_request(self, context: Context, opening: pb.Open) -> bool:
-        """Take the one request of a unary method that came whole with the OPEN: the hot path."""
-        if context.entry.has_request_stream or not opening.half_close:
-            return False
-        data = opening.data
-        size = len(data) - LENGTH_BYTES
-        if (
-            size < 0
-            or size > self.limits.message_bytes_max
-            or int.from_bytes(data[:LENGTH_BYTES], "big") != size
-        ):
-            return False
-        context.request = data[LENGTH_BYTES:]
-        return True
-
-    def _start_inbox(self, context: Context, opening: pb.Open) -> None:
-        call = context.call
-        assert call is not None
-        context.inbox = Inbox(
-            call, credit_bytes=0, limits=self.limits, assembly=self._assembly, clock=self.clock
-        )
+        contexts = self._contexts
+        if len(contexts) >= self._calls_max:
+            self._refuse(call, STATUS_RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+            return
+        call.app = context = Context(self, call, opening, entry)
+        contexts.add(context)
         data = opening.data
         is_complete = opening.half_close
-        context.release_opening()
-        if not context.entry.has_request_stream and not is_complete:
-            # A request larger than the OPEN: nobody has to ask for the rest.
-            context.start_requests()
-        if data:
-            context.data_received(data)
-        if is_complete:
-            context.half_close_received()
+        size = len(data) - LENGTH_BYTES
+        if (
+            is_complete
+            and not entry.has_request_stream
+            and entry is not UNRESOLVED
+            and 0 <= size <= self.limits.message_bytes_max
+            and int.from_bytes(data[:LENGTH_BYTES], "big") == size
+        ):
+            context.request = data[LENGTH_BYTES:]
+        else:
+            context.open_inbox(data, is_complete=is_complete)
+            if context.call is None:
+                return
+        context.task = self.loop.create_task(run_call(context))
+
+    def _resolve(self, call: Call, opening: pb.Open) -> MethodEntry | None:
+        """Find the handler of a call where a look into the table does not do; refuses the call where there is none."""
+        if self._stopping is not None:
+            self._refuse(call, STATUS_UNAVAILABLE, "the host is stopping")
+            return None
+        if self.interceptors:
+            return UNRESOLVED
+        entry = self._table.find(call.method, lambda: decode_metadata(opening.metadata))
+        if entry is None:
+            self._refuse(call, STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND)
+        return entry
+
+    def _refuse(self, call: Call, status: int, details: str) -> None:
+        call.app = _REFUSED_CALL
+        call.link.end_call(call, status=status, details=details, not_executed=True)
+        call.link.flush_soon()
+
+    async def intercept(self, context: Context) -> MethodEntry | None:
+        """Run the interceptors of one call; None when they or the table give no handler."""
+        details = HandlerCallDetails(f"/{context.method}", context.invocation_metadata())
+        handler = await self._intercept_from(0, details)
+        return None if handler is None else make_entry(handler)
+
+    async def _intercept_from(
+        self, index: int, details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler | None:
+        if index < len(self.interceptors):
+            return await self.interceptors[index].intercept_service(
+                functools.partial(self._intercept_from, index + 1), details
+            )
+        entry = self._table.find(
+            details.method.removeprefix("/"), lambda: tuple(details.invocation_metadata)
+        )
+        return None if entry is None else entry.handler
+
+    def make_inbox(self, call: Call, *, credit_bytes: int) -> Inbox:
+        """Make the inbox of a call's requests."""
+        return Inbox(
+            call,
+            credit_bytes=credit_bytes,
+            limits=self.limits,
+            assembly=self._assembly,
+            clock=self.clock,
+        )
 
     def left(self, context: Context) -> None:
         """Note that nothing runs for a call any more."""
-        self._running.discard(context)
-        if self._quiet is not None and not self._running:
-            self._quiet.set()
-
-    async def intercept(self, context: Context) -> MethodEntry | None:
-        """Ask the interceptors which handler shall run; None: the method is not served."""
-        details = HandlerCallDetails(
-            f"/{context.method}", tuple(context.invocation_metadata())
-        )
-        handler = await self._continuation(0, context.entry.handler)(details)
-        return None if handler is None else make_entry(handler)
-
-    def _continuation(self, place: int, handler: grpc.RpcMethodHandler) -> Callable[[Any], Any]:
-        if place == len(self.interceptors):
-
-            async def found(_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-                return handler
-
-            return found
-        interceptor = self.interceptors[place]
-        following = self._continuation(place + 1, handler)
-
-        async def intercepted(details: grpc.HandlerCallDetails) -> Any:
-            return await interceptor.intercept_service(following, details)
-
-        return intercepted
-
-    def make_incident_id(self) -> str:
-        """Make the id that a caller is told and the log has."""
-        return secrets.token_hex(_INCIDENT_BYTES)
+        self._contexts.discard(context)
+        if self._stopping is not None and not self._contexts:
+            self._idle.set()
