@@ -1,5 +1,6 @@
 """
-What tests of programs on the relay need: carriers in memory, carriers that break, and the suite every carrier passes.
+What tests of programs on the relay need: carriers in memory, carriers that break, and the suite
+every carrier passes.
 
 Re-exports only.
 Source: docs/reference/testing.md.
