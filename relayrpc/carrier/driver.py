@@ -122,6 +122,9 @@ class LinkDriver:
         if not self._is_flush_due:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
+        elif self.link.has_full_batch():
+            # The peer can begin with these while this process makes more.
+            self._pump(self._clock())
 
     def stop(self) -> None:
         """Close carriers and timer; what a carrier was handed still goes out. Idempotent."""
@@ -137,16 +140,12 @@ class LinkDriver:
         self._is_flush_due = False
         link = self.link
         now_s = self._clock()
-        for ride in self._rides if len(self._rides) == 1 else list(self._rides):
-            carrier = ride.carrier
-            while carrier.is_writable:
-                batch = link.batch_to_send(attempt=ride.attempt, now_s=now_s)
-                if batch is None:
-                    break
-                carrier.send_nowait(batch)
-            if ride.attempt < link.attempt and len(self._rides) > 1:
-                # Overtaken by a newer carrier: what it still delivers would be dropped.
-                carrier.close()
+        self._pump(now_s)
+        if len(self._rides) > 1:
+            for ride in list(self._rides):
+                if ride.attempt < link.attempt:
+                    # Overtaken by a newer carrier: what it still delivers would be dropped.
+                    ride.carrier.close()
         self._deliver()
         if self._flushed is not None:
             self._flushed()
@@ -154,6 +153,17 @@ class LinkDriver:
             self.stop()
         else:
             self._set_timer(now_s)
+
+    def _pump(self, now_s: float) -> None:
+        """Send while carriers take it."""
+        link = self.link
+        for ride in self._rides:
+            carrier = ride.carrier
+            while carrier.is_writable:
+                batch = link.batch_to_send(attempt=ride.attempt, now_s=now_s)
+                if batch is None:
+                    break
+                carrier.send_nowait(batch)
 
     def _deliver(self) -> None:
         events = self.link.events_received()
@@ -196,9 +206,17 @@ class _Ride:
 
     def batch_received(self, batch: bytes) -> None:
         driver = self._driver
-        driver.link.receive_batch(batch, attempt=self.attempt, now_s=driver._clock())
+        link = driver.link
+        now_s = driver._clock()
+        link.receive_batch(batch, attempt=self.attempt, now_s=now_s)
         driver._deliver()
-        driver.flush_soon()
+        if driver._is_flush_due:
+            return
+        if link.is_flush_due(now_s=now_s):
+            driver.flush_soon()
+        else:
+            # Mostly nothing is due but an ack in a while.
+            driver._set_timer(now_s)
 
     def writable(self) -> None:
         self._driver._flush()

@@ -83,7 +83,9 @@ class WebSocketCarrier(asyncio.Protocol, Carrier):
         self.peer, self.is_loopback = peer_text(transport.get_extra_info("peername"))
         self.is_secure = transport.get_extra_info("sslcontext") is not None
         self.is_writable = True
-        transport.set_write_buffer_limits(high=_UNSENT_BYTES_HIGH)
+        # Nothing is held back for the end of the turn, as uvloop does below its mark: what the
+        # socket does not take at once waits here, and pauses the link.
+        transport.set_write_buffer_limits(high=0)
         _tune_socket(transport.get_extra_info("socket"))
         transport.set_protocol(self)
 

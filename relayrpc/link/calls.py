@@ -121,6 +121,10 @@ class LinkCalls:
         """True while the peer takes another call from here."""
         return self._own_calls_count < self._own_calls_max
 
+    def has_full_batch(self) -> bool:
+        """Say whether so many small frames wait that the peer should have them before the turn ends."""
+        return self._outbox.has_full_batch()
+
     # --- receiving ---
 
     def _receive_open(self, frame: pb.Frame, sent_s: float, now_s: float) -> None:

@@ -73,7 +73,13 @@ def encode_frame(frame: pb.Frame) -> bytes:
 
 def encode_batch(frames: bytes, *, number: int, ack: int, age_ms: int = 0) -> bytes:
     """Put the header before frames that `encode_frame` made."""
-    return pb.Batch(number=number, ack=ack, age_ms=age_ms).SerializeToString() + frames
+    # Written out: one small message a batch costs more to build than the header is worth.
+    header = b"\x08" + _varint(number)
+    if ack:
+        header += b"\x10" + _varint(ack)
+    if age_ms:
+        header += b"\x18" + _varint(age_ms)
+    return header + frames
 
 
 def encode_unnumbered(*frames: pb.Frame, ack: int = 0) -> bytes:

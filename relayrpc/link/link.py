@@ -559,6 +559,18 @@ class Link(LinkCalls):
             return encode_unnumbered(ack=log.ack_to_send())
         return None
 
+    def is_flush_due(self, *, now_s: float) -> bool:
+        """Say whether batch_to_send() may have something, or the link is over."""
+        ack_due_s = self.log.ack_due_s
+        return bool(
+            (ack_due_s is not None and ack_due_s <= now_s)
+            or not self._outbox.is_empty()
+            or self._outbox.ready_calls
+            or self._unnumbered
+            or self.log.has_batches_again
+            or self.state is LinkState.CLOSED
+        )
+
     # --- time ---
 
     def next_deadline_s(self) -> float | None:

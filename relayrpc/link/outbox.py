@@ -32,6 +32,9 @@ _OPENING: Final = 1
 _SMALL: Final = 2
 _BULK: Final = 3
 
+# Two processes that wait for each other's whole turn use one core. Batches of this many frames keep
+# both at work; smaller ones cost more in system calls than they gain. Measured: docs/performance.md.
+_FULL_BATCH_FRAMES: Final = 16
 _STALE_MAX: Final = 1024
 
 # Header of a batch, and tag, length, call id and data field of a frame.
@@ -84,6 +87,10 @@ class Outbox:
     def is_empty(self) -> bool:
         """True when nothing could go into a batch now."""
         return not (self._control or self._small or self._bulk or self._grants or self._names)
+
+    def has_full_batch(self) -> bool:
+        """True when enough small frames wait to be worth a batch of their own."""
+        return len(self._control) >= _FULL_BATCH_FRAMES
 
     # --- filling ---
 
