@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -24,6 +25,7 @@ PAGES = sorted(
     path
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/**/*.md")]
 )
+SNIPPET = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -103,7 +105,7 @@ def test_makefile_has_every_verb_that_the_documentation_names() -> None:
 
 
 def test_readme_example_compiles() -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
+    (example,) = SNIPPET.findall(read("README.md"))
     assert len(example.splitlines()) <= 20
     compile(example, "README.md", "exec")
 
@@ -112,3 +114,33 @@ def test_module_runs_as_the_command() -> None:
     command = [sys.executable, "-m", "relayrpc", "version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert re.fullmatch(r"relayrpc \d+\.\d+\.\d+\S*\n", done.stdout)
+
+
+def examples() -> list[Any]:
+    """The complete programs in the reference pages."""
+    found = [
+        pytest.param(code, id=f"{page.stem}-{number}")
+        for page in sorted(ROOT.glob("docs/reference/*.md"))
+        for number, code in enumerate(SNIPPET.findall(page.read_text(encoding="utf-8")), start=1)
+    ]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("code", examples())
+def test_reference_example_runs(code: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_code_cites_only_pages_that_exist() -> None:
+    cited = {
+        f"{path.relative_to(ROOT)}: {page}"
+        for path in [*ROOT.glob("relayrpc/**/*.py"), *ROOT.glob("tests/**/*.py")]
+        for page in re.findall(r"docs/[\w/.-]+\.md", path.read_text(encoding="utf-8"))
+        if not (ROOT / page).exists()
+    }
+    assert not cited

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Iterator
 from typing import Final
 
 
 __all__ = ["MODULES", "describe"]
 
-MODULES: Final = ("relayrpc", "relayrpc.aio", "relayrpc.errors", "relayrpc.limits")
+MODULES: Final = (
+    "relayrpc",
+    "relayrpc.aio",
+    "relayrpc.errors",
+    "relayrpc.limits",
+    "relayrpc.testing",
+)
 
 
 def describe() -> str:
@@ -47,4 +54,4 @@ def _parameters(function: object) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(describe(), end="")
+    sys.stdout.write(describe())
