@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import re
 import resource
 import sys
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 
@@ -52,10 +53,15 @@ class Process:
         self._reader = asyncio.ensure_future(self._read_all(outputs))
 
     @classmethod
-    async def start(cls, name: str, argv: Sequence[str]) -> Self:
-        """Start `argv` with pipes for all three standard streams."""
+    async def start(cls, name: str, argv: Sequence[str], variables: Mapping[str, str]) -> Self:
+        """Start `argv`, with more environment variables and pipes for all three streams."""
         process = await asyncio.create_subprocess_exec(
-            *argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=LINE_BYTES_MAX
+            *argv,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            limit=LINE_BYTES_MAX,
+            env={**os.environ, **variables},
         )
         return cls(name, process)
 
@@ -186,7 +192,12 @@ class Worker(Process):
 class Processes:
     """Every process of one measurement; none survives the `async with` block."""
 
-    def __init__(self) -> None:
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            variables: Environment variables that every process gets beside ours.
+        """
+        self._variables = variables or {}
         self._started: list[Process] = []
 
     async def __aenter__(self) -> Self:
@@ -205,14 +216,16 @@ class Processes:
     async def start_program(self, name: str, *argv: str) -> Process:
         """Start a program that is not one of ours; it dies with the benchmark."""
         self._check_count()
-        process = await Process.start(name, [sys.executable, "-m", "benchmarks.leash", *argv])
+        leashed = [sys.executable, "-m", "benchmarks.leash", *argv]
+        process = await Process.start(name, leashed, self._variables)
         self._started.append(process)
         return process
 
     async def start_worker(self, name: str, module: str, *arguments: str) -> Worker:
         """Start a module of ours and wait until it is ready."""
         self._check_count()
-        worker = await Worker.start(name, [sys.executable, "-m", module, *arguments])
+        argv = [sys.executable, "-m", module, *arguments]
+        worker = await Worker.start(name, argv, self._variables)
         self._started.append(worker)
         await worker.line_matching("^ready$")
         return worker

@@ -8,17 +8,16 @@ have each made one call.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from benchmarks.accounting import resident_bytes, sockets_count
-from benchmarks.harness import BenchmarkError
+from benchmarks.harness import BenchmarkError, Processes
 from benchmarks.scenarios import STREAMING_SIDES, Scenario
 
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Processes
     from benchmarks.scenarios import Effort
-    from benchmarks.side import Service
+    from benchmarks.side import Service, Side
 
 
 __all__ = ["MEMORY_SCENARIOS", "IdleLinks", "SecureIdleLinks"]
@@ -69,7 +68,18 @@ class SecureIdleLinks(IdleLinks):
     """The same with TLS on every link."""
 
     name = "secure_idle_links"
-    is_secure: ClassVar[bool] = True
+    sides = ("websocket", "grpc")
+
+    async def run(self, side: Side, effort: Effort) -> dict[str, float]:
+        """Measure with a certificate authority of its own."""
+        from benchmarks.certificates import made_certificates
+        from benchmarks.relay_side import CA_VARIABLE, Relay
+
+        assert isinstance(side, Relay)
+        with made_certificates() as made:
+            async with Processes({CA_VARIABLE: made.ca_file}) as processes:
+                service = await Relay(side.carrier, made).start(processes)
+                return await self.measure(processes, service, effort)
 
 
 async def settled_bytes(pid: int) -> int:

@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Final, Literal
 
 from benchmarks.services import GRPCCaller, add_services
 from benchmarks.side import Service, Side
 from relayrpc import aio
+from relayrpc.carrier.tls import TLSOptions
 
 
 if TYPE_CHECKING:
-    from benchmarks.harness import Process, Processes
+    from benchmarks.certificates import Certificates
+    from benchmarks.harness import Processes
 
 
-__all__ = ["Relay", "start_hub"]
+__all__ = ["CA_VARIABLE", "Relay"]
 
 ADDRESS: Final = "bench/echo"
-
-
-async def start_hub(processes: Processes, *options: str) -> tuple[Process, int, int]:
-    """Start a hub on free ports; returns it with its gRPC and its HTTP port."""
-    argv = (sys.executable, "-m", "relayrpc", "hub")
-    ports = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
-    hub = await processes.start_program("hub", *argv, *ports, *options)
-    found = await hub.line_matching(r"listening: grpc 127\.0\.0\.1:(\d+), http 127\.0\.0\.1:(\d+)")
-    return hub, int(found[1]), int(found[2])
+CA_VARIABLE: Final = "BENCHMARK_CA_FILE"
+"""Environment variable that tells hosts and callers which certificates to trust."""
+SCHEMES: Final = {
+    ("websocket", False): "ws",
+    ("websocket", True): "wss",
+    ("grpc", False): "relay",
+    ("grpc", True): "relays",
+}
 
 
 class Relay(Side):
     """One carrier, pinned at both ends."""
 
-    def __init__(self, carrier: Literal["websocket", "grpc"]) -> None:
+    def __init__(
+        self, carrier: Literal["websocket", "grpc"], certificates: Certificates | None = None
+    ) -> None:
         self.name = carrier  # type: ignore[misc]  # The same class is two sides.
-        self._carrier = carrier
+        self.carrier = carrier
+        self._certificates = certificates
+        ca_file = os.environ.get(CA_VARIABLE)
+        self._tls = TLSOptions(ca_file=ca_file) if ca_file else None
 
     async def start(self, processes: Processes) -> Service:
         """Start a hub, then the host that dials it."""
-        hub, grpc_port, http_port = await start_hub(processes)
-        port = http_port if self._carrier == "websocket" else grpc_port
-        scheme = "ws" if self._carrier == "websocket" else "relay"
+        argv = [sys.executable, "-m", "relayrpc", "hub"]
+        argv += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+        made = self._certificates
+        if made is not None:
+            argv += ["--tls-cert", made.chain_file, "--tls-key", made.key_file]
+        hub = await processes.start_program("hub", *argv)
+        ports = await hub.line_matching(
+            r"listening: grpc 127\.0\.0\.1:(\d+), http 127\.0\.0\.1:(\d+)"
+        )
+        port = int(ports[2] if self.carrier == "websocket" else ports[1])
+        scheme = SCHEMES[self.carrier, made is not None]
         url = f"{scheme}://127.0.0.1:{port}/{ADDRESS}"
         host = await processes.start_worker("relay host", "benchmarks.host", self.name, url)
         pids = {"hub": hub.pid, "host": host.pid}
@@ -47,13 +62,13 @@ class Relay(Side):
 
     async def serve(self, url: str) -> str:
         """Dial the hub and announce the address."""
-        self._server = aio.server(url, carrier=self._carrier)
+        self._server = aio.server(url, carrier=self.carrier, tls=self._tls)
         add_services(self._server)
         await self._server.start()
         return url
 
     async def connect(self, url: str) -> GRPCCaller:
         """Open a channel."""
-        caller = GRPCCaller(aio.channel(url, carrier=self._carrier))
+        caller = GRPCCaller(aio.channel(url, carrier=self.carrier, tls=self._tls))
         await caller.check()
         return caller

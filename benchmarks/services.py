@@ -64,7 +64,8 @@ def add_services(server: grpc.aio.Server) -> None:
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)
+    # What grpcio-tools writes has no annotations.
+    greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)  # type: ignore[no-untyped-call]
 
 
 class GRPCCaller(Caller):
@@ -75,7 +76,7 @@ class GRPCCaller(Caller):
         self.echo = partial(channel.unary_unary(f"/{SERVICE}/Echo"), timeout=CALL_TIMEOUT_S)
         self._open_stream = channel.unary_stream(f"/{SERVICE}/Stream")
         self.stream = self._stream
-        stub = greeter_pb2_grpc.GreeterStub(channel)
+        stub = greeter_pb2_grpc.GreeterStub(channel)  # type: ignore[no-untyped-call]
         request = greeter_pb2.HelloRequest(name=NAME)
         self.greet = partial(stub.SayHello, request, timeout=CALL_TIMEOUT_S)
 
