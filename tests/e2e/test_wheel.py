@@ -5,9 +5,11 @@ environment outside the repository, and make a call with a generated stub throug
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -18,6 +20,8 @@ from tests.e2e.processes import running_hub
 
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+SLOW = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 CALL = """\
@@ -57,10 +61,23 @@ def test_wheel_holds_the_package_and_its_protos_and_nothing_else(wheel: Path) ->
     assert {top for top in tops if not top.endswith(".dist-info")} == {"relayrpc"}
 
 
-def test_call_goes_through_a_hub_with_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+def lowest_versions() -> list[str]:
+    """Exact requirements at the lower bounds that pyproject.toml declares."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["hub"]]
+    return [re.sub(r">=([\d.]+)[^;]*", r"==\1 ", requirement) for requirement in declared]
+
+
+@pytest.mark.parametrize(
+    "versions",
+    [pytest.param([], id="newest"), pytest.param(lowest_versions(), id="lowest", marks=SLOW)],
+)
+def test_call_goes_through_a_hub_with_the_wheel_alone(
+    versions: list[str], wheel: Path, tmp_path: Path
+) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", f"{wheel}[hub]"]
+    install = [str(python), "-m", "pip", "install", "--quiet", f"{wheel}[hub]", *versions]
     subprocess.run(install, check=True, capture_output=True)
     # The sample is the user's own code; the package itself must come from the wheel.
     work = tmp_path / "work"
