@@ -1,5 +1,6 @@
 """
-Typed remote procedure calls through a hub: hosts and callers both dial out. Re-exports only, loaded when first used.
+Typed remote procedure calls through a hub: hosts and callers both dial out. Re-exports only, loaded
+when first used.
 
 Source: docs/ARCHITECTURE.md.
 """
@@ -23,7 +24,9 @@ __all__ = ["DEFAULT_LIMITS", "Limits", "__version__", "aio", "errors"]
 __version__ = "0.1.0"
 
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
-    raise ImportError("relayrpc needs the GIL: grpcio does not support free-threaded Python; set PYTHON_GIL=1")
+    raise ImportError(
+        "relayrpc needs the GIL: grpcio does not support free-threaded Python; set PYTHON_GIL=1"
+    )
 
 
 def __getattr__(name: str) -> object:

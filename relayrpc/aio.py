@@ -53,14 +53,14 @@ _UNSUPPORTED_OPTIONS: Final = frozenset({"grpc.service_config", "grpc.default_au
 
 def server(
     url: str,
-    *,
-    carrier: CarrierChoice = "auto",
     migration_thread_pool: Executor | None = None,
     handlers: Sequence[grpc.GenericRpcHandler] | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] | None = None,
     options: Sequence[tuple[str, Any]] | None = None,
     maximum_concurrent_rpcs: int | None = None,
     compression: grpc.Compression | None = None,
+    *,
+    carrier: CarrierChoice = "auto",
     keep_trying: bool = False,
     tls: TLSOptions | None = None,
     instance: str | None = None,
@@ -71,12 +71,15 @@ def server(
     Make a server that serves through a hub.
 
     Args:
-        url: The hub and the address, "relay://hub:7350/contoso/greeter"; without a path, each service has its full name.
-        carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin one.
+        url: The hub and the address, "relay://hub:7350/contoso/greeter"; without a path, each
+            service has its full name.
+        carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin
+            one.
         migration_thread_pool: For plain `def` handlers; None: a pool of its own.
         handlers: Generic handlers to begin with.
         interceptors: Outermost first.
-        options: gRPC's. Honoured: grpc.max_receive_message_length. Those that tune HTTP/2 mean nothing here and are ignored.
+        options: gRPC's. Honoured: grpc.max_receive_message_length. Those that tune HTTP/2 mean
+            nothing here and are ignored.
         maximum_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED.
         compression: Accepted and unused.
         keep_trying: start() waits for the hub as long as it takes, instead of failing fast.
@@ -114,24 +117,29 @@ def server(
 
 def channel(
     url: str,
-    *,
-    carrier: CarrierChoice = "auto",
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
+    *,
+    carrier: CarrierChoice = "auto",
     tls: TLSOptions | None = None,
+    instance: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Channel:
     """
     Make a channel that calls through a hub. It connects with its first call.
 
     Args:
-        url: The hub and the address, "relay://hub:7350/contoso/greeter"; without a path, each service has its full name.
-        carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin one.
-        options: gRPC's. Honoured: grpc.max_receive_message_length. Those that tune HTTP/2 mean nothing here and are ignored.
+        url: The hub and the address, "relay://hub:7350/contoso/greeter"; without a path, each
+            service has its full name.
+        carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin
+            one.
+        options: gRPC's. Honoured: grpc.max_receive_message_length. Those that tune HTTP/2 mean
+            nothing here and are ignored.
         compression: Accepted and unused.
         interceptors: grpc.aio's client interceptors, outermost first.
         tls: How to verify a hub reached with relays:// or wss://; None: the system's certificates.
+        instance: This process's instance id; None: random.
         limits: Bounds of this endpoint.
 
     Raises:
@@ -139,7 +147,7 @@ def channel(
         ValueError: An interceptor of no known kind.
     """
     parsed = parse_url(url, carrier=carrier)
-    live = LiveLink(parsed, limits=_apply_options(limits, options), tls=tls)
+    live = LiveLink(parsed, limits=_apply_options(limits, options), tls=tls, instance=instance)
     return Channel(live, address=parsed.address, interceptors=interceptors or ())
 
 

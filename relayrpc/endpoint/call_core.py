@@ -1,9 +1,12 @@
 """
-One outgoing call: what arrives for it, how it ends, who is told. And gRPC's methods over it, the same for all shapes.
+One outgoing call: what arrives for it, how it ends, who is told. And gRPC's methods over it, the
+same for all shapes.
 
-A core is what the link holds (a CallApp). A streaming call's public object is apart from it, so that dropping that object
-cancels the call, as in grpc.aio. A unary call is one object, for speed: dropping it lets the call run to its end.
-Owns: end, initial metadata, cancellation. Does not own: messages in (reply.py, stream_call.py) and out (request_writer.py).
+A core is what the link holds (a CallApp). A streaming call's public object is apart from it, so
+that dropping that object cancels the call, as in grpc.aio. A unary call is one object, for speed:
+dropping it lets the call run to its end.
+Owns: end, initial metadata, cancellation. Does not own: messages in (reply.py, stream_call.py) and
+out (request_writer.py).
 Source: link/call.py, CallApp; the behaviour of grpc.aio's Call objects.
 """
 
@@ -219,7 +222,10 @@ class CallMethods:
         return self.core.cancel_here()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Have `callback(call)` called soon after the end. It keeps a dropped streaming call from being cancelled."""
+        """
+        Have `callback(call)` called soon after the end. It keeps a dropped streaming call from
+        being cancelled.
+        """
         self.core.add_callback(callback, self)
 
     def time_remaining(self) -> float | None:
@@ -250,7 +256,7 @@ class CallMethods:
         return self.core.outcome().details
 
     async def debug_error_string(self) -> str:
-        """Wait for the end; say who made it and whether the handler may have run. Empty after OK."""
+        """Wait for the end; say who made it and if the handler may have run. Empty after OK."""
         await self.core.wait_end()
         if not self.core.outcome().status:
             return ""
@@ -275,4 +281,5 @@ class CallMethods:
             return f"<{name} of RPC that is running>"
         outcome = core.outcome()
         code = STATUS_BY_NUMBER[outcome.status]
-        return f'<{name} of RPC that terminated with:\n\tstatus = {code}\n\tdetails = "{outcome.details}"\n>'
+        end = f'status = {code}\n\tdetails = "{outcome.details}"'
+        return f"<{name} of RPC that terminated with:\n\t{end}\n>"

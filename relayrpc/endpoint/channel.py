@@ -1,7 +1,8 @@
 """
 The caller's channel: a grpc.aio.Channel whose calls go over one live link.
 
-Owns: starting calls, the life of the channel. Does not own: connecting (live_link.py), what happens in a call.
+Owns: starting calls, the life of the channel. Does not own: connecting (live_link.py), what happens
+in a call.
 Source: grpc.aio.Channel; DESIGN.md decision 10.
 """
 
@@ -65,9 +66,11 @@ _channels: Final[weakref.WeakSet[Channel]] = weakref.WeakSet()
 
 class Channel(grpc.aio.Channel):
     """
-    Calls through a hub. Made by `relayrpc.aio.channel()`; belongs to the loop on which it is first used.
+    Calls through a hub. Made by `relayrpc.aio.channel()`; belongs to the loop on which it is first
+    used.
 
-    It connects with its first call, or when `get_state(try_to_connect=True)` or `channel_ready()` asks for it.
+    It connects with its first call, or when `get_state(try_to_connect=True)` or `channel_ready()`
+    asks for it.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -169,7 +172,8 @@ class Channel(grpc.aio.Channel):
 
     async def close(self, grace: float | None = None) -> None:
         """
-        Refuse new calls, wait up to `grace` seconds for those that run, cancel the rest, and end the link. Idempotent.
+        Refuse new calls, wait up to `grace` seconds for those that run, cancel the rest, and end
+        the link. Idempotent.
 
         Raises:
             ValueError: `grace` is negative.
@@ -271,7 +275,15 @@ class Channel(grpc.aio.Channel):
             return
         if metadata or credentials is not None or timeout is not None:
             self._open(
-                core, method, shape, encode_message(data), True, timeout, metadata, credentials, wait_for_ready
+                core,
+                method,
+                shape,
+                encode_message(data),
+                True,
+                timeout,
+                metadata,
+                credentials,
+                wait_for_ready,
             )
             return
         # The plain case, written out.
@@ -335,7 +347,8 @@ class Channel(grpc.aio.Channel):
                 return
             if relay_keys.instance:
                 raise grpc.aio.UsageError(
-                    "metadata key 'relay-instance' is not supported: a call cannot choose its host's instance"
+                    "metadata key 'relay-instance' is not supported: "
+                    "a call cannot choose its host's instance"
                 )
             address = relay_keys.address or address
         now_s = self.clock()
@@ -377,7 +390,10 @@ class Channel(grpc.aio.Channel):
     # --- interceptors ---
 
     def track_intercepted(self, call: grpc.aio.Call) -> None:
-        """Remember a call that interceptors may not have started yet, to cancel it when the channel closes."""
+        """
+        Remember a call that interceptors may not have started yet, to cancel it when the channel
+        closes.
+        """
         self._intercepted.add(call)
 
     def plain_unary_unary(self, *arguments: Any) -> UnaryUnaryMultiCallable:

@@ -65,7 +65,8 @@ class Context(grpc.aio.ServicerContext):
     """
     What an `async def` handler gets as its context.
 
-    `set_compression` and `disable_next_message_compression` do nothing: messages are not compressed on a link.
+    `set_compression` and `disable_next_message_compression` do nothing: messages are not compressed
+    on a link.
     """
 
     __slots__ = (
@@ -208,7 +209,8 @@ class Context(grpc.aio.ServicerContext):
         End the call of a handler that raised.
 
         Args:
-            details: What to tell; None: what the handler has set, which the program meant to be told.
+            details: What to tell; None: what the handler has set, which the program meant to be
+                told.
         """
         self.end(self._status or STATUS_UNKNOWN, self._details if details is None else details)
 
@@ -252,11 +254,6 @@ class Context(grpc.aio.ServicerContext):
         if is_complete:
             self.inbox.end()
         else:
-            self.inbox.start()
-
-    def start_requests(self) -> None:
-        """Let the caller send: somebody is going to read."""
-        if self.inbox is not None:
             self.inbox.start()
 
     async def take_request(self) -> bytes:
@@ -439,7 +436,10 @@ class Context(grpc.aio.ServicerContext):
         return self._opening.caller_peer
 
     def peer_identity_key(self) -> str | None:
-        """Return the key of `auth_context` that identifies the caller; None for a caller without identity."""
+        """
+        Return the key of `auth_context` that identifies the caller; None for a caller without
+        identity.
+        """
         return _IDENTITY_KEY if self._opening.caller_identity else None
 
     def peer_identities(self) -> Iterable[bytes] | None:
@@ -471,7 +471,10 @@ class Context(grpc.aio.ServicerContext):
             self._callbacks.append(callback)
 
     def cancelled(self) -> bool:
-        """Return True if the call ended without this handler: by the caller, its deadline, or a lost link."""
+        """
+        Return True if the call ended without this handler: by the caller, its deadline, or a lost
+        link.
+        """
         return self._is_cancelled or (self.call is None and self._status == STATUS_CANCELLED)
 
     def done(self) -> bool:
@@ -480,7 +483,7 @@ class Context(grpc.aio.ServicerContext):
 
 
 class RequestIterator:
-    """The requests of a stream, for `async for`. A message that is here already does not suspend."""
+    """The requests of a stream, for `async for`. A message that is here does not suspend."""
 
     __slots__ = ("_context",)
 

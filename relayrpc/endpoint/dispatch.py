@@ -1,8 +1,8 @@
 """
 Running handlers: one task per call, for the four shapes, `async def` or plain.
 
-Owns: how a handler is called and what its exceptions become. Does not own: which handler (handlers.py), the wire (context.py).
-Nothing a handler does leaves a call without an end.
+Owns: how a handler is called and what its exceptions become. Does not own: which handler
+(handlers.py), the wire (context.py). Nothing a handler does leaves a call without an end.
 Source: STYLE.md section 5, rule 5; the behaviour of grpc.aio's server.
 """
 
@@ -146,7 +146,8 @@ def _failed(context: Context, error: Exception) -> None:
     """End the call of a handler that raised, saying no more than it may."""
     if context.done():
         if not isinstance(error, grpc.aio.AbortError):
-            _LOGGER.warning("handler of /%s failed after the call's end", context.method, exc_info=error)
+            text = "handler of /%s failed after the call's end"
+            _LOGGER.warning(text, context.method, exc_info=error)
         return
     if isinstance(error, RefusedError):
         context.end(error.status, str(error), not_executed=True)

@@ -1,7 +1,8 @@
 """
 What a server serves: gRPC's method handlers, read once and kept ready for calls.
 
-Owns: finding the handler of a method, and describing the services to the hub. Does not own: running them (dispatch.py).
+Owns: finding the handler of a method, and describing the services to the hub. Does not own: running
+them (dispatch.py).
 Source: grpc.RpcMethodHandler; link.proto, ServiceDescription.
 """
 
@@ -35,7 +36,7 @@ class _HandlerCallDetails(NamedTuple):
 
 
 class HandlerCallDetails(_HandlerCallDetails, grpc.HandlerCallDetails):
-    """What generic handlers and interceptors are told of a call; `method` is "/pkg.Service/Method"."""
+    """What generic handlers and interceptors are told; `method` is "/pkg.Service/Method"."""
 
 
 def _is_async(behavior: Any) -> bool:
@@ -106,7 +107,8 @@ class HandlerTable:
         Add generic handlers; those of `grpc.method_handlers_generic_handler` are read now.
 
         Raises:
-            UsageError: One does not say which service it serves, so that no hub could send it calls.
+            UsageError: One does not say which service it serves, so that no hub could send it
+                calls.
         """
         for handler in handlers:
             # grpc's own kind keeps "/pkg.Service/Method" -> handler here.
@@ -150,7 +152,10 @@ class HandlerTable:
         return None
 
     def describe(self) -> list[pb.ServiceDescription]:
-        """Describe every service, in the order in which they were added; no methods where they cannot be known."""
+        """
+        Describe every service, in the order in which they were added; no methods where they cannot
+        be known.
+        """
         services: dict[str, pb.ServiceDescription] = {}
         for name, entry in self.entries.items():
             service, _, method = name.rpartition("/")

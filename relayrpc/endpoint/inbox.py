@@ -1,8 +1,10 @@
 """
-The receiving side of one call's messages: put together, counted against the window, and kept until somebody reads.
+The receiving side of one call's messages: put together, counted against the window, and kept until
+somebody reads.
 
-Bytes count as consumed when their message is handed over, or at once while they belong to a message that is still being
-put together and no complete one waits: a message may be larger than any window, but an idle reader stops the sender.
+Bytes count as consumed when their message is handed over, or at once while they belong to a message
+that is still being put together and no complete one waits: a message may be larger than any window,
+but an idle reader stops the sender.
 Source: LINK.md "Credit, budget, fairness"; link/flow.py.
 """
 
@@ -77,12 +79,14 @@ class Inbox:
         self.messages: deque[bytes] = deque()
         # No more messages will come: half closed, or the call ended.
         self.is_over = False
-        # Bytes of messages handed over and not settled; a reader adds to it and calls settle() from `settle_bytes` on.
+        # Bytes of messages handed over and not settled; a reader adds to it and calls settle() from
+        # `settle_bytes` on.
         self.taken_bytes = 0
         self.settle_bytes = limits.initial_credit_bytes // 4
         # Received, not settled: handed over, waiting, or of the message being put together.
         self._pending_bytes = 0
-        # Of the message being put together, or that is first in `messages`: what was settled before it was complete.
+        # Of the message being put together, or that is first in `messages`: what was settled before
+        # it was complete.
         self._prepaid_bytes = 0
         self._declared_bytes = 0
         # None once the call is over: nothing is granted any more.
@@ -107,7 +111,8 @@ class Inbox:
         Take bytes that arrived.
 
         Raises:
-            FrameTooLargeError: A message over the limit, or too much in assembly; the call must end.
+            FrameTooLargeError: A message over the limit, or too much in assembly; the call must
+                end.
         """
         self._window.received(len(data), now_s=self._clock())
         self._pending_bytes += len(data)
@@ -136,7 +141,8 @@ class Inbox:
     def settle(self) -> None:
         """Count what was handed over as consumed, and grant what is due."""
         if self.messages:
-            # The message that was in part settled before is among those taken, or else it is still the first one.
+            # The message that was in part settled before is among those taken, or else it is still
+            # the first one.
             consumed = min(max(0, self.taken_bytes - self._prepaid_bytes), self._pending_bytes)
             self._prepaid_bytes = max(0, self._prepaid_bytes - self.taken_bytes)
         else:
@@ -173,7 +179,10 @@ class Inbox:
         self.wake()
 
     def close(self) -> None:
-        """Note that the call is over: nothing is granted any more, what was half put together is dropped. Idempotent."""
+        """
+        Note that the call is over: nothing is granted any more, what was half put together is
+        dropped. Idempotent.
+        """
         self._call = None
         self._assembly.declared_bytes -= self._declared_bytes
         self._declared_bytes = 0

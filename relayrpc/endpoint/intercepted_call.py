@@ -1,9 +1,10 @@
 """
 Client interceptors, run by grpc.aio's own machinery over this package's calls.
 
-grpc's intercepted calls run the chain and, at its end, start a call on grpc's channel; only that last step is replaced.
-Source: grpc/aio/_interceptor.py of the grpcio versions that pyproject.toml allows; tests/unit/endpoint/test_interceptors.py
-notices a change there.
+grpc's intercepted calls run the chain and, at its end, start a call on grpc's channel; only that
+last step is replaced.
+Source: grpc/aio/_interceptor.py of the grpcio versions that pyproject.toml allows;
+tests/unit/endpoint/test_interceptors.py notices a change there.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ class _OverOurChannel:
         raise NotImplementedError
 
     def time_remaining(self) -> float | None:
-        """Return the seconds until the deadline once the chain has started the call; None before, or without one."""
+        """
+        Return the seconds until the deadline once the chain has started the call; None before, or
+        without one.
+        """
         task = self._interceptors_task  # type: ignore[attr-defined]  # of grpc's InterceptedCall
         if not task.done() or task.cancelled() or task.exception() is not None:
             return None

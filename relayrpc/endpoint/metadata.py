@@ -1,8 +1,9 @@
 """
 Metadata between gRPC's objects and the wire's pairs of key and bytes, with gRPC's rules.
 
-Order and duplicates are kept; nothing here goes through a dict. Keys that begin with "relay-" are the relay's: those it
-takes from a caller are returned apart, any other is refused, so that none is lost unsaid.
+Order and duplicates are kept; nothing here goes through a dict. Keys that begin with "relay-" are
+the relay's: those it takes from a caller are returned apart, any other is refused, so that none is
+lost unsaid.
 Source: link.proto, Metadatum; LINK.md "Shape"; gRPC's PROTOCOL-HTTP2, "Custom-Metadata".
 """
 
@@ -117,7 +118,8 @@ def encode_invocation_metadata(
         name = key.removeprefix(_RELAY_PREFIX)
         if name not in RelayKeys._fields:
             raise UsageError(
-                f"metadata key {key!r} is not known to the relay; keys that begin with 'relay-' are its own"
+                f"metadata key {key!r} is not known to the relay; "
+                "keys that begin with 'relay-' are its own"
             )
         if name in taken:
             raise UsageError(f"metadata key {key!r} is given twice")

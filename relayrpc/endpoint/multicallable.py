@@ -41,7 +41,10 @@ Requests = AsyncIterable[Any] | Iterable[Any]
 
 
 class _MultiCallable:
-    """One method of one channel. `compression` is accepted and unused: messages are not compressed on a link."""
+    """
+    One method of one channel. `compression` is accepted and unused: messages are not compressed on
+    a link.
+    """
 
     def __init__(
         self,

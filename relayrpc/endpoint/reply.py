@@ -1,7 +1,8 @@
 """
 Outgoing calls with one response message: collecting it, and awaiting it.
 
-A reply that came whole in the END costs a slice; anything else goes through an inbox made when it is needed.
+A reply that came whole in the END costs a slice; anything else goes through an inbox made when it
+is needed.
 Source: link.proto, "A unary call is one frame each way".
 """
 
@@ -46,7 +47,16 @@ class ReplyCore(CallCore):
     __slots__ = ("_inbox", "_reply", "_response", "_waiter")
 
     def __init__(self, channel: Channel, deserializer: Callable[[bytes], Any] | None) -> None:
-        super().__init__(channel, deserializer)
+        # As CallCore's, written out: this is the hot path of a unary call.
+        self.channel = channel
+        self.deserializer = deserializer
+        self.call = None
+        self.end = None
+        self.begin = None
+        self.deadline_s = None
+        self.is_cancelled = False
+        self._watchers = None
+        self._callbacks = None
         # Only for a reply that did not come whole with the end.
         self._inbox: Inbox | None = None
         self._reply = b""
@@ -102,7 +112,10 @@ class ReplyCore(CallCore):
             super().finish(end)
 
     def _gather(self, end: pb.End, data: bytes) -> pb.End:
-        """Put a reply together of what came before the end and with it; the end to use, another one if that fails."""
+        """
+        Put a reply together of what came before the end and with it; the end to use, another one if
+        that fails.
+        """
         inbox = self._inbox
         if inbox is None:
             assert self.call is not None
@@ -123,7 +136,8 @@ class ReplyCore(CallCore):
 
     def await_response(self) -> Generator[Any, None, Any]:
         """
-        Wait for the response; what `await call` does. Cancelling the one who waits cancels the call.
+        Wait for the response; what `await call` does. Cancelling the one who waits cancels the
+        call.
 
         Raises:
             RpcError: The call did not end with OK.

@@ -1,7 +1,9 @@
 """
-The sending side of a call with a request stream: `write()` and `done_writing()`, or a request iterator.
+The sending side of a call with a request stream: `write()` and `done_writing()`, or a request
+iterator.
 
-A writer waits only while more than Limits.send_queue_bytes_high is unsent; credit and turns are the link's business.
+A writer waits only while more than Limits.send_queue_bytes_high is unsent; credit and turns are the
+link's business.
 Source: the behaviour of grpc.aio's stream-request calls.
 """
 

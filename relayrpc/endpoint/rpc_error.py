@@ -1,5 +1,6 @@
 """
-The exceptions a failed call raises: gRPC's own, and on top who ended the call and whether its handler may have run.
+The exceptions a failed call raises: gRPC's own, and on top who ended the call and whether its
+handler may have run.
 
 Owns: turning a `CallOutcome` into an exception. Does not own: what an outcome may claim (LINK.md).
 Source: DESIGN.md "What a caller is told"; STYLE.md section 5.
@@ -34,8 +35,10 @@ class RpcError(AioRpcError):
     A call ended with another status than OK.
 
     Attributes:
-        origin: Who ended it: "host" (the handler or its process), "hub", or "caller" (this process: a deadline, a lost link).
-        may_have_executed: False only when it is known that the handler was never started; then it is safe to call again.
+        origin: Who ended it: "host" (the handler or its process), "hub", or "caller" (this process:
+            a deadline, a lost link).
+        may_have_executed: False only when it is known that the handler was never started; then it
+            is safe to call again.
     """
 
     def __init__(

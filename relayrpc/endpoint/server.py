@@ -1,8 +1,8 @@
 """
 The host's server: a grpc.aio.Server that dials out instead of listening.
 
-Owns: registering, admitting calls, the life of the server. Does not own: connecting (live_link.py), running handlers
-(dispatch.py).
+Owns: registering, admitting calls, the life of the server. Does not own: connecting (live_link.py),
+running handlers (dispatch.py).
 Source: grpc.aio.Server; DESIGN.md decisions 1 and 10.
 """
 
@@ -74,8 +74,14 @@ class Server(grpc.aio.Server):
 
     Attributes:
         executor: Runs plain `def` handlers; may be replaced before start().
-        make_incident_id: Names the failure of a handler, in the log and to its caller; may be replaced.
+        make_incident_id: Names the failure of a handler, in the log and to its caller; may be
+            replaced.
     """
+
+    loop: asyncio.AbstractEventLoop
+    """Set by start()."""
+    thread_id: int
+    """Of the thread the loop runs on; set by start()."""
 
     def __init__(
         self,
@@ -90,13 +96,16 @@ class Server(grpc.aio.Server):
     ) -> None:
         """
         Args:
-            make_live: Makes the link, given who takes its calls; it is started by start() and closed by stop().
+            make_live: Makes the link, given who takes its calls; it is started by start() and
+                closed by stop().
             address: Where to serve; empty: each service at its full name.
             migration_thread_pool: For plain `def` handlers; None: a pool of its own.
             handlers: Generic handlers to begin with.
             interceptors: Outermost first.
-            maximum_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED; None: the link's own bound.
-            include_exception_detail: Tell callers the text of handlers' exceptions, as grpc.aio does.
+            maximum_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED; None: the
+                link's own bound.
+            include_exception_detail: Tell callers the text of handlers' exceptions, as grpc.aio
+                does.
 
         Raises:
             ValueError: An interceptor is none.
@@ -117,14 +126,16 @@ class Server(grpc.aio.Server):
         )
         # Threads start when the first plain handler is called.
         self.executor: Executor = migration_thread_pool or ThreadPoolExecutor(
-            thread_name_prefix="relayrpc-handler"
+            self.limits.handler_threads_max, thread_name_prefix="relayrpc-handler"
         )
         self._owns_executor = migration_thread_pool is None
         self._address = address
         self._table = HandlerTable()
         self._table.add_generic(handlers)
         self._calls_max = (
-            self.limits.calls_open_max if maximum_concurrent_rpcs is None else maximum_concurrent_rpcs
+            self.limits.calls_open_max
+            if maximum_concurrent_rpcs is None
+            else maximum_concurrent_rpcs
         )
         self._assembly = Assembly(self.limits)
         # Calls whose handler has not returned.
@@ -154,7 +165,8 @@ class Server(grpc.aio.Server):
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler]
     ) -> None:
         """
-        Add the methods of a service; only before start(). They win over generic handlers of the same name.
+        Add the methods of a service; only before start(). They win over generic handlers of the
+        same name.
 
         Raises:
             UsageError: The server has started.
@@ -172,7 +184,8 @@ class Server(grpc.aio.Server):
 
     def _refuse_port(self, address: str) -> NoReturn:
         raise grpc.aio.UsageError(
-            f"this server dials out to its hub and listens on no port; remove the port {address!r}"
+            "this server opens no port: it dials out to its hub and serves through that "
+            f"connection; delete the call that adds {address!r}"
         )
 
     def _require_not_started(self) -> None:
@@ -186,30 +199,32 @@ class Server(grpc.aio.Server):
         Connect to the hub and register there; calls may come when this returns. Only once.
 
         Raises:
-            UsageError: It was started or stopped before.
+            UsageError: It was started or stopped before, or serves nothing.
             ConnectError: The hub cannot be reached, and the server was not told to keep trying.
             LinkRefusedError: The hub refused the link or the registration.
         """
         if self._is_started or self._stopping is not None:
             raise grpc.aio.UsageError("a server can be started once")
+        services = self._table.describe()
+        if not services:
+            raise grpc.aio.UsageError("the server serves nothing; add a servicer before start()")
         self._is_started = True
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
         try:
             await self.live.connected()
-            services = self._table.describe()
-            if services:
-                await self.live.announce(self._address, services)
+            await self.live.announce(self._address, services)
         except BaseException:
             await self.live.aclose()
             raise
 
     async def stop(self, grace: float | None) -> None:
         """
-        Refuse new calls at once, let running ones finish for `grace` seconds, then end and cancel the rest.
+        Refuse new calls at once, let running ones finish for `grace` seconds, then end and cancel
+        the rest.
 
-        Returns when every handler has returned and the link is closed. Idempotent; may be called again with a smaller grace.
-        Cancelling it leaves the stop under way.
+        Returns when every handler has returned and the link is closed. Idempotent; may be called
+        again with a smaller grace. Cancelling it leaves the stop under way.
         """
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
@@ -218,13 +233,29 @@ class Server(grpc.aio.Server):
         await asyncio.shield(self._stopping)
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
-        """Wait until the server has stopped; True when `timeout` seconds passed before."""
+        """
+        Wait until the server has stopped, or its link has ended for good.
+
+        Returns:
+            True when `timeout` seconds passed before.
+
+        Raises:
+            RelayError: The hub ended the link for good: another process took this instance's place,
+                or it was refused.
+        """
+        loop = asyncio.get_running_loop()
+        stopped = loop.create_task(self._terminated.wait())
+        lost = loop.create_task(self.live.lost())
         try:
-            async with asyncio.timeout(timeout):
-                await self._terminated.wait()
-        except TimeoutError:
-            return True
-        return False
+            done, _ = await asyncio.wait(
+                (stopped, lost), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopped.cancel()
+            lost.cancel()
+        if lost in done and stopped not in done:
+            raise lost.result()
+        return not done
 
     async def _stop(self) -> None:
         if self._is_started:
@@ -296,7 +327,10 @@ class Server(grpc.aio.Server):
         context.task = self.loop.create_task(run_call(context))
 
     def _resolve(self, call: Call, opening: pb.Open) -> MethodEntry | None:
-        """Find the handler of a call where a look into the table does not do; refuses the call where there is none."""
+        """
+        Find the handler of a call where a look into the table does not do; refuses the call where
+        there is none.
+        """
         if self._stopping is not None:
             self._refuse(call, STATUS_UNAVAILABLE, "the host is stopping")
             return None

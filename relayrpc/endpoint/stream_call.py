@@ -1,5 +1,6 @@
 """
-Calls with a response stream as gRPC's objects: unary-stream and stream-stream; and what both request streams share.
+Calls with a response stream as gRPC's objects: unary-stream and stream-stream; and what both
+request streams share.
 
 Reading a message that is here already neither suspends nor touches the loop.
 Source: grpc.aio.UnaryStreamCall, grpc.aio.StreamStreamCall.
@@ -109,7 +110,8 @@ class _StreamCore(CallCore):
 
         Raises:
             RpcError: After the last response of a call that did not.
-            asyncio.CancelledError: The call was cancelled here, or the reading task, and with it the call.
+            asyncio.CancelledError: The call was cancelled here, or the reading task, and with it
+            the call.
         """
         inbox = self.inbox
         while inbox is None or not inbox.messages:
@@ -145,7 +147,10 @@ class _StreamCore(CallCore):
 
 
 def cancel_collected(core: CallCore) -> None:
-    """Cancel the call of a public object that is gone; may run on any thread and late in a process's life."""
+    """
+    Cancel the call of a public object that is gone; may run on any thread and late in a process's
+    life.
+    """
     if core.end is None and core.call is not None and not core.channel.loop.is_closed():
         core.channel.loop.call_soon_threadsafe(core.cancel_here, DETAILS_COLLECTED)
 

@@ -1,8 +1,9 @@
 """
-What a plain `def` handler gets, on its thread: a blocking grpc.ServicerContext and blocking requests over the async ones.
+What a plain `def` handler gets, on its thread: a blocking grpc.ServicerContext and blocking
+requests over the async ones.
 
-Whatever touches the link runs on the server's loop; the thread waits for it. On the loop's own thread, where a simulation
-runs handlers, it runs at once.
+Whatever touches the link runs on the server's loop; the thread waits for it. On the loop's own
+thread, where a simulation runs handlers, it runs at once.
 Source: grpc.ServicerContext; grpc.aio's support of handlers that are not coroutines.
 """
 
@@ -150,7 +151,7 @@ class SyncRequestIterator:
     def __next__(self) -> Any:
         context = self._context
         if threading.get_ident() == context.server.thread_id:
-            raise RuntimeError("a plain def handler that reads a request stream needs its own thread")
+            raise RuntimeError("a plain def handler with a request stream needs its own thread")
         try:
             request = asyncio.run_coroutine_threadsafe(
                 context.read(), context.server.loop
