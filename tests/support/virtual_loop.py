@@ -1,0 +1,177 @@
+"""
+An asyncio event loop whose time is virtual and whose order depends on a seed alone.
+
+It has no sockets and no threads: when nothing is ready, time jumps to the next timer; when there is
+no timer either, whatever was awaited can never come, and that is an error. Executors run on the
+loop. Tasks, futures, timers and timeouts are asyncio's own.
+Source: DESIGN.md decision 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NoReturn
+
+
+__all__ = ["DeadlockError", "LivelockError", "VirtualLoop", "run_virtual"]
+
+# Far above the simulation's seeds, far below what would hang a test run.
+_TURNS_MAX: Final = 2_000_000
+_TIME_S_MAX: Final = 24 * 3600.0
+# Timers due at the same time fire in any order on a real loop: each is late by up to this.
+_LATENESS_S: Final = 1e-6
+
+
+class DeadlockError(AssertionError):
+    """Nothing is ready, no timer is set, and the main coroutine is not done."""
+
+
+class LivelockError(AssertionError):
+    """The loop has turned too often, or too much time has passed."""
+
+
+class _NoSockets:
+    """Stands where asyncio keeps its selector; waiting is what moves the time."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+
+    def select(self, timeout_s: float | None) -> list[Any]:
+        self._loop.wait(timeout_s)
+        return []
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Use `run_virtual()` where one coroutine is the whole program."""
+
+    def __init__(
+        self,
+        *,
+        rng: random.Random,
+        turns_max: int = _TURNS_MAX,
+        time_s_max: float = _TIME_S_MAX,
+        executor_delay_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """
+        Args:
+            rng: Decides between timers that are due at the same time.
+            turns_max: More turns of the loop raise LivelockError.
+            time_s_max: More virtual seconds raise LivelockError.
+            executor_delay_s: How long after its call the result of a function in an executor
+                arrives.
+        """
+        super().__init__()
+        self._selector = _NoSockets(self)
+        self._clock_resolution = 1e-9
+        self._rng = rng
+        self._turns_max = turns_max
+        self._executor_delay_s = executor_delay_s
+        # Not 0, so that a forgotten clock shows.
+        self._now_s = 1000.0
+        self._time_s_end = self._now_s + time_s_max
+        self.turns_count = 0
+        # Reports that a real loop would only log: exceptions nobody took, callbacks that raised.
+        self.complaints: list[str] = []
+        self.set_exception_handler(_complain)
+
+    def time(self) -> float:
+        """Virtual monotonic seconds."""
+        return self._now_s
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Let the time pass until the next timer; None: there is none."""
+        self.turns_count += 1
+        if timeout_s is None:
+            waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
+            raise DeadlockError(f"nothing will ever happen; waiting: {', '.join(waiting)}")
+        if self.turns_count > self._turns_max:
+            raise LivelockError(f"{self.turns_count} turns of the loop")
+        self._now_s += timeout_s
+        if self._now_s > self._time_s_end:
+            raise LivelockError(f"{self._now_s:g} s have passed")
+
+    def timers(self) -> list[asyncio.TimerHandle]:
+        """Return the timers that are set and not cancelled, earliest first."""
+        return sorted(timer for timer in self._scheduled if not timer.cancelled())
+
+    def call_at(  # type: ignore[override]  # asyncio's is typed with TypeVarTuple
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """As asyncio's, late by up to a microsecond."""
+        when += self._rng.uniform(0.0, _LATENESS_S)
+        return super().call_at(when, callback, *args, context=context)
+
+    def run_in_executor(  # type: ignore[override]  # asyncio's is typed with TypeVarTuple
+        self, executor: object, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Call the function now; its result arrives later, as from a thread."""
+        future: asyncio.Future[Any] = self.create_future()
+        result: Any = None
+        error: Exception | None = None
+        try:
+            result = func(*args)
+        except Exception as exc:
+            error = exc
+
+        def arrive() -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self.call_later(self._executor_delay_s(), arrive)
+        return future
+
+    # --- what asyncio asks of a loop with sockets ---
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        assert not event_list
+
+    def _write_to_self(self) -> None:
+        # Only this thread runs the loop, and it never sleeps.
+        pass
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise AssertionError("a simulation opens no socket, pipe or process")
+
+    create_connection = _refuse
+    create_server = _refuse
+    create_unix_connection = _refuse
+    create_unix_server = _refuse
+    create_datagram_endpoint = _refuse
+    connect_accepted_socket = _refuse
+    connect_read_pipe = _refuse
+    connect_write_pipe = _refuse
+    subprocess_exec = _refuse
+    subprocess_shell = _refuse
+    getaddrinfo = _refuse
+    getnameinfo = _refuse
+    add_reader = _refuse
+    add_writer = _refuse
+    add_signal_handler = _refuse
+    sock_connect = _refuse
+    sock_recv = _refuse
+    sock_sendall = _refuse
+    sock_accept = _refuse
+
+
+def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    assert isinstance(loop, VirtualLoop)
+    error = context.get("exception")
+    loop.complaints.append(f"{context['message']}: {error!r}")
+
+
+def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, Any]], *, seed: int = 0) -> Any:
+    """Run one coroutine function on a loop of its own; returns what it returns."""
+    loop = VirtualLoop(rng=random.Random(seed))
+    try:
+        result = loop.run_until_complete(main(loop))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        assert not loop.complaints, loop.complaints
+        return result
+    finally:
+        loop.close()
