@@ -111,6 +111,7 @@ def test_banned_calls_rule_refuses(path: str, lines: list[str]) -> None:
     [
         ("tests/unit/test_x.py", "await asyncio.sleep(0)"),
         ("samples/greeter/host.py", "await asyncio.sleep(0.1)"),
+        ("tests/simulation/world.py", "await asyncio.sleep(0.1)"),
         ("relayrpc/cli/main.py", "print('here')"),
         ("relayrpc/hub/server.py", "now_s = loop.time()"),
     ],
