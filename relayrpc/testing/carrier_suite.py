@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from operator import methodcaller
 from typing import Final
 
 from relayrpc.carrier.base import Carrier
@@ -230,7 +231,7 @@ async def _peer_aborts_before_start(open_pair: OpenPair, limits: Limits) -> None
 
 
 async def _delivers_nothing_after_close(open_pair: OpenPair, limits: Limits) -> None:
-    for end in (Carrier.close, Carrier.abort):
+    for end in (methodcaller("close"), methodcaller("abort")):
         dialler, acceptor = await _started(open_pair)
         acceptor.on_batch = partial(_end_at_third, acceptor, end)
         dialler.send(*(b"%d" % index for index in range(200)))
