@@ -134,7 +134,11 @@ class Inbox:
         """Take the first message; only while there is one."""
         data = self.messages.popleft()
         self.taken_bytes += len(data) + LENGTH_BYTES
-        if self.taken_bytes >= self.settle_bytes:
+        settle_bytes = self.settle_bytes
+        if self.taken_bytes >= settle_bytes or (
+            # The rest of a large message may wait for the credit of what has come of it.
+            not self.messages and self._pending_bytes >= settle_bytes
+        ):
             self.settle()
         return data
 
