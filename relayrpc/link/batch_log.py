@@ -26,11 +26,11 @@ __all__ = ["BatchLog", "KeptBatch"]
 class KeptBatch:
     """One batch that was given to a carrier and is not acknowledged."""
 
-    __slots__ = ("delivered_bytes", "frames", "is_sent_again", "number", "sent_at_s")
+    __slots__ = ("data", "delivered_bytes", "is_sent_again", "number", "sent_at_s")
 
-    def __init__(self, number: int, frames: bytes, sent_at_s: float, delivered_bytes: int) -> None:
+    def __init__(self, number: int, data: bytes, sent_at_s: float, delivered_bytes: int) -> None:
         self.number = number
-        self.frames = frames
+        self.data = data
         self.sent_at_s = sent_at_s
         # What had been acknowledged in all when this batch went out: the base of a rate sample.
         self.delivered_bytes = delivered_bytes
@@ -91,12 +91,11 @@ class BatchLog:
         """True when the unacknowledged window is used up."""
         return self.kept_bytes >= self.path.window_bytes
 
-    def add(self, frames: bytes, *, now_s: float) -> int:
-        """Number a batch and keep it; returns its number."""
+    def add(self, data: bytes, *, now_s: float) -> None:
+        """Keep an encoded batch; its number is `sent_number + 1`."""
         self.sent_number += 1
-        self._kept.append(KeptBatch(self.sent_number, frames, now_s, self._acknowledged_bytes))
-        self.kept_bytes += len(frames)
-        return self.sent_number
+        self._kept.append(KeptBatch(self.sent_number, data, now_s, self._acknowledged_bytes))
+        self.kept_bytes += len(data)
 
     def next_again(self) -> KeptBatch:
         """Take the next batch to be sent again; only while `has_batches_again`."""
@@ -136,7 +135,7 @@ class BatchLog:
         batch = kept[0]
         while kept and kept[0].number <= number:
             batch = kept.popleft()
-            size = len(batch.frames)
+            size = len(batch.data)
             self.kept_bytes -= size
             self._acknowledged_bytes += size
         again = self._again

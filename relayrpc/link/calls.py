@@ -122,7 +122,7 @@ class LinkCalls:
         return self._own_calls_count < self._own_calls_max
 
     def has_full_batch(self) -> bool:
-        """Say whether so many small frames wait that the peer should have them before the turn ends."""
+        """Say whether enough small frames wait to be sent before the turn ends."""
         return self._outbox.has_full_batch()
 
     # --- receiving ---

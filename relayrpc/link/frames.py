@@ -27,7 +27,9 @@ __all__ = [
     "add_metadata",
     "check_metadata",
     "decode_batch",
+    "encode_again",
     "encode_batch",
+    "encode_data",
     "encode_frame",
     "encode_unnumbered",
 ]
@@ -71,15 +73,24 @@ def encode_frame(frame: pb.Frame) -> bytes:
     return _FRAME_TAG + _varint(size) + body
 
 
-def encode_batch(frames: bytes, *, number: int, ack: int, age_ms: int = 0) -> bytes:
-    """Put the header before frames that `encode_frame` made."""
-    # Written out: one small message a batch costs more to build than the header is worth.
+def encode_data(call_id: int, size_bytes: int) -> bytes:
+    """Encode what stands before the bytes of a data frame, which are then copied only once."""
+    body = b"\x08" + _varint(call_id) + b"\x22" + _varint(size_bytes)
+    return _FRAME_TAG + _varint(len(body) + size_bytes) + body
+
+
+def encode_batch(parts: Iterable[bytes], *, number: int, ack: int) -> bytes:
+    """Encode a numbered batch of encoded frames."""
+    # Written out: a message object for two numbers costs more than they are worth.
     header = b"\x08" + _varint(number)
     if ack:
         header += b"\x10" + _varint(ack)
-    if age_ms:
-        header += b"\x18" + _varint(age_ms)
-    return header + frames
+    return b"".join((header, *parts))
+
+
+def encode_again(batch: bytes, *, ack: int, age_ms: int) -> bytes:
+    """Encode a batch to be sent again: of a field that stands twice, the last one counts."""
+    return batch + b"\x10" + _varint(ack) + b"\x18" + _varint(age_ms)
 
 
 def encode_unnumbered(*frames: pb.Frame, ack: int = 0) -> bytes:

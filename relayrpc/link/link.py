@@ -47,6 +47,7 @@ from relayrpc.link.frames import (
     BODY_UNNUMBERED,
     PROTOCOL_VERSION,
     decode_batch,
+    encode_again,
     encode_batch,
     encode_frame,
     encode_unnumbered,
@@ -305,7 +306,7 @@ class Link(LinkCalls):
         first = self.log.first_kept()
         if is_size_error and first is not None:
             if first.number == self._size_error_number:
-                size = len(first.frames)
+                size = len(first.data)
                 self._end(
                     FrameTooLargeError(
                         f"batch {first.number} of {size} bytes is too large for the carrier",
@@ -542,19 +543,19 @@ class Link(LinkCalls):
         if log.has_batches_again:
             batch = log.next_again()
             age_ms = math.ceil((now_s - batch.sent_at_s) * 1000)
-            return encode_batch(
-                batch.frames, number=batch.number, ack=log.ack_to_send(), age_ms=age_ms
-            )
+            return encode_again(batch.data, ack=log.ack_to_send(), age_ms=age_ms)
         if not self._outbox.is_empty():
             is_full = log.is_full()
             if (
                 not is_full
                 or log.kept_bytes < log.path.window_bytes + self.limits.control_reserve_bytes
             ):
-                frames = self._outbox.cut(number=log.sent_number + 1, now_s=now_s, is_full=is_full)
-                if frames:
-                    number = log.add(frames, now_s=now_s)
-                    return encode_batch(frames, number=number, ack=log.ack_to_send())
+                number = log.sent_number + 1
+                parts = self._outbox.cut(number=number, now_s=now_s, is_full=is_full)
+                if parts:
+                    data = encode_batch(parts, number=number, ack=log.ack_to_send())
+                    log.add(data, now_s=now_s)
+                    return data
         if log.ack_due_s is not None and log.ack_due_s <= now_s:
             return encode_unnumbered(ack=log.ack_to_send())
         return None

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from relayrpc.link.frames import encode_frame
+from relayrpc.link.frames import encode_data, encode_frame
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -33,7 +33,7 @@ _SMALL: Final = 2
 _BULK: Final = 3
 
 # Two processes that wait for each other's whole turn use one core. Batches of this many frames keep
-# both at work; smaller ones cost more in system calls than they gain. Measured: docs/performance.md.
+# both at work; smaller ones cost more in system calls than they gain (docs/performance.md).
 _FULL_BATCH_FRAMES: Final = 16
 _STALE_MAX: Final = 1024
 
@@ -165,7 +165,7 @@ class Outbox:
 
     # --- cutting ---
 
-    def cut(self, *, number: int, now_s: float, is_full: bool) -> bytes:
+    def cut(self, *, number: int, now_s: float, is_full: bool) -> list[bytes]:
         """
         Make the frames of batch `number`.
 
@@ -183,12 +183,12 @@ class Outbox:
             room = self._cut_grants(parts, room)
         if is_full:
             self._cut_control_only(parts, room)
-            return b"".join(parts)
+            return parts
         if self._names:
             room = self._cut_names(parts, room)
             if self._names:
                 # What refers to a name must not overtake it.
-                return b"".join(parts)
+                return parts
         reserve = min(self._fragment_bytes_max, room // 4) if self._bulk else 0
         if self._control:
             room = self._cut_control(parts, room - reserve, number, now_s) + reserve
@@ -196,7 +196,7 @@ class Outbox:
             room = self._cut_small(parts, room - reserve) + reserve
         if self._bulk:
             self._cut_bulk(parts, room, number, now_s)
-        return b"".join(parts)
+        return parts
 
     def _cut_grants(self, parts: list[bytes], room: int) -> int:
         grants = self._grants
@@ -242,8 +242,9 @@ class Outbox:
                 ):
                     break
                 part = self._cut_opening(item, room, number, now_s)
-            parts.append(part)
-            room -= len(part)
+            if part:
+                parts.append(part)
+                room -= len(part)
             taken += 1
         if taken == len(self._control):
             self._control.clear()
@@ -273,7 +274,7 @@ class Outbox:
                 self.initial_credit_bytes,
                 room - opening.ByteSize() - _FRAME_OVERHEAD_BYTES,
             )
-            opening.data = self._take(call, size)
+            opening.data = b"".join(self._take(call, size))
         if call.tail is not None and not call.unsent_bytes:
             opening.half_close = True
             call.tail = None
@@ -297,9 +298,7 @@ class Outbox:
                 break
             small.popleft()
             call.queue_turn = _NONE
-            part = self._cut_data(call, call.unsent_bytes, room)
-            parts.append(part)
-            room -= len(part)
+            room -= self._cut_data(parts, call, call.unsent_bytes, room)
             if call.unsent_bytes or call.tail is not None:
                 self.schedule(call)
         return room
@@ -315,39 +314,54 @@ class Outbox:
             call.queue_turn = _NONE
             if call.open_frame is not None:
                 part = self._cut_opening(call, room, number, now_s)
+                if part:
+                    parts.append(part)
+                size = len(part)
             else:
                 size = min(self._fragment_bytes_max, room - _FRAME_OVERHEAD_BYTES)
-                part = self._cut_data(call, size, room)
+                size = self._cut_data(parts, call, size, room)
                 if call.unsent_bytes or call.tail is not None:
                     self.schedule(call)
-            parts.append(part)
-            room -= len(part)
-            left -= len(part)
+            room -= size
+            left -= size
 
-    def _cut_data(self, call: Call, size_max: int, room: int) -> bytes:
+    def _cut_data(self, parts: list[bytes], call: Call, size_max: int, room: int) -> int:
         """
-        Encode up to `size_max` of a call's unsent bytes, and its tail when nothing is left before
-        it.
+        Cut up to `size_max` of a call's unsent bytes, and its tail when nothing is left before it.
+
+        Returns:
+            The bytes it took in the batch.
         """
         size = min(call.unsent_bytes, call.send_credit_bytes, size_max)
         tail = call.tail
         if size <= 0:
             if tail is None or call.unsent_bytes:
                 # Ended, or out of credit: a grant gives it its turn back.
-                return b""
-            return self._cut_tail(call, tail)
-        data = self._take(call, size)
+                return 0
+            part = self._cut_tail(call, tail)
+            parts.append(part)
+            return len(part)
+        pieces = self._take(call, size)
         call.send_credit_bytes -= size
-        if (
+        is_last = (
             tail is not None
             and not call.unsent_bytes
             and size + tail.ByteSize() + 2 * _FRAME_OVERHEAD_BYTES <= room
-        ):
-            if tail.HasField("end"):
-                tail.end.data = data
-                return self._cut_tail(call, tail)
-            return encode_frame(pb.Frame(call_id=call.id, data=data)) + self._cut_tail(call, tail)
-        return encode_frame(pb.Frame(call_id=call.id, data=data))
+        )
+        if tail is not None and is_last and tail.HasField("end"):
+            tail.end.data = b"".join(pieces)
+            part = self._cut_tail(call, tail)
+            parts.append(part)
+            return len(part)
+        head = encode_data(call.id, size)
+        parts.append(head)
+        parts.extend(pieces)
+        taken = len(head) + size
+        if tail is not None and is_last:
+            part = self._cut_tail(call, tail)
+            parts.append(part)
+            taken += len(part)
+        return taken
 
     def _cut_tail(self, call: Call, tail: pb.Frame) -> bytes:
         tail.call_id = call.id
@@ -361,33 +375,33 @@ class Outbox:
         frame = call.open_frame or call.tail
         return 0 if frame is None else frame.ByteSize()
 
-    def _take(self, call: Call, size: int) -> bytes:
-        """Take bytes from the front of a call's queue."""
+    def _take(self, call: Call, size: int) -> list[bytes]:
+        """Take bytes from the front of a call's queue, in pieces."""
         queue = call.queue
         assert queue is not None
         if size == call.unsent_bytes:
-            data = queue[0] if len(queue) == 1 else b"".join(queue)
+            pieces = list(queue)
             queue.clear()
         else:
-            data = _take_front(queue, size)
+            pieces = _take_front(queue, size)
         call.unsent_bytes -= size
         if call.charged_bytes and self._budget is not None:
             self._budget.release(call, size)
         if call.is_waiting_ready and call.unsent_bytes <= self.ready_bytes:
             call.is_waiting_ready = False
             self.ready_calls.append(call)
-        return bytes(data)
+        return pieces
 
 
-def _take_front(queue: deque[bytes], size: int) -> bytes:
-    parts = []
+def _take_front(queue: deque[bytes], size: int) -> list[bytes]:
+    pieces: list[bytes] = []
     while size > 0:
         first = queue.popleft()
         if len(first) > size:
-            # A view, so that a message of many fragments is not copied once a fragment.
+            # Views, which join() reads like bytes: a message of many fragments is copied once.
             view = memoryview(first)
-            queue.appendleft(view[size:])  # type: ignore[arg-type]  # joined like bytes
-            first = bytes(view[:size])
-        parts.append(first)
+            queue.appendleft(view[size:])  # type: ignore[arg-type]
+            first = view[:size]  # type: ignore[assignment]
+        pieces.append(first)
         size -= len(first)
-    return b"".join(parts)
+    return pieces
