@@ -33,11 +33,11 @@ types: $(READY)
 	$(BIN)/mypy
 
 gen: $(READY)
-	$(BIN)/python -m scripts.generate
+	$(BIN)/python -m codegen.generate
 
 # Fails when `make gen` would change a committed file.
 drift: $(READY)
-	$(BIN)/python -m scripts.generate --check
+	$(BIN)/python -m codegen.generate --check
 
 # What CI runs, in its order; the last thing printed is pytest's summary.
 check: lint types drift

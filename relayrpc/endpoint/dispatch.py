@@ -3,7 +3,7 @@ Running handlers: one task per call, for the four shapes, `async def` or plain.
 
 Owns: how a handler is called and what its exceptions become. Does not own: which handler
 (handlers.py), the wire (context.py). Nothing a handler does leaves a call without an end.
-Source: STYLE.md section 5, rule 5; the behaviour of grpc.aio's server.
+Source: docs/reference/errors.md; the behaviour of grpc.aio's server.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ The exceptions a failed call raises: gRPC's own, and on top who ended the call a
 handler may have run.
 
 Owns: turning a `CallOutcome` into an exception. Does not own: what an outcome may claim (LINK.md).
-Source: DESIGN.md "What a caller is told"; STYLE.md section 5.
+Source: DESIGN.md "What a caller is told"; docs/reference/errors.md.
 """
 
 from __future__ import annotations

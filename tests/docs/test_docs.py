@@ -17,7 +17,7 @@ import typer.main
 
 from relayrpc import errors
 from relayrpc.cli.main import app
-from scripts import limits_page
+from codegen import limits_page
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def test_links_resolve(page: Path) -> None:
 
 def test_files_named_in_the_documentation_exist() -> None:
     """Paths in backticks that begin with a folder of the repository."""
-    pattern = re.compile(r"`((?:relayrpc|docs|protos|samples|scripts|tests|benchmarks)/[\w./-]+)`")
+    pattern = re.compile(r"`((?:relayrpc|docs|protos|samples|codegen|tests|benchmarks)/[\w./-]+)`")
     missing = [
         f"{page.relative_to(ROOT)}: {path}"
         for page in PAGES

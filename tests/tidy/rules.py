@@ -54,7 +54,7 @@ _PURE: Final = ("relayrpc/link/", "relayrpc/auth/")
 _PURE_FILES: Final = ("relayrpc/hub/routing.py", "relayrpc/hub/admission.py")
 _IMPURE_MODULES: Final = {"asyncio", "grpc", "random", "secrets", "socket", "threading", "time"}
 _DECODING: Final = ("frames.py", "framing.py", "handshake.py", "messages.py")
-_PRINTING: Final = ("relayrpc/cli/", "samples/", "benchmarks/", "scripts/", "tests/simulation/")
+_PRINTING: Final = ("relayrpc/cli/", "samples/", "benchmarks/", "codegen/", "tests/simulation/")
 _TODO: Final = re.compile(r"\b(TOD[O]|FIXM[E]|XX[X])\b(?!\(#\d+\))")
 _ENTRY_POINTS: Final = {
     "relayrpc",

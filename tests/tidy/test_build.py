@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import generate, limits_page
+from codegen import generate, limits_page
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from scripts import limits_page
+from codegen import limits_page
 
 
 __all__ = ["JOBS", "Job", "differences", "generate", "main"]
