@@ -200,8 +200,12 @@ class Outbox:
 
     def _cut_grants(self, parts: list[bytes], room: int) -> int:
         grants = self._grants
-        while grants and room > _FRAME_OVERHEAD_BYTES:
-            call = next(iter(grants))
+        for call in list(grants):
+            if room <= _FRAME_OVERHEAD_BYTES:
+                break
+            if not call.id:
+                # Its OPEN goes first.
+                continue
             part = encode_frame(pb.Frame(call_id=call.id, grant=grants.pop(call)))
             parts.append(part)
             room -= len(part)

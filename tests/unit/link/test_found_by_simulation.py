@@ -1,0 +1,47 @@
+"""
+What the simulation found wrong in the link's core, each in the fewest steps that show it.
+
+Method: two ends joined by hand, no carrier and no clock.
+"""
+
+from __future__ import annotations
+
+from relayrpc.limits import DEFAULT_LIMITS, Limits
+from relayrpc.link.events import CallOpened, Event, GrantReceived, LinkEnded
+from relayrpc.link.link import Link
+from relayrpc.v1 import link_pb2 as pb
+
+
+def _pair(limits: Limits = DEFAULT_LIMITS) -> tuple[Link, Link]:
+    """A dialler and an acceptor after their handshake."""
+    dialler = Link(is_dialler=True, limits=limits, instance="i", now_s=0.0)
+    acceptor = Link(is_dialler=False, limits=limits, instance="i", now_s=0.0)
+    dialler.carrier_opened(now_s=0.0)
+    hello = dialler.batch_to_send(attempt=0, now_s=0.0)
+    assert hello is not None
+    acceptor.accept(
+        pb.Batch.FromString(hello).frames[0].hello,
+        link_id=bytes(16),
+        secret=bytes(32),
+        epoch=bytes(16),
+    )
+    _pump(acceptor, dialler)
+    return dialler, acceptor
+
+
+def _pump(sender: Link, receiver: Link, *, now_s: float = 0.0) -> list[Event]:
+    """Move everything that is to be sent; returns what the receiver makes of it."""
+    while (batch := sender.batch_to_send(attempt=sender.attempt, now_s=now_s)) is not None:
+        receiver.receive_batch(batch, attempt=0, now_s=now_s)
+    return receiver.events_received()
+
+
+def test_link_sends_a_grant_behind_the_open_of_its_call() -> None:
+    dialler, acceptor = _pair()
+    call = dialler.open_call(
+        "s/m", "a", shape=pb.SHAPE_UNARY_STREAM, app=None, data=b"x", half_close=True, now_s=0.0
+    )
+    dialler.grant(call, 5)
+    events = _pump(dialler, acceptor)
+    assert [type(event) for event in events] == [CallOpened, GrantReceived], events
+    assert not any(isinstance(event, LinkEnded) for event in events)
