@@ -30,29 +30,26 @@ class PathEstimator:
     pass for distance.
     """
 
-    __slots__ = ("_round_trip_at_s", "round_trip_s", "window_bytes", "window_bytes_max")
+    __slots__ = ("_renew_at_s", "round_trip_s", "window_bytes", "window_bytes_max")
 
     def __init__(self, *, window_bytes: int, window_bytes_max: int) -> None:
         self.window_bytes = window_bytes
         self.window_bytes_max = window_bytes_max
         # None until the first sample.
         self.round_trip_s: float | None = None
-        self._round_trip_at_s = 0.0
+        self._renew_at_s = 0.0
 
     def add_round_trip(self, round_trip_s: float, *, now_s: float) -> None:
         """Take one measured round trip."""
         least = self.round_trip_s
-        if (
-            least is None
-            or round_trip_s <= least
-            or now_s - self._round_trip_at_s > _ROUND_TRIP_KEPT_S
-        ):
+        if least is None or round_trip_s <= least or now_s > self._renew_at_s:
             self.round_trip_s = round_trip_s
-            self._round_trip_at_s = now_s
+            self._renew_at_s = now_s + _ROUND_TRIP_KEPT_S
 
     def add_delivery(self, delivered_bytes: int, *, took_s: float) -> None:
         """Take one measured rate; the window grows to twice round trip times rate."""
-        if self.round_trip_s is None or took_s <= 0.0:
+        if delivered_bytes * 4 < self.window_bytes or self.round_trip_s is None or took_s <= 0.0:
+            # So little that it says nothing about what the path could carry.
             return
         wanted = int(2 * delivered_bytes * self.round_trip_s / took_s)
         if wanted > self.window_bytes:

@@ -432,8 +432,11 @@ class Link(LinkCalls):
         if close.code == pb.Close.CODE_UNSPECIFIED:
             self._end(None, close)
             return
-        name = pb.Close.Code.Name(close.code) if close.code <= pb.Close.CODE_SHUTDOWN else "CODE"
-        text = close.reason or name.removeprefix("CODE_").lower().replace("_", " ")
+        text = close.reason
+        if not text:
+            is_known = close.code in pb.Close.Code.values()
+            text = pb.Close.Code.Name(close.code) if is_known else f"code {close.code}"
+            text = text.removeprefix("CODE_").lower().replace("_", " ")
         self._end(LinkRefusedError(f"the peer closed the link: {text}", code=close.code), close)
 
     # --- receiving: the link ---
@@ -574,10 +577,13 @@ class Link(LinkCalls):
 
     # --- time ---
 
-    def next_deadline_s(self) -> float | None:
+    def next_deadline_s(self, *, can_send: bool = True) -> float | None:
         """
         Return when handle_timeout() is due, in monotonic seconds; None: not before something else
         happens.
+
+        Args:
+            can_send: The carrier takes a batch now; until it does, an ack that is due must wait.
         """
         if self.state is LinkState.CLOSED:
             return None
@@ -588,7 +594,7 @@ class Link(LinkCalls):
             if due is None or silence < due:
                 due = silence
             ack = self.log.ack_due_s
-            if ack is not None and ack < due:
+            if ack is not None and ack < due and can_send:
                 due = ack
         elif self._parked_until_s is not None and (due is None or self._parked_until_s < due):
             due = self._parked_until_s
