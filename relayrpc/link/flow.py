@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "PathEstimator", "ReceiveWindow"]
 
 _ROUND_TRIP_KEPT_S: Final = 10.0
+# Twice the product would do on a path without processes in it; theirs is waiting, too.
+_WINDOW_ROUND_TRIPS: Final = 4
 
 
 class PathEstimator:
@@ -47,11 +49,11 @@ class PathEstimator:
             self._renew_at_s = now_s + _ROUND_TRIP_KEPT_S
 
     def add_delivery(self, delivered_bytes: int, *, took_s: float) -> None:
-        """Take one measured rate; the window grows to twice round trip times rate."""
+        """Take one measured rate; the window grows to four times round trip times rate."""
         if delivered_bytes * 4 < self.window_bytes or self.round_trip_s is None or took_s <= 0.0:
             # So little that it says nothing about what the path could carry.
             return
-        wanted = int(2 * delivered_bytes * self.round_trip_s / took_s)
+        wanted = int(_WINDOW_ROUND_TRIPS * delivered_bytes * self.round_trip_s / took_s)
         if wanted > self.window_bytes:
             self.window_bytes = min(wanted, self.window_bytes_max)
 
@@ -142,6 +144,7 @@ class Budget:
     """
 
     __slots__ = (
+        "_grant_bytes_min",
         "_share_bytes",
         "_shared_bytes_max",
         "_shared_used_bytes",
@@ -153,6 +156,9 @@ class Budget:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self._share_bytes = limit_bytes // 2 // calls_open_max
+        # Of less no part is given: crumbs would go round for ever, a frame for a few bytes. A call
+        # without credit has its whole share free as soon as its bytes have left.
+        self._grant_bytes_min = self._share_bytes // 4
         self._shared_bytes_max = limit_bytes - self._share_bytes * calls_open_max
         self._shared_used_bytes = 0
 
@@ -162,7 +168,10 @@ class Budget:
         if wanted_bytes <= own:
             return wanted_bytes
         free = self._shared_bytes_max - self._shared_used_bytes
-        return min(wanted_bytes, own + max(0, free >> 4))
+        allowed = own + max(0, free >> 4)
+        if allowed >= wanted_bytes:
+            return wanted_bytes
+        return allowed if allowed >= self._grant_bytes_min else 0
 
     def has_room(self, size_bytes: int) -> bool:
         """Say whether data that is already here still fits, for a call that has nothing yet."""
