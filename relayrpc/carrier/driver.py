@@ -12,7 +12,7 @@ Source: LINK.md "Speed: the mechanism".
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relayrpc.link.link import LinkState
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LinkDriver"]
 
+_FAREWELL_TIMEOUT_S: Final = 5.0
+
 
 class LinkDriver:
     """
@@ -37,15 +39,18 @@ class LinkDriver:
     """
 
     __slots__ = (
+        "_can_send",
         "_carrier_ended",
         "_clock",
         "_events_received",
+        "_farewell_timer",
         "_flushed",
         "_is_flush_due",
         "_loop",
         "_rides",
         "_timer",
         "_timer_due_s",
+        "_waiters",
         "link",
     )
 
@@ -76,8 +81,14 @@ class LinkDriver:
         self._flushed = flushed
         self._rides: list[_Ride] = []
         self._is_flush_due = False
+        # The carrier in use took everything there was to send.
+        self._can_send = True
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
+        # Runs while the link is over and its last batch waits for the carrier to take it.
+        self._farewell_timer: asyncio.TimerHandle | None = None
+        # Completed when the last carrier is over.
+        self._waiters: list[asyncio.Future[None]] = []
         link.flush_soon = self.flush_soon
 
     @property
@@ -126,15 +137,59 @@ class LinkDriver:
             # The peer can begin with these while this process makes more.
             self._pump(self._clock())
 
-    def stop(self) -> None:
-        """Close carriers and timer; what a carrier was handed still goes out. Idempotent."""
+    async def carriers_over(self, *, timeout_s: float) -> None:
+        """
+        Wait until the carriers of a link that has ended are over.
+
+        Args:
+            timeout_s: Those that take longer to end in order are dropped.
+        """
+        timer = self._loop.call_later(timeout_s, self._abort_carriers)
+        try:
+            while self._rides:
+                waiter: asyncio.Future[None] = self._loop.create_future()
+                self._waiters.append(waiter)
+                await waiter
+        finally:
+            timer.cancel()
+
+    # --- inside ---
+
+    def _stop(self) -> None:
+        """Close carriers and timer of a link that is over; what a carrier was handed goes out."""
+        link = self.link
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         for ride in list(self._rides):
+            if (
+                ride.attempt == link.attempt
+                and link.has_farewell
+                and not ride.carrier.is_writable
+                and not ride.is_closing
+            ):
+                # The peer must be told that it is over, or it keeps the link for a resume.
+                if self._farewell_timer is None:
+                    self._farewell_timer = self._loop.call_later(
+                        _FAREWELL_TIMEOUT_S, self._abort_carriers
+                    )
+                continue
+            ride.is_closing = True
             ride.carrier.close()
 
-    # --- inside ---
+    def _abort_carriers(self) -> None:
+        for ride in list(self._rides):
+            ride.carrier.abort()
+
+    def _ride_over(self, ride: _Ride) -> None:
+        self._rides.remove(ride)
+        if not self._rides and self._farewell_timer is not None:
+            self._farewell_timer.cancel()
+        if not self._rides and self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -150,7 +205,7 @@ class LinkDriver:
         if self._flushed is not None:
             self._flushed()
         if link.state is LinkState.CLOSED:
-            self.stop()
+            self._stop()
         else:
             self._set_timer(now_s)
 
@@ -164,6 +219,8 @@ class LinkDriver:
                 if batch is None:
                     break
                 carrier.send_nowait(batch)
+            if ride.attempt == link.attempt:
+                self._can_send = carrier.is_writable
 
     def _deliver(self) -> None:
         events = self.link.events_received()
@@ -171,7 +228,7 @@ class LinkDriver:
             self._events_received(events)
 
     def _set_timer(self, now_s: float) -> None:
-        due_s = self.link.next_deadline_s()
+        due_s = self.link.next_deadline_s(can_send=self._can_send)
         if due_s is None:
             return
         if self._timer is not None:
@@ -197,12 +254,14 @@ class LinkDriver:
 class _Ride:
     """One carrier in the service of one link."""
 
-    __slots__ = ("_driver", "attempt", "carrier")
+    __slots__ = ("_driver", "attempt", "carrier", "is_closing")
 
     def __init__(self, driver: LinkDriver, carrier: Carrier, attempt: int) -> None:
         self._driver = driver
         self.carrier = carrier
         self.attempt = attempt
+        # Closed here, because the link is over.
+        self.is_closing = False
 
     def batch_received(self, batch: bytes) -> None:
         driver = self._driver
@@ -225,7 +284,7 @@ class _Ride:
         driver = self._driver
         if self not in driver._rides:
             return
-        driver._rides.remove(self)
+        driver._ride_over(self)
         driver.link.carrier_lost(
             self.attempt,
             now_s=driver._clock(),

@@ -61,6 +61,8 @@ _log = logging.getLogger("relayrpc.link")
 _BACKOFF_FACTOR: Final = 1.6
 _BACKOFF_JITTER: Final = 0.2
 _INSTANCE_BYTES: Final = 12
+# Close has left by then, or will never arrive.
+_CLOSE_TIMEOUT_S: Final = 1.0
 # Answers of a hub after which dialling again would be wrong: it said no to us, or somebody took our
 # place.
 _FINAL_CODES: Final = frozenset(
@@ -263,14 +265,15 @@ class LiveLink:
                 current = asyncio.current_task()
                 if current is not None and current.cancelling():
                     raise
-        for link, driver in [*self._draining.items(), (self._link, self._driver)]:
-            if link is not None and driver is not None:
-                link.close()
-                self._settle(link)
-                driver.flush_soon()
-        # One turn for the flush that carries Close, one for the transport to take it.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        drivers = dict(self._draining)
+        if self._link is not None and self._driver is not None:
+            drivers[self._link] = self._driver
+        for link, driver in drivers.items():
+            link.close()
+            self._settle(link)
+            driver.flush_soon()
+        for driver in drivers.values():
+            await driver.carriers_over(timeout_s=_CLOSE_TIMEOUT_S)
         self._set_state(_State.SHUTDOWN)
         self._wake_waiters()
 

@@ -14,7 +14,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relayrpc.carrier.driver import LinkDriver
 from relayrpc.errors import AbuseError, ProtocolError
@@ -40,6 +40,9 @@ __all__ = ["HubSessions"]
 
 _log = logging.getLogger("relayrpc.hub")
 
+# Close has left by then, or will never arrive.
+_CLOSE_TIMEOUT_S: Final = 1.0
+
 
 class HubSessions:
     """Every link of a hub, from the moment its carrier is open."""
@@ -64,6 +67,8 @@ class HubSessions:
         self.forwarder = Forwarder(Router(random=random))
         self._clock = clock
         self._drivers: dict[Link, LinkDriver] = {}
+        # Of links that are over, while their last carriers end.
+        self._ending: dict[Link, LinkDriver] = {}
         self._handshakes: set[_Handshake] = set()
         # Set while the hub drains, and completed when nothing is left to wait for.
         self._drained: asyncio.Event | None = None
@@ -123,7 +128,9 @@ class HubSessions:
     def _events_received(self, link: Link, events: list[Event]) -> None:
         if not self.forwarder.handle(link, events, now_s=self._clock()):
             self.table.remove(link)
-            self._drivers.pop(link, None)
+            driver = self._drivers.pop(link, None)
+            if driver is not None and driver.carriers_count:
+                self._ending[link] = driver
             self._check_drained()
             ended = events[-1]
             if isinstance(ended, LinkEnded) and isinstance(ended.error, ProtocolError):
@@ -140,6 +147,9 @@ class HubSessions:
         _log.info(
             "link of %s: %s carrier is over (%s)", link.instance, carrier.kind, error or "closed"
         )
+        ending = self._ending.get(link)
+        if ending is not None and not ending.carriers_count:
+            del self._ending[link]
         for heavy in self.table.links_to_expire():
             heavy.close(code=pb.Close.CODE_LIMIT, reason="parked links keep too much")
             self._settle(heavy)
@@ -177,14 +187,18 @@ class HubSessions:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every link now, and give last frames a turn of the loop. Idempotent."""
+        """Close every link now; returns when the carriers are over. Idempotent."""
         for handshake in list(self._handshakes):
             handshake.refuse(AbuseError("the hub stops"))
         for link in self.table.links:
             link.close(code=pb.Close.CODE_SHUTDOWN, reason="the hub stopped")
             self._settle(link)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        await asyncio.gather(
+            *[
+                driver.carriers_over(timeout_s=_CLOSE_TIMEOUT_S)
+                for driver in self._ending.values()
+            ]
+        )
 
 
 class _Handshake:

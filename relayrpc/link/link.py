@@ -158,6 +158,11 @@ class Link(LinkCalls):
         """True when no call is open and nothing waits to be sent or acknowledged."""
         return not self.calls_open_count and self._outbox.is_empty() and not self.log.kept_bytes
 
+    @property
+    def has_farewell(self) -> bool:
+        """True while the link is over and a carrier is still to take its Close."""
+        return self.state is LinkState.CLOSED and bool(self._unnumbered)
+
     def events_received(self) -> list[Event]:
         """Take the events since the last time, in order."""
         if self._outbox.ready_calls:
@@ -266,7 +271,9 @@ class Link(LinkCalls):
         """
         if self.state is LinkState.CLOSED or resume.attempt <= self._attempt:
             return "attempt"
-        if not self.log.resume(resume.received, now_s=now_s):
+        # What the dialler acknowledged on the older carrier after it had sent Resume counts too.
+        received_number = max(resume.received, self.log.acknowledged_number)
+        if not self.log.resume(received_number, now_s=now_s):
             return "batches"
         self._attempt = resume.attempt
         self._carrier_taken(now_s)

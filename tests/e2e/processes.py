@@ -36,12 +36,25 @@ class RunningHub:
 
 @contextmanager
 def running_hub(
-    *flags: str, python: str | Path = sys.executable, cwd: Path | None = None
+    *flags: str,
+    python: str | Path = sys.executable,
+    cwd: Path | None = None,
+    stderr: IO[str] | None = None,
 ) -> Iterator[RunningHub]:
-    """Run `relayrpc hub` on free loopback ports; it is killed at the end if it still runs."""
+    """
+    Run `relayrpc hub` on free loopback ports; it is killed at the end if it still runs.
+
+    Args:
+        flags: Further flags; a later `--grpc` or `--http` wins over the free port.
+        python: The interpreter that has relayrpc.
+        cwd: Where it runs.
+        stderr: An open file for its log; None: the test's own.
+    """
     ports = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     command: Sequence[str] = (str(python), "-m", "relayrpc", "hub", *ports, *flags)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=cwd
+    )
     with process:
         try:
             line = _stdout(process).readline()

@@ -1,0 +1,48 @@
+"""One hub process for each file of tests, a neighbour on it for each test, and both doors."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+
+from tests.integration.watched_hub import Neighbour, WatchedHub, neighbour_of, watched_hub
+from tests.support.raw_peer import Door, RawCarrier, open_raw
+
+
+OpenCarrier = Callable[[], Awaitable[RawCarrier]]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHub]:
+    with watched_hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture
+async def neighbour(hub: WatchedHub) -> AsyncIterator[Neighbour]:
+    """Notices, at the end of the test, whether the hub is unhurt and still serves it."""
+    async with neighbour_of(hub.grpc_port) as neighbour:
+        yield neighbour
+        await neighbour.check_served()
+    hub.check_unhurt()
+
+
+@pytest.fixture(params=["websocket", "grpc"])
+def door(request: pytest.FixtureRequest) -> Door:
+    return request.param
+
+
+@pytest.fixture
+async def open_carrier(hub: WatchedHub, door: Door) -> AsyncIterator[OpenCarrier]:
+    """Opens raw carriers to the door of this test; they are dropped at its end."""
+    carriers: list[RawCarrier] = []
+
+    async def open_one() -> RawCarrier:
+        carrier = await open_raw(door, grpc_port=hub.grpc_port, http_port=hub.http_port)
+        carriers.append(carrier)
+        return carrier
+
+    yield open_one
+    for carrier in carriers:
+        await carrier.aclose()

@@ -1,0 +1,26 @@
+"""
+Waiting for a condition that no event tells about: another process's files, or a library's inside.
+
+Never waits longer than it takes: the condition is looked at again every few milliseconds, and the
+test's own time limit is the only bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+
+__all__ = ["until"]
+
+_LOOK_AGAIN_S: Final = 0.01
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return once `condition()` is true."""
+    loop = asyncio.get_running_loop()
+    while not condition():
+        again = loop.create_future()
+        loop.call_later(_LOOK_AGAIN_S, again.set_result, None)
+        await again
