@@ -59,7 +59,10 @@ async def answer(request: dict[str, Any], commands: Mapping[str, Command]) -> No
         result = await commands[request["command"]](**request["arguments"])
     except Exception as error:
         # Whatever fails belongs to this measurement only; the benchmark goes on and shows it.
-        what = f"{request['command']}: {type(error).__name__}: {error}"
+        first: BaseException = error
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        what = f"{request['command']}: {type(first).__name__}: {first}"
         say({"id": request["id"], "error": what})
     else:
         say({"id": request["id"], "result": result})

@@ -69,6 +69,7 @@ class SecureIdleLinks(IdleLinks):
 
     name = "secure_idle_links"
     sides = ("websocket", "grpc")
+    rounds_max = 2
 
     async def run(self, side: Side, effort: Effort) -> dict[str, float]:
         """Measure with a certificate authority of its own."""

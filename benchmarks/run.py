@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, cast
 from benchmarks.harness import BenchmarkError, raise_open_files_limit
 from benchmarks.machine import facts
 from benchmarks.memory import MEMORY_SCENARIOS
-from benchmarks.report import Results, facts_lines, failures, table
+from benchmarks.report import LATEST, Results, facts_lines, failures, table
 from benchmarks.scenarios import FULL, QUICK, SCENARIOS
 from benchmarks.side import SideName
 from benchmarks.sides import SIDE_NAMES, side
@@ -39,6 +39,7 @@ __all__ = ["main"]
 ALL_SCENARIOS: Final = {scenario.name: scenario for scenario in (*SCENARIOS, *MEMORY_SCENARIOS)}
 MEASUREMENT_S_MAX: Final = 150.0
 ROUNDS_MAX: Final = 100
+SAVED_AS: Final = "benchmarks/results/latest.json"
 
 
 def main() -> int:
@@ -61,6 +62,7 @@ def main() -> int:
     if failed:
         print("\n".join(["", "not measured:", *failed]))
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(
             json.dumps(results.as_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -86,11 +88,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"sides: {', '.join(SIDE_NAMES)}",
     )
     parser.add_argument("--quick", action="store_true", help="short windows, small transfers")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help=f"where the results go; {SAVED_AS} after a full run",
+    )
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 5)
     if not 1 <= options.rounds <= ROUNDS_MAX:
         parser.error(f"--rounds takes 1 to {ROUNDS_MAX}")
+    is_full = options.only == list(ALL_SCENARIOS) and options.sides == list(SIDE_NAMES)
+    if options.json is None and is_full and not options.quick:
+        options.json = LATEST
     return options
 
 
@@ -121,6 +131,8 @@ async def measure_all(
     effort = QUICK if options.quick else FULL
     for number in range(options.rounds):
         for scenario in scenarios:
+            if number >= scenario.rounds_max:
+                continue
             sides = [name for name in options.sides if name in scenario.sides]
             turn = number % len(sides) if sides else 0
             for name in sides[turn:] + sides[:turn]:

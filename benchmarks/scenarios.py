@@ -71,6 +71,8 @@ class Scenario(ABC):
 
     name: ClassVar[str]
     sides: ClassVar[tuple[SideName, ...]] = STREAMING_SIDES
+    rounds_max: ClassVar[int] = 100
+    """A scenario that changes little from round to round, and takes long, may sit out the rest."""
 
     async def run(self, side: Side, effort: Effort) -> dict[str, float]:
         """
@@ -214,6 +216,7 @@ class Transfer(Scenario):
 
     name = "transfer"
     is_link_shared: ClassVar[bool] = False
+    share_of_bytes: ClassVar[float] = 1.0
 
     async def measure(
         self, processes: Processes, service: Service, effort: Effort
@@ -231,7 +234,7 @@ class Transfer(Scenario):
             )
         )
         try:
-            count = effort.transfer_bytes // BULK_BYTES
+            count = int(effort.transfer_bytes * self.share_of_bytes) // BULK_BYTES
             transferred = await taker.run("transfer", size_bytes=BULK_BYTES, count=count)
             await neighbours.run("stop_latencies")
             beside = await running
@@ -246,6 +249,8 @@ class SharedTransfer(Transfer):
 
     name = "shared_transfer"
     is_link_shared = True
+    # Reported only, so it need not take as long.
+    share_of_bytes = 0.25
 
 
 async def neighbours_alone(caller: Worker, effort: Effort) -> dict[str, float]:
