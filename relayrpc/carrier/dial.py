@@ -8,6 +8,7 @@ Source: DESIGN.md "Front doors"; docs/reference/errors.md.
 
 from __future__ import annotations
 
+import errno
 import ssl
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -172,6 +173,9 @@ def _cause(error: Exception, *, is_secure: bool) -> str:
         case InvalidMessage() | ConnectionClosed():
             hint = "" if is_secure else "; does that port want TLS, or is it the gRPC port?"
             return f"it did not answer the WebSocket handshake{hint}"
+        case OSError() if f"[Errno {errno.ECONNREFUSED}]" in str(error):
+            # asyncio's own texts name addresses, several of them where the name has several.
+            return "connection refused"
         case OSError() if error.strerror:
             return error.strerror.lower()
         case _:

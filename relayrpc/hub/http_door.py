@@ -61,6 +61,8 @@ class HTTPDoor:
         self._listening: list[socket.socket] = []
         # Connections that have not become a carrier; at most limits.handshakes_open_max.
         self._open: set[_HTTPConnection] = set()
+        # While aclose() waits for them to be gone.
+        self._emptied: asyncio.Future[None] | None = None
 
     async def start(self, host: str, port: int) -> int:
         """
@@ -100,15 +102,17 @@ class HTTPDoor:
     async def aclose(self) -> None:
         """Close the port and drop connections that never became a carrier. Idempotent."""
         self.stop_listening()
-        opening = [connection.opening for connection in self._open if connection.opening]
         for connection in tuple(self._open):
             connection.drop()
-        if opening:
-            await asyncio.wait(opening)
+        while self._open:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
 
     def forget(self, connection: _HTTPConnection) -> None:
         """Stop counting a connection that is gone or has become a carrier."""
         self._open.discard(connection)
+        if not self._open and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
 
     def _accept(self, listener: socket.socket) -> None:
         # By hand, because a server of the loop's own does not count handshakes of TLS.
@@ -169,7 +173,9 @@ class _HTTPConnection(asyncio.Protocol):
             await self._loop.connect_accepted_socket(lambda: self, accepted, ssl=context, **options)
         except OSError as error:
             _LOGGER.debug("a connection did not open: %s", error)
-            self._finish()
+        finally:
+            if self._transport is None:
+                self._finish()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not checked at run time: uvloop's transports are no subclasses.
@@ -192,8 +198,7 @@ class _HTTPConnection(asyncio.Protocol):
         self._finish()
 
     def drop(self) -> None:
-        """End the connection without an answer."""
-        self._finish()
+        """End the connection without an answer; it counts until it is gone."""
         if self._transport is not None:
             self._transport.abort()
         elif self.opening is not None:

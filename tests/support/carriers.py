@@ -23,7 +23,7 @@ from relayrpc.hub.grpc_door import GRPCDoor
 from relayrpc.hub.http_door import HTTPDoor
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.testing import FaultyCarrier, memory_pair
-from relayrpc.testing.carrier_suite import OpenPair
+from relayrpc.testing.carrier_suite import CarrierRecorder, OpenPair
 
 
 class TLSFiles:
@@ -104,6 +104,16 @@ async def open_carriers(kind: str, files: TLSFiles) -> AsyncIterator[OpenPair]:
             return dialled, await accepted.next()
 
         yield open_pair
+
+
+async def dropped(*carriers: Carrier) -> None:
+    """Abort carriers that were not started, and wait until they are gone."""
+    recorders = [CarrierRecorder(carrier) for carrier in carriers]
+    for recorder in recorders:
+        recorder.carrier.abort()
+        recorder.start()
+    for recorder in recorders:
+        await recorder.until_ended()
 
 
 def _open_in_memory(*, is_faulty: bool) -> OpenPair:
