@@ -4,7 +4,7 @@ Client interceptors, run by grpc.aio's own machinery over this package's calls.
 grpc's intercepted calls run the chain and, at its end, start a call on grpc's channel; only that
 last step is replaced.
 Source: grpc/aio/_interceptor.py of the grpcio versions that pyproject.toml allows;
-tests/unit/endpoint/test_interceptors.py notices a change there.
+tests/integration/test_interceptors.py notices a change there.
 """
 
 from __future__ import annotations

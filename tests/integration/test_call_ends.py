@@ -153,10 +153,7 @@ async def test_dropped_stream_is_cancelled(kind: str) -> None:
     watch = Watch()
     async with running_relay({f"{kind}:M": watch.stream_forever}) as relay:
         stub = Stub(relay.channel)
-        if kind == "us":
-            call = stub.unary_stream("M")(b"")
-        else:
-            call = stub.stream_stream("M")()
+        call = stub.unary_stream("M")(b"") if kind == "us" else stub.stream_stream("M")()
         async for message in call:
             assert message == b"first"
             break

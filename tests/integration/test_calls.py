@@ -1,5 +1,6 @@
 """
-Goal: generated stubs and servicers work through a hub as they do with grpc.aio, all four shapes, async and plain.
+Goal: generated stubs and servicers work through a hub as they do with grpc.aio, all four shapes,
+async and plain.
 
 Method: the greeter sample's generated code over a real hub; every carrier choice once, then one.
 """
