@@ -106,10 +106,14 @@ async def test_http_door_bounds_unfinished_connections(
 ) -> None:
     limits = dataclasses.replace(DEFAULT_LIMITS, handshakes_open_max=2)
     files = tls_files if is_secure else None
-    async with open_door("websocket", Accepted(), files=files, limits=limits) as port:
-        async with connected(port), connected(port), connected(port) as (reader, _):
-            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await asyncio.wait_for(reader.readexactly(1), 10)
+    async with (
+        open_door("websocket", Accepted(), files=files, limits=limits) as port,
+        connected(port),
+        connected(port),
+        connected(port) as (reader, _),
+    ):
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(1), 10)
 
 
 async def test_batch_sent_with_the_request_is_kept() -> None:
