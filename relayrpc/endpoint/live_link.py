@@ -245,6 +245,10 @@ class LiveLink:
 
     async def withdraw_all(self) -> None:
         """Take every announcement back: no new calls come, running ones go on."""
+        for announcement in self._announcements.values():
+            answer = announcement.answer
+            if answer is not None and not answer.done():
+                answer.set_exception(ConnectError("the announcement was taken back"))
         if self._link is not None:
             for announcement_id in self._announcements:
                 self._link.withdraw(announcement_id)
