@@ -45,3 +45,28 @@ def test_link_sends_a_grant_behind_the_open_of_its_call() -> None:
     events = _pump(dialler, acceptor)
     assert [type(event) for event in events] == [CallOpened, GrantReceived], events
     assert not any(isinstance(event, LinkEnded) for event in events)
+
+
+def test_link_waits_for_its_carrier_with_an_ack_that_is_due() -> None:
+    """Else the driver's timer fires again and again until the carrier takes the ack."""
+    dialler, acceptor = _pair()
+    dialler.open_call("s/m", "a", shape=pb.SHAPE_UNARY_UNARY, app=None, data=b"x", now_s=0.0)
+    _pump(dialler, acceptor)
+    ack_due_s = acceptor.next_deadline_s()
+    assert ack_due_s == DEFAULT_LIMITS.ack_after_s
+    assert acceptor.next_deadline_s(can_send=False) == DEFAULT_LIMITS.keepalive_interval_s
+
+
+def test_link_resumes_though_more_was_acknowledged_after_resume_was_sent() -> None:
+    """A link that moves goes on receiving, and acknowledging, on the older carrier."""
+    dialler, acceptor = _pair()
+    attempt = dialler.carrier_opened(now_s=0.0)
+    resume = dialler.batch_to_send(attempt=attempt, now_s=0.0)
+    assert resume is not None
+    acceptor.go_away(reason="", time_left_s=1.0)
+    _pump(acceptor, dialler)
+    ack = dialler.batch_to_send(attempt=0, now_s=1.0)
+    assert ack is not None
+    acceptor.receive_batch(ack, attempt=0, now_s=1.0)
+    frame = pb.Batch.FromString(resume).frames[0]
+    assert acceptor.accept_resume(frame.resume, now_s=1.0) == ""
