@@ -180,9 +180,11 @@ class Channel(grpc.aio.Channel):
         """
         if grace is not None and grace < 0:
             raise ValueError(f"grace must be non-negative, got {grace}.")
-        if self._refusal is None:
-            self._refusal = _CLOSED
-        if self._is_started and self._refusal is not _FORKED:
+        if self._refusal is _FORKED:
+            # What there is to close is the parent's.
+            return
+        self._refusal = _CLOSED
+        if self._is_started:
             if grace and self.calls:
                 ends = [self.loop.create_task(core.wait_end()) for core in list(self.calls)]
                 _, running = await asyncio.wait(ends, timeout=grace)
@@ -440,4 +442,5 @@ def _forked() -> None:
         channel.refuse_after_fork()
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -8,6 +8,7 @@ Method: small handlers behind a real hub.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -510,3 +511,24 @@ async def test_calls_of_one_link_are_bounded() -> None:
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert not caught.value.may_have_executed
         await server.stop(None)
+
+
+async def test_channel_from_before_a_fork_is_refused_in_the_child() -> None:
+    async with running_relay({"uu:M": echo}) as relay:
+        method = Stub(relay.channel).unary_unary("M")
+        await method(b"")
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:  # pragma: no cover  # not in the process that is measured
+            try:
+                method(b"")
+                os.write(writer, b"no error")
+            except grpc.aio.UsageError as error:
+                os.write(writer, str(error).encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+        os.waitpid(child, 0)  # noqa: ASYNC222  # it exits at once
+        assert os.read(reader, 1000).startswith(b"this channel was made before fork()")
+        os.close(reader)
+        assert await method(b"parent") == b"parent"
