@@ -146,14 +146,18 @@ class Context(grpc.aio.ServicerContext):
         """Cancel the handler: the caller cancelled, the deadline passed, or the link is lost."""
         if self.call is None:
             return
-        self._is_cancelled = True
         self._finish()
         self.cancel_task()
 
     # --- ending ---
 
     def cancel_task(self) -> None:
-        """Cancel the handler, whether it has begun or not."""
+        """
+        Cancel the handler, whether it has begun or not.
+
+        Whoever still reads for it must not take the end of the call for the end of the requests.
+        """
+        self._is_cancelled = True
         if self.task is not None:
             self.task.cancel()
         if not self.is_started:

@@ -10,13 +10,17 @@ import asyncio
 import random
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from relayrpc.carrier.url import parse_url
+from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError
 from relayrpc.limits import DEFAULT_LIMITS
+from samples.greeter import greeter_pb2 as pb
 from samples.greeter import greeter_pb2_grpc
 from samples.greeter.host import Greeter
 from tests.simulation.ring2_network import Network
@@ -29,18 +33,27 @@ def _network(loop: VirtualLoop) -> Network:
     return network
 
 
-def _server(network: Network, *, address: str = "a") -> Server:
+def _server(network: Network, servicer: Any = None) -> Server:
     def make_live(on_call: Any) -> LiveLink:
         return LiveLink(
-            parse_url(f"relay://hub:7350/{address}", carrier="grpc"),
+            parse_url("relay://hub:7350/a", carrier="grpc"),
             limits=DEFAULT_LIMITS,
             on_call=on_call,
             dialling=network.dialling("host"),
         )
 
-    server = Server(make_live, address=address)
-    greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)
+    server = Server(make_live, address="a")
+    greeter_pb2_grpc.add_GreeterServicer_to_server(servicer or Greeter(), server)
     return server
+
+
+def _channel(network: Network) -> Channel:
+    live = LiveLink(
+        parse_url("relay://hub:7350/a", carrier="grpc"),
+        limits=DEFAULT_LIMITS,
+        dialling=network.dialling("caller"),
+    )
+    return Channel(live, address="a")
 
 
 def test_server_start_fails_when_it_is_stopped_before_the_hub_answers() -> None:
@@ -57,3 +70,38 @@ def test_server_start_fails_when_it_is_stopped_before_the_hub_answers() -> None:
             await starting
 
     run_virtual(main)
+
+
+def test_reader_of_requests_sees_no_end_of_them_when_the_server_stops() -> None:
+    """Half closing is what says that the requests are complete; a stop is a cancellation."""
+    seen: list[str] = []
+
+    class Servicer(greeter_pb2_grpc.GreeterServicer):
+        async def CollectNames(self, requests: Any, context: Any) -> pb.HelloReply:
+            reading = asyncio.ensure_future(self._read(requests))
+            await asyncio.wait([reading])
+            return pb.HelloReply()
+
+        async def _read(self, requests: Any) -> None:
+            try:
+                async for request in requests:
+                    seen.append(request.name)
+                seen.append("the end")
+            except asyncio.CancelledError:
+                seen.append("cancelled")
+
+    async def main(loop: VirtualLoop) -> None:
+        network = _network(loop)
+        server = _server(network, Servicer())
+        await server.start()
+        channel = _channel(network)
+        call = greeter_pb2_grpc.GreeterStub(channel).CollectNames()
+        await call.write(pb.HelloRequest(name="Ada"))
+        await asyncio.sleep(1.0)
+        await server.stop(None)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+        await channel.close()
+
+    run_virtual(main)
+    assert seen == ["Ada", "cancelled"]
