@@ -10,12 +10,13 @@ Source: DESIGN.md decision 6.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn
 
 
-__all__ = ["DeadlockError", "LivelockError", "VirtualLoop", "run_virtual"]
+__all__ = ["DeadlockError", "InlineExecutor", "LivelockError", "VirtualLoop", "run_virtual"]
 
 # Far above the simulation's seeds, far below what would hang a test run.
 _TURNS_MAX: Final = 2_000_000
@@ -87,10 +88,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
             raise DeadlockError(f"nothing will ever happen; waiting: {', '.join(waiting)}")
         if self.turns_count > self._turns_max:
-            raise LivelockError(f"{self.turns_count} turns of the loop")
+            raise LivelockError(f"{self.turns_count} turns of the loop; {self._what_is_next()}")
         self._now_s += timeout_s
         if self._now_s > self._time_s_end:
-            raise LivelockError(f"{self._now_s:g} s have passed")
+            raise LivelockError(f"{self._now_s:g} s have passed; {self._what_is_next()}")
+
+    def _what_is_next(self) -> str:
+        return f"ready: {list(self._ready)[:4]}, timers: {self.timers()[:4]}"
 
     def timers(self) -> list[asyncio.TimerHandle]:
         """Return the timers that are set and not cancelled, earliest first."""
@@ -157,6 +161,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
     sock_recv = _refuse
     sock_sendall = _refuse
     sock_accept = _refuse
+
+
+class InlineExecutor(concurrent.futures.Executor):
+    """Calls at once, on the caller's thread."""
+
+    def submit(  # type: ignore[override]  # the base is typed with ParamSpec
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as exc:
+            future.set_exception(exc)
+        return future
 
 
 def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,0 +1,520 @@
+"""
+The second ring of the simulation: the real asynchronous classes, hub to stub, under one seed.
+
+What `relayrpc hub` runs behind its doors and what users run in their processes lives on one
+virtual-time loop: sessions, drivers, live links, servers with generated servicers, channels with
+generated stubs. Only sockets are outside. Carriers break, hubs and hosts come and go; then all
+heals, everything must get on, every promise is checked, and nothing may be left.
+Source: DESIGN.md decision 6; docs/adr/0005-simulation.md.
+
+    python -m tests.simulation.ring2 17
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import random
+import sys
+from dataclasses import replace
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from relayrpc.carrier.url import parse_url
+from relayrpc.endpoint.channel import Channel
+from relayrpc.endpoint.live_link import LiveLink
+from relayrpc.endpoint.server import Server
+from relayrpc.errors import ConnectError, RelayError
+from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
+from samples.greeter import greeter_pb2_grpc
+from tests.simulation.ring2_caller import make_call
+from tests.simulation.ring2_calls import SHAPES, Plan, Record, check_end, check_truth, draw_plan
+from tests.simulation.ring2_host import AsyncGreeter, PlainGreeter
+from tests.simulation.ring2_network import Network
+from tests.support.virtual_loop import InlineExecutor, VirtualLoop
+
+
+__all__ = ["World", "run_seed", "trace_of"]
+
+ADDRESSES: Final = ("sim/async", "sim/plain")
+# In virtual seconds: far above what any seed needs, far below the loop's own bound.
+_PROGRESS_S: Final = 1800.0
+_TURNS_MAX: Final = 400_000
+_GOODBYES_MAX: Final = 100
+
+
+def run_seed(seed: int) -> None:
+    """
+    Run one world.
+
+    Raises:
+        AssertionError: A promise was broken; the text names the seed and ends with what happened
+            last.
+    """
+    trace_of(seed)
+
+
+def trace_of(seed: int) -> str:
+    """As `run_seed`; returns the hash of everything that happened, equal for equal seeds."""
+    rng = random.Random(f"ring2 {seed}")
+    loop = VirtualLoop(
+        rng=random.Random(rng.getrandbits(32)),
+        turns_max=_TURNS_MAX,
+        executor_delay_s=random.Random(rng.getrandbits(32)).random,
+    )
+    log = _Log()
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        world = World(loop, rng, log)
+        try:
+            loop.run_until_complete(world.run())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            gc.collect()
+            _check_loop(loop)
+            return world.network.trace.digest()
+        except (AssertionError, Exception) as exc:
+            lines = "\n".join([*world.network.trace.lines, *log.lines])
+            raise AssertionError(f"seed {seed} of ring 2: {exc!r}\n{lines}") from exc
+    finally:
+        log.close()
+        if is_collecting:
+            gc.enable()
+        _abandon(loop)
+
+
+def _check_loop(loop: VirtualLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    assert not tasks, f"tasks are left: {tasks}"
+    timers = loop.timers()
+    assert not timers, f"timers are left: {timers}"
+    assert not loop.complaints, f"the loop complains: {loop.complaints}"
+
+
+def _abandon(loop: VirtualLoop) -> None:
+    """Let go of a world, also of one that failed half way."""
+    loop.set_exception_handler(lambda *_: None)
+    for _ in range(_GOODBYES_MAX):
+        tasks = asyncio.all_tasks(loop)
+        if not tasks:
+            break
+        for task in tasks:
+            task.cancel()
+        loop.turns_count = 0
+        with contextlib.suppress(Exception):
+            loop.run_until_complete(asyncio.wait(tasks, timeout=0.0))
+    loop.close()
+
+
+class _Log(logging.Handler):
+    """Collects what the relay logs as a warning or worse."""
+
+    _EXPECTED: Final = (
+        "handler of /",
+        "calls were still open after",
+        "no link to",
+        "refused a carrier from",
+    )
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self._logger = logging.getLogger("relayrpc")
+        self._before = (self._logger.level, self._logger.propagate)
+        self._logger.setLevel(logging.WARNING)
+        self._logger.propagate = False
+        self._logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def unexpected(self) -> list[str]:
+        return [line for line in self.lines if not line.startswith(self._EXPECTED)]
+
+    def close(self) -> None:
+        self._logger.removeHandler(self)
+        self._logger.level, self._logger.propagate = self._before
+        super().close()
+
+
+class _Host:
+    """A host process: a server, and another one with the same instance id after a restart."""
+
+    def __init__(self, world: World, index: int) -> None:
+        self.world = world
+        self.instance = f"host{index}"
+        self.address = ADDRESSES[index % len(ADDRESSES)]
+        self.server: Server | None = None
+
+    async def start(self) -> None:
+        world = self.world
+        url = parse_url(f"relay://hub:7350/{self.address}", carrier=world.carrier)
+
+        def make_live(on_call: Any) -> LiveLink:
+            return LiveLink(
+                url,
+                limits=world.limits,
+                instance=self.instance,
+                on_call=on_call,
+                keep_trying=True,
+                dialling=world.network.dialling(self.instance),
+            )
+
+        server = Server(
+            make_live,
+            address=self.address,
+            migration_thread_pool=InlineExecutor(),
+            interceptors=[_PassOn()] if world.has_interceptors else (),
+        )
+        rng = random.Random(world.rng.getrandbits(32))
+        server.make_incident_id = lambda: f"{rng.getrandbits(32):08x}"
+        greeter = PlainGreeter if self.address == "sim/plain" else AsyncGreeter
+        servicer = greeter(self.instance, world.records)
+        greeter_pb2_grpc.add_GreeterServicer_to_server(servicer, server)
+        self.server = server
+        world.network.trace.add(f"{self.instance} starts")
+        try:
+            await server.start()
+        except ConnectError:
+            assert self.server is not server, "a host that was not stopped gave up"
+            return
+        world.network.trace.add(f"{self.instance} serves {self.address}")
+
+    async def stop(self, grace_s: float | None) -> None:
+        server, self.server = self.server, None
+        if server is not None:
+            self.world.network.trace.add(f"{self.instance} stops")
+            await server.stop(grace_s)
+            assert not server._contexts, "handlers are left"
+            assert not server._assembly.declared_bytes, "messages are left half put together"
+
+
+class _PassOn(grpc.aio.ServerInterceptor, grpc.aio.UnaryUnaryClientInterceptor):
+    """An interceptor that changes nothing."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        return await continuation(details)
+
+    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(details, request)
+
+
+class _Caller:
+    """A caller process: a channel, and the calls that run on it."""
+
+    def __init__(self, world: World, index: int) -> None:
+        self.world = world
+        self.name = f"caller{index}"
+        self.channel: Channel | None = None
+        self.running: dict[str, Record] = {}
+        self.is_closing = False
+
+    def open(self) -> None:
+        world = self.world
+        live = LiveLink(
+            parse_url("relay://hub:7350", carrier=world.carrier),
+            limits=world.limits,
+            dialling=world.network.dialling(self.name),
+        )
+        interceptors = [_PassOn()] if world.has_interceptors else ()
+        self.channel = Channel(live, interceptors=interceptors)
+        self.is_closing = False
+
+    async def call(self, plan: Plan, *, wait_for_ready: bool = False) -> Record | None:
+        """Make one call and judge its end; None when the channel was closed before it began."""
+        world = self.world
+        record = Record(plan)
+        world.records[plan.key] = record
+        self.running[plan.key] = record
+        channel = self.channel
+        assert channel is not None
+        try:
+            await make_call(channel, record, wait_for_ready=wait_for_ready)
+        except grpc.aio.UsageError:
+            assert self.is_closing, f"refused by an open channel: {record}"
+            del world.records[plan.key]
+            return None
+        finally:
+            del self.running[plan.key]
+        world.network.trace.add(f"{self.name} {record}")
+        check_end(
+            record,
+            now_s=world.loop.time(),
+            may_be_lost=world.may_be_lost,
+            may_be_refused=world.is_tight,
+        )
+        return record
+
+    async def close(self, grace_s: float | None) -> None:
+        self.is_closing = True
+        for record in self.running.values():
+            record.is_cancelled = True
+        channel = self.channel
+        assert channel is not None
+        self.world.network.trace.add(f"{self.name} closes")
+        await channel.close(grace_s)
+        assert not channel.calls, "calls are left on a closed channel"
+        assert not channel._assembly.declared_bytes, "messages are left half put together"
+
+
+class World:
+    """A hub, its hosts, its callers, and what happens to them."""
+
+    def __init__(self, loop: VirtualLoop, rng: random.Random, log: _Log) -> None:
+        self.loop = loop
+        self.rng = rng
+        self.log = log
+        self.records: dict[str, Record] = {}
+        # Harsh: hubs and hosts stop, links are lost for good. Else nothing may be lost, ever.
+        self.is_harsh = rng.random() < 0.5
+        self.may_be_lost = self.is_harsh
+        self.is_tight = rng.random() < 0.25
+        self.has_interceptors = rng.random() < 0.1
+        self.carrier = rng.choice(("auto", "grpc", "websocket"))
+        self.size_max = rng.choice((2_000, 50_000, 300_000))
+        self.limits = self._draw_limits()
+        delay_s_max = rng.choice((0.0, 0.001, 0.05, 0.3))
+        self.network = Network(loop, rng, limits=self.limits, delay_s_max=delay_s_max)
+        self.hosts = [_Host(self, index) for index in range(rng.randint(2, 3))]
+        self.callers = [_Caller(self, index) for index in range(rng.randint(1, 3))]
+        # No more faults.
+        self.is_calm = False
+        self._background: set[asyncio.Task[None]] = set()
+        self._calls_count = 0
+
+    def _draw_limits(self) -> Limits:
+        rng = self.rng
+        limits = replace(
+            DEFAULT_LIMITS,
+            keepalive_interval_s=rng.choice((1.0, 5.0, 10.0)),
+            handshake_timeout_s=rng.choice((2.0, 10.0)),
+            resume_window_s=120.0 if not self.is_harsh else rng.choice((0.5, 5.0, 30.0)),
+            drain_timeout_s=rng.choice((0.5, 5.0, 30.0)),
+            backoff_s_max=2.0,
+            connect_timeout_s=2.0,
+        )
+        if self.is_tight:
+            limits = replace(
+                limits,
+                calls_open_max=rng.choice((4, 16)),
+                link_budget_bytes=rng.choice((256, 1024)) * KIB,
+                initial_credit_bytes=rng.choice((4, 16)) * KIB,
+                window_bytes_max=64 * KIB,
+                unacknowledged_bytes_min=32 * KIB,
+                unacknowledged_bytes_max=128 * KIB,
+                send_queue_bytes_high=8 * KIB,
+                names_max=rng.choice((3, 1024)),
+            )
+        return limits
+
+    async def run(self) -> None:
+        """Everything, from the hub's start to the last check."""
+        self.network.start_hub()
+        for host in self.hosts:
+            await host.start()
+        for caller in self.callers:
+            caller.open()
+            await self._probe(caller)
+        self.network.dial_fault_chance = self.rng.choice((0.0, 0.3))
+        load = [
+            asyncio.ensure_future(self._load(caller))
+            for caller in self.callers
+            for _ in range(self.rng.randint(1, 4))
+        ]
+        chaos = asyncio.ensure_future(self._chaos())
+        await self._finish(load, "the calls")
+        self.is_calm = True
+        await self._finish([chaos], "what was stopped and started")
+        await self._heal()
+        for caller in self.callers:
+            await self._finish([asyncio.ensure_future(self._probe(caller))], "a healed world")
+        await self._end()
+
+    async def _finish(self, tasks: list[asyncio.Future[None]], what: str) -> None:
+        """Wait for tasks that must come to an end in bounded virtual time."""
+        _, running = await asyncio.wait(tasks, timeout=_PROGRESS_S)
+        if running:
+            stuck = [str(record) for caller in self.callers for record in caller.running.values()]
+            where = [task.get_stack()[-1] for task in running if isinstance(task, asyncio.Task)]
+            raise AssertionError(f"no progress of {what}: {stuck} {where}")
+        for task in tasks:
+            task.result()
+
+    # --- load ---
+
+    async def _load(self, caller: _Caller) -> None:
+        rng = random.Random(self.rng.getrandbits(32))
+        for _ in range(rng.randint(3, 12)):
+            if rng.random() < 0.5:
+                await asyncio.sleep(rng.uniform(0.0, 2.0))
+            if rng.random() < 0.3:
+                plans = [self._draw_plan(rng) for _ in range(rng.randint(2, 6))]
+                await asyncio.gather(*(caller.call(plan) for plan in plans))
+            else:
+                await caller.call(self._draw_plan(rng))
+
+    def _draw_plan(self, rng: random.Random) -> Plan:
+        self._calls_count += 1
+        return draw_plan(
+            rng,
+            f"c{self._calls_count}",
+            addresses=list(ADDRESSES),
+            size_max=self.size_max,
+            is_patient=False,
+        )
+
+    async def _probe(self, caller: _Caller) -> None:
+        """One call of each shape to each address; all must go well."""
+        for address in ADDRESSES:
+            for shape in SHAPES:
+                self._calls_count += 1
+                plan = Plan(f"p{self._calls_count}", shape, address, requests=[1], responses=[2])
+                record = await caller.call(plan)
+                assert record is not None
+                assert record.status is grpc.StatusCode.OK, f"not after healing: {record}"
+
+    # --- faults ---
+
+    async def _chaos(self) -> None:
+        rng = self.rng
+        while not self.is_calm:
+            await asyncio.sleep(rng.choice((0.0, rng.uniform(0.0, 0.1), rng.uniform(0.0, 3.0))))
+            self._check_budgets()
+            if self.is_harsh and rng.random() < 0.15:
+                await self._stop_something()
+            else:
+                self.network.break_one()
+
+    async def _stop_something(self) -> None:
+        rng = self.rng
+        host = rng.choice(self.hosts)
+        caller = rng.choice(self.callers)
+        match rng.randrange(7):
+            case 0:
+                await self.network.kill_hub()
+                await asyncio.sleep(rng.choice((0.0, rng.uniform(0.0, 10.0))))
+                self.network.start_hub()
+            case 1:
+                draining = asyncio.ensure_future(self.network.drain_hub())
+                await asyncio.sleep(0.0)
+                if rng.random() < 0.5:
+                    # The next hub is there at once.
+                    self.network.start_hub()
+                self._keep(draining)
+                if self.network.hub is None:
+                    await asyncio.sleep(rng.uniform(0.0, 10.0))
+                    self.network.start_hub()
+            case 2 | 3:
+                await host.stop(rng.choice((None, 0.0, rng.uniform(0.0, 5.0))))
+                await self._restart(host)
+            case 4:
+                await self._crash(host)
+            case 5:
+                await caller.close(rng.choice((None, rng.uniform(0.0, 2.0))))
+                caller.open()
+            case _:
+                party = rng.choice((host.instance, caller.name))
+                self.network.trace.add(f"{party} is cut off")
+                self.network.unreachable.add(party)
+                for connection in self.network.live_connections(party):
+                    connection.vanish()
+                self.network.later(
+                    rng.uniform(0.0, 60.0),
+                    functools.partial(self.network.unreachable.discard, party),
+                )
+
+    async def _restart(self, host: _Host) -> None:
+        """Start a host, whenever the hub lets it."""
+        self._keep(asyncio.ensure_future(host.start()))
+
+    async def _crash(self, host: _Host) -> None:
+        """Lose a host's process; another of the same instance takes its place."""
+        self.network.trace.add(f"{host.instance} crashes")
+        party = host.instance
+        self.network.unreachable.add(party)
+        for connection in self.network.live_connections(party):
+            connection.near.cut()
+        await host.stop(0.0)
+        self.network.unreachable.discard(party)
+        await self._restart(host)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._background.add(task)
+
+    def _check_budgets(self) -> None:
+        """The hub's books are right, and within bounds."""
+        for hub in self.network.hubs:
+            for link in hub.table.links:
+                budget = link.budget
+                assert budget is not None
+                assert budget.used_bytes <= budget.limit_bytes, f"{budget.used_bytes} bytes"
+                legs = [*link._calls.values(), *link._calls_waiting]
+                charged = sum(leg.charged_bytes for leg in legs)
+                assert charged == budget.used_bytes, f"{charged} of {budget.used_bytes} charged"
+
+    # --- the end ---
+
+    async def _heal(self) -> None:
+        network = self.network
+        network.heal()
+        if network.hub is None:
+            network.start_hub()
+        background = list(self._background)
+        if background:
+            await self._finish(background, "what was stopped and started")
+        for host in self.hosts:
+            if host.server is None:
+                await host.start()
+        # What still hangs on a silent carrier finds out, and every link is up.
+        await asyncio.sleep(4 * self.limits.keepalive_interval_s + self.limits.resume_window_s)
+        for caller in self.callers:
+            assert caller.channel is not None
+            await asyncio.wait_for(caller.channel.channel_ready(), _PROGRESS_S)
+
+    async def _end(self) -> None:
+        """Stop everything, in any order, and see that nothing is left."""
+        rng = self.rng
+        self.may_be_lost = True
+        ends = [caller.close(rng.choice((None, 1.0))) for caller in self.callers]
+        ends += [host.stop(rng.choice((None, 1.0))) for host in self.hosts]
+        rng.shuffle(ends)
+        for end in ends:
+            await end
+        hub = self.network.hub
+        assert hub is not None
+        await (hub.drain() if rng.random() < 0.5 else hub.aclose())
+        # Carriers that were closed without their peer noticing end by themselves.
+        await asyncio.sleep(3 * self.limits.keepalive_interval_s + self.limits.resume_window_s + 10)
+        for hub in self.network.hubs:
+            _check_hub(hub)
+        for record in self.records.values():
+            check_truth(record)
+        unexpected = self.log.unexpected()
+        assert not unexpected, unexpected
+        live = self.network.live_connections()
+        assert not live, f"connections are left: {[each.near.name for each in live]}"
+
+
+def _check_hub(hub: Any) -> None:
+    assert not len(hub.table), f"links are left: {hub.table.links}"
+    assert not hub._drivers, "drivers are left"
+    assert not hub.handshakes_count, "handshakes are left"
+    assert not hub.forwarder.starved_count, "starved calls are left"
+    assert not hub.forwarder._served, "calls are left in the hub"
+    assert not hub.forwarder.router.registrations, "registrations are left"
+
+
+def main() -> None:
+    for argument in sys.argv[1:]:
+        first, _, last = argument.partition("-")
+        for seed in range(int(first), int(last or first) + 1):
+            print(seed, trace_of(seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""
+The second ring's network: what dialling leads to, and everything that can happen to a connection.
+
+Each connection is a pair of memory carriers with a faulty one around each end, so that the ends may
+see different things: one may still believe in a carrier that the other has given up. A hub is what
+`relayrpc hub` runs behind its doors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import zlib
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from relayrpc.carrier.faulty import FaultyCarrier
+from relayrpc.carrier.memory import memory_pair
+from relayrpc.endpoint.live_link import Dialling
+from relayrpc.errors import CarrierLostError, ConnectError
+from relayrpc.hub.session import HubSessions
+
+
+if TYPE_CHECKING:
+    from relayrpc.carrier.base import Carrier, CarrierEvents
+    from relayrpc.carrier.url import RelayURL
+    from relayrpc.limits import Limits
+    from tests.support.virtual_loop import VirtualLoop
+
+
+__all__ = ["Connection", "Network", "Trace"]
+
+_LINES_KEPT: Final = 60
+_WEBSOCKET_URL: Final = "ws://hub:7351/relayrpc.v1.Link/Connect"
+
+
+class Trace:
+    """Everything that happened, in order: its hash, and its last lines."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self._hash = hashlib.blake2b(digest_size=16)
+        self.lines: deque[str] = deque(maxlen=_LINES_KEPT)
+
+    def add(self, what: str, *, is_shown: bool = True) -> None:
+        line = f"{self._loop.time():.6f} {what}"
+        self._hash.update(line.encode())
+        if is_shown:
+            self.lines.append(line)
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+class _End(FaultyCarrier):
+    """One end of a connection; writes into the trace what passes it and how it ends."""
+
+    trace: Trace
+    name: str
+    is_over = False
+
+    def send_nowait(self, batch: bytes) -> None:
+        self.trace.add(f"{self.name} {len(batch)} {zlib.crc32(batch)}", is_shown=False)
+        super().send_nowait(batch)
+
+    def abort(self) -> None:
+        # One that was never started tells nobody of its end.
+        self.is_over = self.is_over or self._events is None
+        super().abort()
+
+    def carrier_ended(self, error: CarrierLostError | None) -> None:
+        self.is_over = True
+        self.trace.add(f"{self.name} is over: {error}")
+        super().carrier_ended(error)
+
+
+class Connection:
+    """Both ends of what one dialling made."""
+
+    def __init__(self, party: str, near: _End, far: _End) -> None:
+        self.party = party
+        self.near = near
+        self.far = far
+
+    @property
+    def is_over(self) -> bool:
+        return self.near.is_over and self.far.is_over
+
+    def heal(self) -> None:
+        """Nothing is held back or delayed from now on."""
+        for end in (self.near, self.far):
+            end.delay(0.0)
+            end.resume()
+
+    def vanish(self) -> None:
+        """Nothing passes any more, and neither end is told."""
+        self.near.stall()
+        self.far.stall()
+
+
+class Network:
+    """All connections of one simulated world, and the hub they lead to."""
+
+    def __init__(
+        self, loop: VirtualLoop, rng: random.Random, *, limits: Limits, delay_s_max: float
+    ) -> None:
+        self.loop = loop
+        self.rng = rng
+        self.limits = limits
+        self.delay_s_max = delay_s_max
+        self.trace = Trace(loop)
+        self.connections: list[Connection] = []
+        # The hub that answers now; None while none does.
+        self.hub: HubSessions | None = None
+        self.hubs: list[HubSessions] = []
+        # Parties whose dialling fails.
+        self.unreachable: set[str] = set()
+        # Chance that a dialling fails, or takes long.
+        self.dial_fault_chance = 0.0
+        self._connections_count = 0
+        self._timers: list[asyncio.TimerHandle] = []
+
+    # --- hubs ---
+
+    def start_hub(self) -> HubSessions:
+        """Start another hub process; new connections lead to it."""
+        self.hub = HubSessions(
+            limits=self.limits,
+            clock=self.loop.time,
+            random=random.Random(self.rng.getrandbits(32)),
+            token_bytes=random.Random(self.rng.getrandbits(32)).randbytes,
+        )
+        self.hubs.append(self.hub)
+        self.trace.add(f"hub {len(self.hubs)} starts")
+        return self.hub
+
+    async def kill_hub(self) -> None:
+        """End the hub process without a word to anybody."""
+        hub, self.hub = self.hub, None
+        assert hub is not None
+        self.trace.add("the hub is killed")
+        for connection in list(self.connections):
+            connection.far.cut()
+        await hub.aclose()
+
+    async def drain_hub(self) -> None:
+        """Stop the hub in order; whoever dials meanwhile needs another one."""
+        hub, self.hub = self.hub, None
+        assert hub is not None
+        self.trace.add("the hub drains")
+        await hub.drain()
+        self.trace.add("a hub has drained")
+
+    # --- dialling ---
+
+    def dialling(self, party: str) -> Dialling:
+        """What a live link of this party takes from its surroundings."""
+
+        async def dial(url: RelayURL, *, kind: str, **_: object) -> Carrier:
+            return await self._dial(party, is_first_door=kind == "grpc")
+
+        async def dial_websocket_url(url: str, **_: object) -> Carrier:
+            assert url == _WEBSOCKET_URL
+            return await self._dial(party, is_first_door=False)
+
+        rng = random.Random(self.rng.getrandbits(32))
+        return Dialling(
+            dial=dial,
+            dial_websocket_url=dial_websocket_url,
+            clock=self.loop.time,
+            random=rng,
+            token_hex=lambda count: rng.randbytes(count).hex(),
+        )
+
+    async def _dial(self, party: str, *, is_first_door: bool) -> Carrier:
+        await asyncio.sleep(self.rng.uniform(0.0, self.delay_s_max))
+        is_faulty = self.rng.random() < self.dial_fault_chance
+        if is_faulty and self.rng.random() < 0.3:
+            await asyncio.sleep(self.limits.connect_timeout_s)
+        if is_faulty or self.hub is None or party in self.unreachable:
+            self.trace.add(f"{party} dials in vain")
+            raise ConnectError("nobody answers")
+        self._connections_count += 1
+        name = f"{party}#{self._connections_count}"
+        inner = memory_pair(limits=self.limits, schedule=self.loop.call_soon)
+        inner[1].websocket_url = _WEBSOCKET_URL if is_first_door else ""
+        near, far = (
+            _End(end, rng=self.rng, call_later=self.loop.call_later) for end in inner
+        )
+        for end, sign in ((near, ">"), (far, "<")):
+            end.trace = self.trace
+            end.name = name + sign
+        if self.delay_s_max:
+            delay_s = self.rng.uniform(0.0, self.delay_s_max)
+            jitter_s = self.rng.choice((0.0, delay_s))
+            near.delay(delay_s, jitter_s=jitter_s)
+        self.trace.add(f"{name} is open")
+        self.connections = [each for each in self.connections if not each.is_over]
+        self.connections.append(Connection(party, near, far))
+        self.hub.accept(far)
+        return near
+
+    # --- faults ---
+
+    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Let something happen after a while, unless all is healed before."""
+        self._timers.append(self.loop.call_later(delay_s, action))
+
+    def live_connections(self, party: str | None = None) -> list[Connection]:
+        """The connections that are not over at both ends, oldest first."""
+        self.connections = [each for each in self.connections if not each.is_over]
+        return [each for each in self.connections if party is None or each.party == party]
+
+    def break_one(self) -> None:
+        """Let something happen to a connection, or to one end of it."""
+        live = self.live_connections()
+        if not live:
+            return
+        rng = self.rng
+        connection = rng.choice(live)
+        end: FaultyCarrier = rng.choice((connection.near, connection.far))
+        name = connection.near.name
+        match rng.randrange(8):
+            case 0:
+                self.trace.add(f"{name} is cut")
+                end.cut()
+            case 1 | 2:
+                count = rng.randint(1, 6)
+                is_outgoing = rng.random() < 0.5
+                is_delivered = rng.random() < 0.5
+                self.trace.add(f"{name} will be cut after {count}")
+                end.cut_after(
+                    count,
+                    direction="outgoing" if is_outgoing else "incoming",
+                    is_delivered=is_delivered,
+                )
+            case 3 | 4:
+                delay_s = rng.uniform(0.0, 4 * self.delay_s_max + 0.01)
+                self.trace.add(f"{name} slows down to {delay_s:.3f} s")
+                end.delay(delay_s, jitter_s=rng.choice((0.0, delay_s)))
+            case 5:
+                self.trace.add(f"{name} stalls one way for good")
+                end.stall([rng.choice(("outgoing", "incoming"))])
+            case 6:
+                self.trace.add(f"{name} vanishes")
+                connection.vanish()
+            case _:
+                pause_s = rng.uniform(0.0, 3 * self.limits.keepalive_interval_s)
+                self.trace.add(f"{name} stalls for {pause_s:.3f} s")
+                end.stall()
+                self.later(pause_s, end.resume)
+
+    def heal(self) -> None:
+        """From now on everything works."""
+        self.trace.add("everything is healed")
+        self.delay_s_max = 0.0
+        self.dial_fault_chance = 0.0
+        self.unreachable.clear()
+        for timer in self._timers:
+            timer.cancel()
+        for connection in self.live_connections():
+            connection.heal()
