@@ -3,7 +3,7 @@ A carrier that breaks on request: wraps any other and cuts, delays or stalls it.
 
 Has no clock and no randomness but those it is given, so a simulation replays it exactly. What it
 holds back is bounded as far as it is outgoing; what came in is bounded by the link's own windows.
-Source: DESIGN.md decision 6; docs/reference/simulation.md.
+Source: DESIGN.md decision 6.
 """
 
 from __future__ import annotations
