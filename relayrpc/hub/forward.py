@@ -123,6 +123,9 @@ class Forwarder:
 
     def _call_opened(self, event: CallOpened) -> None:
         came = event.call
+        if came.is_ended:
+            # Its CANCEL came in the same batch: nothing is to be charged to it any more.
+            return
         choice = self.router.pick(came.address, came.method)
         if isinstance(choice, RoutingRefusal):
             self._refuse(came, choice.status, choice.details)
@@ -136,6 +139,11 @@ class Forwarder:
             return
         assert host.budget is not None
         assert came.link.budget is not None
+        # Charged before the host's link is asked: a peer may call itself, and then it is one budget.
+        wanted = opening.credit_bytes
+        budget = came.link.budget
+        credit = budget.allowance(came, wanted)
+        budget.charge(came, credit)
         if not host.has_room_for_call or not host.budget.has_room(size):
             self._refuse(
                 came, STATUS_RESOURCE_EXHAUSTED, f"the host at {came.address!r} has too much queued"
@@ -145,10 +153,6 @@ class Forwarder:
             _strip(opening.metadata)
         opening.caller_identity = came.link.peer_identity
         opening.caller_peer = came.link.peer_address
-        wanted = opening.credit_bytes
-        budget = came.link.budget
-        credit = budget.allowance(came, wanted)
-        budget.charge(came, credit)
         went = host.forward_open(frame, came, data=event.data, credit_bytes=credit)
         if size:
             host.budget.charge(went, size)
@@ -221,7 +225,8 @@ class Forwarder:
     def _pass_withheld(self, leg: Call) -> bool:
         """Pass on what the budget allows; True when nothing is left to pass."""
         other: Call | None = leg.app
-        if other is None:
+        if other is None or leg.is_ended:
+            # Over, if only in this batch: nothing is to be charged to it any more.
             leg.withheld_bytes = 0
             return True
         budget = leg.link.budget

@@ -86,7 +86,8 @@ class LinkCalls:
         self.peer_identity = ""
         self.peer_address = ""
         self.budget = (
-            Budget(limit_bytes=limits.link_budget_bytes, calls_open_max=limits.calls_open_max)
+            # Calls of both directions leave by this link, and each has its share.
+            Budget(limit_bytes=limits.link_budget_bytes, calls_open_max=2 * limits.calls_open_max)
             if is_hub
             else None
         )
@@ -432,6 +433,7 @@ class LinkCalls:
         if size > self.limits.small_bytes_max:
             call.queue = deque((data,))
             call.unsent_bytes = size
+            call.is_waiting_ready = size > self._outbox.ready_bytes
             if half_close:
                 # Behind the data; the OPEN takes it along again when all of it fits.
                 opening.half_close = False

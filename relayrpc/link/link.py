@@ -688,6 +688,9 @@ class Link(LinkCalls):
             )
         if peer.calls_open_max:
             self._own_calls_max = peer.calls_open_max
+            if self.is_hub:
+                # As many shares as the budget has.
+                self._own_calls_max = min(peer.calls_open_max, self.limits.calls_open_max)
 
     def _require(self, condition: bool, text: str) -> None:
         if not condition:

@@ -1,0 +1,117 @@
+"""
+What the simulation found wrong in the hub's core, each in the fewest steps that show it.
+
+Method: a hub's real table, router and forwarder between links joined by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from relayrpc.limits import DEFAULT_LIMITS, KIB
+from relayrpc.link.call import Call
+from relayrpc.link.events import CallOpened, SendReady
+from relayrpc.link.flow import Budget
+from relayrpc.link.link import Link
+from tests.support.hub_core import HubCore
+
+
+def test_hub_charges_nothing_for_a_call_cancelled_in_the_batch_of_its_open() -> None:
+    hub = HubCore()
+    host = hub.peer("host", address="a")
+    caller = hub.peer("caller")
+    hub.open(caller, "a", data=b"x" * 6000)
+    cancelled = hub.open(caller, "a", data=b"y")
+    # Both frames are taken by the hub in one go.
+    first = caller.link.batch_to_send(attempt=0, now_s=hub.now_s)
+    assert first is not None
+    assert isinstance(cancelled, Call)
+    caller.link.cancel_call(cancelled)
+    second = caller.link.batch_to_send(attempt=0, now_s=hub.now_s)
+    assert second is not None
+    for batch in (first, second):
+        caller.hub_link.receive_batch(batch, attempt=0, now_s=hub.now_s)
+    events = caller.hub_link.events_received()
+    hub.forwarder.handle(caller.hub_link, events, now_s=hub.now_s)
+    hub.settle()
+    assert len(host.of(CallOpened)) == 1
+    budget = caller.hub_link.budget
+    assert budget is not None
+    legs = caller.hub_link._calls.values()
+    assert budget.used_bytes == sum(leg.charged_bytes for leg in legs)
+
+
+def test_hub_charges_nothing_for_a_grant_in_the_batch_of_a_cancel() -> None:
+    hub = HubCore()
+    hub.peer("host", address="a")
+    caller = hub.peer("caller")
+    call = hub.open(caller, "a")
+    assert isinstance(call, Call)
+    hub.settle()
+    caller.link.grant(call, 5000)
+    grant = caller.link.batch_to_send(attempt=0, now_s=hub.now_s)
+    caller.link.cancel_call(call)
+    cancel = caller.link.batch_to_send(attempt=0, now_s=hub.now_s)
+    assert grant is not None
+    assert cancel is not None
+    for batch in (grant, cancel):
+        caller.hub_link.receive_batch(batch, attempt=0, now_s=hub.now_s)
+    events = caller.hub_link.events_received()
+    hub.forwarder.handle(caller.hub_link, events, now_s=hub.now_s)
+    budget = caller.hub_link.budget
+    assert budget is not None
+    assert budget.used_bytes == 0
+
+
+def test_link_says_that_a_writer_may_go_on_after_a_large_open() -> None:
+    hub = HubCore()
+    hub.peer("host", address="a")
+    caller = hub.peer("caller")
+    call = hub.open(caller, "a", data=b"x" * (DEFAULT_LIMITS.send_queue_bytes_high + 1))
+    assert isinstance(call, Call)
+    assert call.unsent_bytes > DEFAULT_LIMITS.send_queue_bytes_high
+    hub.to_hub(caller)
+    assert [type(event) for event in caller.link.events_received()] == [SendReady]
+
+
+def test_budget_gives_no_crumbs_of_credit() -> None:
+    """Else a nearly full budget sends bytes and grants of a few bytes round and round."""
+    budget = Budget(limit_bytes=800, calls_open_max=4)
+    link = Link(is_dialler=False, limits=DEFAULT_LIMITS, instance="i", now_s=0.0)
+    idle, busy = (Call(link, is_opener=False, state=0) for _ in range(2))
+    budget.charge(idle, 480)
+    budget.charge(busy, 99)
+    assert budget.allowance(busy, 500) == 0
+    budget.release(busy, 30)
+    assert budget.allowance(busy, 500) >= 25
+    assert budget.allowance(busy, 5) == 5
+
+
+def test_budget_holds_with_calls_of_both_directions_on_one_link() -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, calls_open_max=8, link_budget_bytes=32 * KIB)
+    hub = HubCore(limits)
+    peers = [hub.peer("left", address="l"), hub.peer("right", address="r")]
+    # Nothing leaves the hub towards the left.
+    left, right = peers
+    left.takes = False
+    for _ in range(8):
+        hub.open(left, "r")
+        hub.open(right, "l", data=b"x" * 64 * KIB)
+        hub.settle()
+    budget = left.hub_link.budget
+    assert budget is not None
+    assert budget.used_bytes <= budget.limit_bytes
+
+
+def test_budget_holds_when_a_peer_calls_itself() -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, calls_open_max=4, link_budget_bytes=64 * KIB)
+    hub = HubCore(limits)
+    peer = hub.peer("peer", address="a")
+    peer.takes = False
+    for _ in range(4):
+        hub.open(peer, "a", data=b"x" * 20 * KIB)
+        hub.settle()
+        budget = peer.hub_link.budget
+        assert budget is not None
+        assert budget.used_bytes <= budget.limit_bytes
+        assert budget._shared_used_bytes <= budget._shared_bytes_max
