@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from relayrpc.limits import Limits
 
 
-__all__ = ["DIALLING", "Dialling", "LiveLink"]
+__all__ = ["DIALLING", "REFUSED_CALL", "Dialling", "LiveLink"]
 
 _log = logging.getLogger("relayrpc.link")
 
@@ -96,6 +96,29 @@ class _Announcement:
     services: list[pb.ServiceDescription]
     # Completed by the hub's answer on the current link.
     answer: asyncio.Future[None] | None = None
+
+
+class _RefusedCall:
+    """Takes what still arrives for a call that was refused in the same batch."""
+
+    def begin_received(self, begin: pb.Begin) -> None:
+        """Never called: initial metadata goes the other way."""
+
+    def data_received(self, data: bytes) -> None:
+        """Drop it."""
+
+    def half_close_received(self) -> None:
+        """Drop it."""
+
+    def send_ready(self) -> None:
+        """Nobody writes."""
+
+    def call_ended(self, end: pb.End) -> None:
+        """It has ended."""
+
+
+REFUSED_CALL: Final = _RefusedCall()
+"""The CallApp of every call that was refused."""
 
 
 class LiveLink:
@@ -467,6 +490,7 @@ class LiveLink:
 
     def _call_opened(self, link: Link, call: Call, opening: pb.Open) -> None:
         if self._on_call is None:
+            call.app = REFUSED_CALL
             link.end_call(
                 call,
                 status=STATUS_UNIMPLEMENTED,

@@ -23,6 +23,7 @@ from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.inbox import Assembly, Inbox
+from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import decode_metadata
 from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
@@ -45,25 +46,6 @@ _INCIDENT_BYTES: Final = 4
 # After the last handler has returned, its END has this long to reach the hub.
 _FLUSH_TIMEOUT_S: Final = 1.0
 _FLUSH_CHECK_S: Final = 0.005
-
-
-class _RefusedCall:
-    """Takes what still arrives for a call that was refused in the same batch."""
-
-    def data_received(self, data: bytes) -> None:
-        """Drop it."""
-
-    def half_close_received(self) -> None:
-        """Drop it."""
-
-    def send_ready(self) -> None:
-        """Nobody writes."""
-
-    def call_ended(self, end: pb.End) -> None:
-        """It has ended."""
-
-
-_REFUSED_CALL: Final = _RefusedCall()
 
 
 class Server(grpc.aio.Server):
@@ -342,7 +324,7 @@ class Server(grpc.aio.Server):
         return entry
 
     def _refuse(self, call: Call, status: int, details: str) -> None:
-        call.app = _REFUSED_CALL
+        call.app = REFUSED_CALL
         call.link.end_call(call, status=status, details=details, not_executed=True)
         call.link.flush_soon()
 
