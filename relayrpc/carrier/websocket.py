@@ -84,8 +84,8 @@ class WebSocketCarrier(asyncio.Protocol, Carrier):
         self.is_secure = transport.get_extra_info("sslcontext") is not None
         self.is_writable = True
         # Nothing is held back for the end of the turn, as uvloop does below its mark: what the
-        # socket does not take at once waits here, and pauses the link. Not 0: asyncio's TLS transport
-        # would count an empty buffer as full.
+        # socket does not take at once waits here, and pauses the link. Not 0: asyncio's TLS
+        # transport would count an empty buffer as full.
         transport.set_write_buffer_limits(high=1)
         _tune_socket(transport.get_extra_info("socket"))
         transport.set_protocol(self)
