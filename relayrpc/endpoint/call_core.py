@@ -99,7 +99,7 @@ class CallCore:
         """Settle how the call ended, once, and tell everybody."""
         self.end = end
         self.call = None
-        self.channel.calls.discard(self)
+        self.channel.calls.pop(self, None)
         if self._watchers is not None:
             self._tell_watchers()
         if self._callbacks is not None:

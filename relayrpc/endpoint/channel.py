@@ -96,9 +96,11 @@ class Channel(grpc.aio.Channel):
         self.limits = live.limits
         self.message_bytes_max = live.limits.message_bytes_max
         self.clock: Callable[[], float] = live.now_s
-        # Cores of the calls that are not over.
-        self.calls: set[CallCore] = set()
-        self._intercepted: weakref.WeakSet[grpc.aio.Call] = weakref.WeakSet()
+        # Cores of the calls that are not over, in the order of their start.
+        self.calls: dict[CallCore, None] = {}
+        self._intercepted: weakref.WeakKeyDictionary[grpc.aio.Call, None] = (
+            weakref.WeakKeyDictionary()
+        )
         self._address = address
         self._assembly = Assembly(live.limits)
         self._interceptors = _sort_interceptors(interceptors)
@@ -304,7 +306,7 @@ class Channel(grpc.aio.Channel):
         except UsageError as exc:
             core.fail(STATUS_UNAVAILABLE, str(exc))
             return
-        self.calls.add(core)
+        self.calls[core] = None
         link.flush_soon()
 
     def open_stream(
@@ -376,7 +378,7 @@ class Channel(grpc.aio.Channel):
         except UsageError as exc:
             core.fail(STATUS_UNAVAILABLE, str(exc))
             return
-        self.calls.add(core)
+        self.calls[core] = None
         link.flush_soon()
 
     def make_inbox(self, call: Call) -> Inbox:
@@ -396,7 +398,7 @@ class Channel(grpc.aio.Channel):
         Remember a call that interceptors may not have started yet, to cancel it when the channel
         closes.
         """
-        self._intercepted.add(call)
+        self._intercepted[call] = None
 
     def plain_unary_unary(self, *arguments: Any) -> UnaryUnaryMultiCallable:
         """As `unary_unary`, behind the interceptors."""

@@ -102,7 +102,7 @@ class ReplyCore(CallCore):
         # Written out, not by super(): this is the hot path of a unary call.
         self.end = end
         self.call = None
-        self.channel.calls.discard(self)
+        self.channel.calls.pop(self, None)
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)

@@ -121,7 +121,7 @@ class Server(grpc.aio.Server):
         )
         self._assembly = Assembly(self.limits)
         # Calls whose handler has not returned.
-        self._contexts: set[Context] = set()
+        self._contexts: dict[Context, None] = {}
         self._is_started = False
         self._stopping: asyncio.Task[None] | None = None
         # Set when the handlers that remain are to be given up; the earliest grace wins.
@@ -290,7 +290,7 @@ class Server(grpc.aio.Server):
             self._refuse(call, STATUS_RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
             return
         call.app = context = Context(self, call, opening, entry)
-        contexts.add(context)
+        contexts[context] = None
         data = opening.data
         is_complete = opening.half_close
         size = len(data) - LENGTH_BYTES
@@ -358,6 +358,6 @@ class Server(grpc.aio.Server):
 
     def left(self, context: Context) -> None:
         """Note that nothing runs for a call any more."""
-        self._contexts.discard(context)
+        self._contexts.pop(context, None)
         if self._stopping is not None and not self._contexts:
             self._idle.set()

@@ -69,7 +69,7 @@ class HubSessions:
         self._drivers: dict[Link, LinkDriver] = {}
         # Of links that are over, while their last carriers end.
         self._ending: dict[Link, LinkDriver] = {}
-        self._handshakes: set[_Handshake] = set()
+        self._handshakes: dict[_Handshake, None] = {}
         # Set while the hub drains, and completed when nothing is left to wait for.
         self._drained: asyncio.Event | None = None
         self._drain_until_s = 0.0
@@ -89,14 +89,14 @@ class HubSessions:
         if len(self._handshakes) >= self.limits.handshakes_open_max:
             handshake.refuse(AbuseError("too many handshakes are open; try later"))
             return
-        self._handshakes.add(handshake)
+        self._handshakes[handshake] = None
         handshake.start()
 
     # --- what handshakes and drivers report ---
 
     def handshake_over(self, handshake: _Handshake) -> None:
         """Forget a handshake that is done or failed."""
-        self._handshakes.discard(handshake)
+        self._handshakes.pop(handshake, None)
 
     def first_batch(self, carrier: Carrier, batch: bytes) -> CarrierEvents | Refused:
         """Decide on a carrier's first batch; returns who gets its further events."""
