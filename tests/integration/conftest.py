@@ -1,10 +1,11 @@
-"""One hub process for each file of tests, a neighbour on it for each test, and both doors."""
+"""One hub process for each file of tests, with a neighbour on it, and both doors."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+import pytest_asyncio
 
 from tests.integration.watched_hub import Neighbour, WatchedHub, neighbour_of, watched_hub
 from tests.support.raw_peer import Door, RawCarrier, open_raw
@@ -19,12 +20,18 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WatchedHub]:
         yield hub
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def neighbour(hub: WatchedHub) -> AsyncIterator[Neighbour]:
-    """Notices, at the end of the test, whether the hub is unhurt and still serves it."""
-    async with neighbour_of(hub.grpc_port) as neighbour:
+    """Lives through every test of a file."""
+    async with neighbour_of(hub.http_port) as neighbour:
         yield neighbour
-        await neighbour.check_served()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def nobody_else_notices(hub: WatchedHub, neighbour: Neighbour) -> AsyncIterator[None]:
+    """At the end of the test the hub is unhurt and serves its neighbour."""
+    yield
+    await neighbour.check_served()
     hub.check_unhurt()
 
 
@@ -33,7 +40,7 @@ def door(request: pytest.FixtureRequest) -> Door:
     return request.param
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def open_carrier(hub: WatchedHub, door: Door) -> AsyncIterator[OpenCarrier]:
     """Opens raw carriers to the door of this test; they are dropped at its end."""
     carriers: list[RawCarrier] = []

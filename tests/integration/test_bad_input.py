@@ -25,7 +25,11 @@ from tests.support.raw_peer import (
 )
 
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("neighbour")]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.usefixtures("nobody_else_notices"),
+]
 
 OpenCarrier = Callable[[], Awaitable[RawCarrier]]
 _KIB = 1024
@@ -208,9 +212,8 @@ async def test_hub_drops_a_carrier_with_an_oversized_batch(
     assert last is None or last.close.code == _PROTOCOL_ERROR
 
 
-async def test_hub_takes_no_text_on_a_websocket(open_carrier: OpenCarrier, door: Door) -> None:
-    if door != "websocket":
-        pytest.skip("gRPC has no text messages")
+@pytest.mark.parametrize("door", ["websocket"])
+async def test_hub_takes_no_text_on_a_websocket(open_carrier: OpenCarrier) -> None:
     link = await RawLink.open(await open_carrier())
     await link.carrier.connection.send("text")  # type: ignore[attr-defined]  # a WebSocket
     assert await link.carrier.receive_last() is None
@@ -437,7 +440,11 @@ async def test_hub_vouches_for_callers_whatever_they_claim(open_carrier: OpenCar
     relays_own = [pb.Metadatum(key="relay-origin", value=b"hub"), pb.Metadatum(key="k", value=b"v")]
     await caller.send(
         open_frame(
-            1, "adversary", caller_identity="root", caller_peer="ipv4:1.2.3.4:5", metadata=relays_own
+            1,
+            "adversary",
+            caller_identity="root",
+            caller_peer="ipv4:1.2.3.4:5",
+            metadata=relays_own,
         )
     )
     went = (await host.carrier.receive_body("open")).open

@@ -92,14 +92,14 @@ class Neighbour:
 
 
 @asynccontextmanager
-async def neighbour_of(grpc_port: int) -> AsyncIterator[Neighbour]:
+async def neighbour_of(http_port: int) -> AsyncIterator[Neighbour]:
     """Serve and call at an address of its own."""
-    url = f"relay://127.0.0.1:{grpc_port}/neighbour"
-    server = relayrpc.aio.server(url, carrier="websocket")
+    url = f"ws://127.0.0.1:{http_port}/neighbour"
+    server = relayrpc.aio.server(url)
     greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)
     await server.start()
     try:
-        async with relayrpc.aio.channel(url, carrier="websocket") as channel:
+        async with relayrpc.aio.channel(url) as channel:
             neighbour = Neighbour(greeter_pb2_grpc.GreeterStub(channel))
             await neighbour.check_served()
             yield neighbour

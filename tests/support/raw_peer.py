@@ -1,5 +1,5 @@
 """
-A peer of a real hub that obeys nothing: raw carrier messages over both doors, batches built by hand.
+A peer of a real hub that obeys nothing: raw carrier messages over both doors, hand-made batches.
 
 Owns: two raw carriers made of the libraries alone, and frames as link.proto writes them. Uses none
 of the relay's own code but the generated messages: a fault in the core must not hide itself here.

@@ -1,8 +1,8 @@
 """
-A TCP proxy that breaks networks on demand: cuts, stalls without a FIN, resumes, delays. Loopback only.
+A TCP proxy that breaks networks on demand: cuts, stalls without a FIN, resumes, delays.
 
-Owns: the sockets between a peer and a hub. Knows nothing of what they carry. Never waits by itself:
-everything it does is asked for, and `changed` says that something happened.
+Owns: the sockets between a peer and a hub, on loopback. Knows nothing of what they carry. Never
+waits by itself: all it does is asked for, and `changed` says that something happened.
 """
 
 from __future__ import annotations
