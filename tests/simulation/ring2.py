@@ -19,6 +19,8 @@ import gc
 import logging
 import random
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -29,11 +31,19 @@ from relayrpc.carrier.url import parse_url
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.server import Server
-from relayrpc.errors import ConnectError, RelayError
+from relayrpc.errors import ConnectError
 from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
 from samples.greeter import greeter_pb2_grpc
 from tests.simulation.ring2_caller import make_call
-from tests.simulation.ring2_calls import SHAPES, Plan, Record, check_end, check_truth, draw_plan
+from tests.simulation.ring2_calls import (
+    SHAPES,
+    Plan,
+    Record,
+    Shape,
+    check_end,
+    check_truth,
+    draw_plan,
+)
 from tests.simulation.ring2_host import AsyncGreeter, PlainGreeter
 from tests.simulation.ring2_network import Network
 from tests.support.virtual_loop import InlineExecutor, VirtualLoop
@@ -61,6 +71,22 @@ def run_seed(seed: int) -> None:
 
 def trace_of(seed: int) -> str:
     """As `run_seed`; returns the hash of everything that happened, equal for equal seeds."""
+    is_collecting = gc.isenabled()
+    gc.disable()
+    # What is here already is neither looked through nor mistaken for ours.
+    gc.freeze()
+    try:
+        digest = _run(seed)
+        gc.collect()
+        _check_garbage(seed)
+        return digest
+    finally:
+        gc.unfreeze()
+        if is_collecting:
+            gc.enable()
+
+
+def _run(seed: int) -> str:
     rng = random.Random(f"ring2 {seed}")
     loop = VirtualLoop(
         rng=random.Random(rng.getrandbits(32)),
@@ -68,24 +94,31 @@ def trace_of(seed: int) -> str:
         executor_delay_s=random.Random(rng.getrandbits(32)).random,
     )
     log = _Log()
-    is_collecting = gc.isenabled()
-    gc.disable()
     try:
         world = World(loop, rng, log)
         try:
             loop.run_until_complete(world.run())
             loop.run_until_complete(loop.shutdown_asyncgens())
+            # Tasks and futures whose exception nobody took speak up when they are collected.
             gc.collect()
             _check_loop(loop)
-            return world.network.trace.digest()
-        except (AssertionError, Exception) as exc:
+        except Exception as exc:
             lines = "\n".join([*world.network.trace.lines, *log.lines])
             raise AssertionError(f"seed {seed} of ring 2: {exc!r}\n{lines}") from exc
+        return world.network.trace.digest()
     finally:
         log.close()
-        if is_collecting:
-            gc.enable()
         _abandon(loop)
+
+
+def _check_garbage(seed: int) -> None:
+    """Of the relay's own objects none outlives its world."""
+    left = Counter(
+        type(each).__name__
+        for each in gc.get_objects()
+        if type(each).__module__.startswith(("relayrpc.", "tests.simulation.ring2"))
+    )
+    assert not left, f"seed {seed} of ring 2: objects are left: {dict(left)}"
 
 
 def _check_loop(loop: VirtualLoop) -> None:
@@ -99,6 +132,7 @@ def _check_loop(loop: VirtualLoop) -> None:
 def _abandon(loop: VirtualLoop) -> None:
     """Let go of a world, also of one that failed half way."""
     loop.set_exception_handler(lambda *_: None)
+    loop.complaints.clear()
     for _ in range(_GOODBYES_MAX):
         tasks = asyncio.all_tasks(loop)
         if not tasks:
@@ -319,12 +353,12 @@ class World:
             await host.start()
         for caller in self.callers:
             caller.open()
-            await self._probe(caller)
+            await self._probe(caller, [self.rng.choice(SHAPES)])
         self.network.dial_fault_chance = self.rng.choice((0.0, 0.3))
         load = [
             asyncio.ensure_future(self._load(caller))
             for caller in self.callers
-            for _ in range(self.rng.randint(1, 4))
+            for _ in range(self.rng.randint(1, 3))
         ]
         chaos = asyncio.ensure_future(self._chaos())
         await self._finish(load, "the calls")
@@ -332,7 +366,8 @@ class World:
         await self._finish([chaos], "what was stopped and started")
         await self._heal()
         for caller in self.callers:
-            await self._finish([asyncio.ensure_future(self._probe(caller))], "a healed world")
+            probe = asyncio.ensure_future(self._probe(caller, SHAPES))
+            await self._finish([probe], "a healed world")
         await self._end()
 
     async def _finish(self, tasks: list[asyncio.Future[None]], what: str) -> None:
@@ -349,7 +384,7 @@ class World:
 
     async def _load(self, caller: _Caller) -> None:
         rng = random.Random(self.rng.getrandbits(32))
-        for _ in range(rng.randint(3, 12)):
+        for _ in range(rng.randint(2, 8)):
             if rng.random() < 0.5:
                 await asyncio.sleep(rng.uniform(0.0, 2.0))
             if rng.random() < 0.3:
@@ -368,15 +403,15 @@ class World:
             is_patient=False,
         )
 
-    async def _probe(self, caller: _Caller) -> None:
-        """One call of each shape to each address; all must go well."""
-        for address in ADDRESSES:
-            for shape in SHAPES:
-                self._calls_count += 1
-                plan = Plan(f"p{self._calls_count}", shape, address, requests=[1], responses=[2])
-                record = await caller.call(plan)
-                assert record is not None
-                assert record.status is grpc.StatusCode.OK, f"not after healing: {record}"
+    async def _probe(self, caller: _Caller, shapes: Sequence[Shape]) -> None:
+        """Make calls that must go well."""
+        for shape in shapes:
+            self._calls_count += 1
+            address = ADDRESSES[self._calls_count % len(ADDRESSES)]
+            plan = Plan(f"p{self._calls_count}", shape, address, requests=[1], responses=[2])
+            record = await caller.call(plan)
+            assert record is not None
+            assert record.status is grpc.StatusCode.OK, f"nothing was broken: {record}"
 
     # --- faults ---
 
@@ -505,7 +540,6 @@ def _check_hub(hub: Any) -> None:
     assert not hub._drivers, "drivers are left"
     assert not hub.handshakes_count, "handshakes are left"
     assert not hub.forwarder.starved_count, "starved calls are left"
-    assert not hub.forwarder._served, "calls are left in the hub"
     assert not hub.forwarder.router.registrations, "registrations are left"
 
 

@@ -17,7 +17,7 @@ import grpc.aio
 from relayrpc.endpoint.rpc_error import RpcError
 from samples.greeter import greeter_pb2 as pb
 from samples.greeter import greeter_pb2_grpc
-from tests.simulation.ring2_calls import Plan, Record, text_of
+from tests.simulation.ring2_calls import Record, text_of
 
 
 __all__ = ["make_call"]

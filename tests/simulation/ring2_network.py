@@ -24,7 +24,7 @@ from relayrpc.hub.session import HubSessions
 
 
 if TYPE_CHECKING:
-    from relayrpc.carrier.base import Carrier, CarrierEvents
+    from relayrpc.carrier.base import Carrier
     from relayrpc.carrier.url import RelayURL
     from relayrpc.limits import Limits
     from tests.support.virtual_loop import VirtualLoop

@@ -12,17 +12,29 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import random
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NoReturn
 
 
-__all__ = ["DeadlockError", "InlineExecutor", "LivelockError", "VirtualLoop", "run_virtual"]
+__all__ = [
+    "ComplaintError",
+    "DeadlockError",
+    "InlineExecutor",
+    "LivelockError",
+    "VirtualLoop",
+    "run_virtual",
+]
 
 # Far above the simulation's seeds, far below what would hang a test run.
 _TURNS_MAX: Final = 2_000_000
 _TIME_S_MAX: Final = 24 * 3600.0
 # Timers due at the same time fire in any order on a real loop: each is late by up to this.
 _LATENESS_S: Final = 1e-6
+
+
+class ComplaintError(AssertionError):
+    """Something that a real loop would only log: a callback raised, nobody took an exception."""
 
 
 class DeadlockError(AssertionError):
@@ -73,7 +85,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now_s = 1000.0
         self._time_s_end = self._now_s + time_s_max
         self.turns_count = 0
-        # Reports that a real loop would only log: exceptions nobody took, callbacks that raised.
         self.complaints: list[str] = []
         self.set_exception_handler(_complain)
 
@@ -84,6 +95,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def wait(self, timeout_s: float | None) -> None:
         """Let the time pass until the next timer; None: there is none."""
         self.turns_count += 1
+        if self.complaints:
+            raise ComplaintError("; ".join(self.complaints))
         if timeout_s is None:
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
             raise DeadlockError(f"nothing will ever happen; waiting: {', '.join(waiting)}")
@@ -180,7 +193,10 @@ class InlineExecutor(concurrent.futures.Executor):
 def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     assert isinstance(loop, VirtualLoop)
     error = context.get("exception")
-    loop.complaints.append(f"{context['message']}: {error!r}")
+    text = f"{context['message']}: {error!r}"
+    if error is not None:
+        text += "".join(traceback.format_tb(error.__traceback__)[-2:])
+    loop.complaints.append(text)
 
 
 def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, Any]], *, seed: int = 0) -> Any:
