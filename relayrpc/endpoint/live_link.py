@@ -285,13 +285,9 @@ class LiveLink:
         self._is_closed = True
         self._wake.set()
         if self._task is not None:
+            # Not awaited itself: its cancellation could not be told from one of this task.
             self._task.cancel()
-            try:
-                await self._task
-            except asyncio.CancelledError:
-                current = asyncio.current_task()
-                if current is not None and current.cancelling():
-                    raise
+            await asyncio.wait([self._task])
         drivers = dict(self._draining)
         if self._link is not None and self._driver is not None:
             drivers[self._link] = self._driver

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from relayrpc.hub.routing import Registration, Router, RoutingRefusal, check_address
+from relayrpc.hub.routing import Router, RoutingRefusal, check_address
 from relayrpc.link.call import (
     STATUS_DEADLINE_EXCEEDED,
     STATUS_RESOURCE_EXHAUSTED,
@@ -61,7 +61,6 @@ class Forwarder:
         # Legs whose peer granted credit that the budget of their link did not allow to pass on,
         # longest starved first.
         self._starved: dict[Call, None] = {}
-        self._served: dict[Call, Registration] = {}
 
     @property
     def starved_count(self) -> int:
@@ -139,11 +138,10 @@ class Forwarder:
             return
         assert host.budget is not None
         assert came.link.budget is not None
-        # Charged before the host's link is asked: a peer may call itself, and then it is one budget.
+        # Charged before the host's link is asked: a peer may call itself, on one budget then.
         wanted = opening.credit_bytes
         budget = came.link.budget
-        credit = budget.allowance(came, wanted)
-        budget.charge(came, credit)
+        credit = budget.charge_credit(came, wanted)
         if not host.has_room_for_call or not host.budget.has_room(size):
             self._refuse(
                 came, STATUS_RESOURCE_EXHAUSTED, f"the host at {came.address!r} has too much queued"
@@ -161,7 +159,7 @@ class Forwarder:
             came.withheld_bytes = wanted - credit
             self._starved[came] = None
         choice.calls_open_count += 1
-        self._served[went] = choice
+        went.served_by = choice
         host.flush_soon()
 
     def _refuse(self, came: Call, status: int, details: str) -> None:
@@ -206,8 +204,7 @@ class Forwarder:
         if self._starved:
             self._starved.pop(call, None)
             self._starved.pop(other, None)
-        registration = self._served.pop(call if call.is_opener else other)
-        registration.calls_open_count -= 1
+        (call if call.is_opener else other).served_by.calls_open_count -= 1
 
     # --- credit ---
 
@@ -231,9 +228,8 @@ class Forwarder:
             return True
         budget = leg.link.budget
         assert budget is not None
-        credit = budget.allowance(leg, leg.withheld_bytes)
+        credit = budget.charge_credit(leg, leg.withheld_bytes)
         if credit:
-            budget.charge(leg, credit)
             leg.withheld_bytes -= credit
             other.link.grant(other, credit)
             other.link.flush_soon()

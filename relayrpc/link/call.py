@@ -213,6 +213,7 @@ class Call:
         "queue_turn",
         "receive_credit_bytes",
         "send_credit_bytes",
+        "served_by",
         "state",
         "tail",
         "unsent_bytes",
@@ -251,6 +252,8 @@ class Call:
         # passed on yet.
         self.charged_bytes = 0
         self.withheld_bytes = 0
+        # Hub: the registration that was chosen, on the leg that went out.
+        self.served_by: Any = None
 
     @property
     def is_ended(self) -> bool:

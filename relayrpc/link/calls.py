@@ -87,7 +87,7 @@ class LinkCalls:
         self.peer_address = ""
         self.budget = (
             # Calls of both directions leave by this link, and each has its share.
-            Budget(limit_bytes=limits.link_budget_bytes, calls_open_max=2 * limits.calls_open_max)
+            Budget(limit_bytes=limits.link_budget_bytes, calls_max=2 * limits.calls_open_max)
             if is_hub
             else None
         )
@@ -357,7 +357,7 @@ class LinkCalls:
             opening.half_close = True
         if data and len(data) <= self.limits.small_bytes_max:
             opening.data = data
-        call = self._open(frame, method, address, app, data, credit_bytes)
+        call = self._open(frame, opening, method, address, app, data, credit_bytes)
         if deadline_s is not None:
             call.deadline_s = deadline_s
             self._deadlines.add(call, now_s=now_s)
@@ -393,17 +393,16 @@ class LinkCalls:
         """
         opening = frame.open
         opening.credit_bytes = credit_bytes
-        if not (opening.method and opening.address):
-            opening.method_text = opening.address_text = ""
         if len(data) > self.limits.small_bytes_max:
             opening.data = b""
-        call = self._open(frame, came.method, came.address, came, data, credit_bytes)
+        call = self._open(frame, opening, came.method, came.address, came, data, credit_bytes)
         call.deadline_s = came.deadline_s
         return call
 
     def _open(
         self,
         frame: pb.Frame,
+        opening: pb.Open,
         method: str,
         address: str,
         app: object,
@@ -413,13 +412,13 @@ class LinkCalls:
         """Make the call of an OPEN; small data is in the frame already, other goes by the queue."""
         if self.is_closed or self.is_draining:
             raise UsageError("the link takes no new calls")
-        opening = frame.open
         names = self._names_out
-        opening.method = number = names.number(method)
+        numbers = names.numbers
+        opening.method = number = numbers.get(method) or names.define(method)
         if not number:
             opening.method_text = method
         if address:
-            opening.address = number = names.number(address)
+            opening.address = number = numbers.get(address) or names.define(address)
             if not number:
                 opening.address_text = address
         half_close = opening.half_close

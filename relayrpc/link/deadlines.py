@@ -12,7 +12,6 @@ Source: LINK.md "Time".
 from __future__ import annotations
 
 import heapq
-import math
 from typing import TYPE_CHECKING, Final
 
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["DeadlineBuckets"]
 
 _TICKS_PER_S: Final = 100
-# (remaining ticks from, width of a bucket in ticks), farthest first.
-_WIDTHS: Final = ((60_000, 3_000), (600, 100), (200, 25))
+# Deadlines nearer than this have a bucket a tick.
+_FINE_S: Final = 2.0
 
 
 class DeadlineBuckets:
@@ -39,14 +38,13 @@ class DeadlineBuckets:
 
     def add(self, call: Call, *, now_s: float) -> None:
         """Watch a call that has a deadline."""
-        assert call.deadline_s is not None
-        key = math.ceil(call.deadline_s * _TICKS_PER_S)
-        remaining = key - int(now_s * _TICKS_PER_S)
-        for from_ticks, width in _WIDTHS:
-            if remaining >= from_ticks:
-                # Rounded down: looked at early, then put into a finer bucket.
-                key -= key % width
-                break
+        deadline_s = call.deadline_s
+        assert deadline_s is not None
+        key = int(deadline_s * _TICKS_PER_S) + 1
+        left_s = deadline_s - now_s
+        if left_s >= _FINE_S:
+            # Rounded down: looked at early, then put into a finer bucket.
+            key -= key % (25 if left_s < 6.0 else 100 if left_s < 600.0 else 3_000)
         call.deadline_key = key
         bucket = self._buckets.get(key)
         if bucket is None:

@@ -138,9 +138,8 @@ class Budget:
     Bytes queued plus credit given out and not yet used, of all calls whose data leaves by one link.
 
     Half of it is shared out evenly beforehand, so that every call can always move; the other half
-    goes to those who ask,
-    never more than a sixteenth of what is free at once, so that early calls which then idle cannot
-    starve later ones.
+    goes to those who ask, never more than a sixteenth of what is free at once, so that early calls
+    which then idle cannot starve later ones.
     """
 
     __slots__ = (
@@ -152,26 +151,31 @@ class Budget:
         "used_bytes",
     )
 
-    def __init__(self, *, limit_bytes: int, calls_open_max: int) -> None:
+    def __init__(self, *, limit_bytes: int, calls_max: int) -> None:
+        """
+        Args:
+            limit_bytes: The budget.
+            calls_max: Calls that may share it, opened by either end.
+        """
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._share_bytes = limit_bytes // 2 // calls_open_max
+        self._share_bytes = limit_bytes // 2 // calls_max
         # Of less no part is given: crumbs would go round for ever, a frame for a few bytes. A call
         # without credit has its whole share free as soon as its bytes have left.
         self._grant_bytes_min = self._share_bytes // 4
-        self._shared_bytes_max = limit_bytes - self._share_bytes * calls_open_max
+        self._shared_bytes_max = limit_bytes - self._share_bytes * calls_max
         self._shared_used_bytes = 0
 
-    def allowance(self, call: Call, wanted_bytes: int) -> int:
-        """Say how much of `wanted_bytes` of credit the call may have now; charges nothing."""
-        own = max(0, self._share_bytes - call.charged_bytes)
-        if wanted_bytes <= own:
-            return wanted_bytes
-        free = self._shared_bytes_max - self._shared_used_bytes
-        allowed = own + max(0, free >> 4)
-        if allowed >= wanted_bytes:
-            return wanted_bytes
-        return allowed if allowed >= self._grant_bytes_min else 0
+    def charge_credit(self, call: Call, wanted_bytes: int) -> int:
+        """Charge a call for as much of the credit it wants as it may have now; returns that."""
+        own = self._share_bytes - call.charged_bytes
+        if wanted_bytes > own:
+            free = self._shared_bytes_max - self._shared_used_bytes
+            allowed = (own if own > 0 else 0) + (free >> 4 if free > 0 else 0)
+            if allowed < wanted_bytes:
+                wanted_bytes = allowed if allowed >= self._grant_bytes_min else 0
+        self.charge(call, wanted_bytes)
+        return wanted_bytes
 
     def has_room(self, size_bytes: int) -> bool:
         """Say whether data that is already here still fits, for a call that has nothing yet."""

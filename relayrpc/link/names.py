@@ -24,25 +24,21 @@ __all__ = ["NamesIn", "NamesOut"]
 class NamesOut:
     """Strings this end has numbered."""
 
-    __slots__ = ("_names_max", "_numbers", "_outbox")
+    __slots__ = ("_names_max", "_outbox", "numbers")
 
     def __init__(self, limits: Limits, outbox: Outbox) -> None:
         self._names_max = limits.names_max
         self._outbox = outbox
-        self._numbers: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
+        """The number of every string that has one."""
 
-    def number(self, text: str) -> int:
-        """
-        Return the string's number, and tell the peer the first time; 0 when the table is full: send
-        it in full.
-        """
-        number = self._numbers.get(text)
-        if number is None:
-            number = len(self._numbers) + 1
-            if number > self._names_max:
-                return 0
-            self._numbers[text] = number
-            self._outbox.add_name(encode_frame(pb.Frame(name=pb.Name(number=number, text=text))))
+    def define(self, text: str) -> int:
+        """Number a string and tell the peer; 0 when the table is full: it is to be sent in full."""
+        number = len(self.numbers) + 1
+        if number > self._names_max:
+            return 0
+        self.numbers[text] = number
+        self._outbox.add_name(encode_frame(pb.Frame(name=pb.Name(number=number, text=text))))
         return number
 
 

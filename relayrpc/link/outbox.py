@@ -34,7 +34,7 @@ _BULK: Final = 3
 
 # Two processes that wait for each other's whole turn use one core. Batches of this many frames keep
 # both at work; smaller ones cost more in system calls than they gain (docs/performance.md).
-_FULL_BATCH_FRAMES: Final = 16
+_FULL_BATCH_FRAMES: Final = 32
 _STALE_MAX: Final = 1024
 
 # Header of a batch, and tag, length, call id and data field of a frame.
@@ -271,7 +271,8 @@ class Outbox:
             opening.time_left_us = left_us
         if not call.unsent_bytes:
             if call.charged_bytes and self._budget is not None:
-                self._budget.release(call, len(opening.data))
+                # Of a call that was not opened yet, nothing but this data is charged.
+                self._budget.release(call, call.charged_bytes)
         elif not opening.data:
             size = min(
                 call.unsent_bytes,

@@ -76,15 +76,15 @@ def test_link_says_that_a_writer_may_go_on_after_a_large_open() -> None:
 
 def test_budget_gives_no_crumbs_of_credit() -> None:
     """Else a nearly full budget sends bytes and grants of a few bytes round and round."""
-    budget = Budget(limit_bytes=800, calls_open_max=4)
+    budget = Budget(limit_bytes=800, calls_max=4)
     link = Link(is_dialler=False, limits=DEFAULT_LIMITS, instance="i", now_s=0.0)
     idle, busy = (Call(link, is_opener=False, state=0) for _ in range(2))
     budget.charge(idle, 480)
     budget.charge(busy, 99)
-    assert budget.allowance(busy, 500) == 0
+    assert budget.charge_credit(busy, 500) == 0
     budget.release(busy, 30)
-    assert budget.allowance(busy, 500) >= 25
-    assert budget.allowance(busy, 5) == 5
+    assert budget.charge_credit(busy, 5) == 5
+    assert budget.charge_credit(busy, 500) >= 25
 
 
 def test_budget_holds_with_calls_of_both_directions_on_one_link() -> None:
