@@ -118,6 +118,7 @@ class Link(LinkCalls):
         self.resume_window_s = limits.resume_window_s
         self._announcements_in: set[int] = set()
         self._announcement_id_last = 0
+        self._announcements_out: set[int] = set()
         # The carrier taken last; batches of older ones are dropped.
         self._attempt = 0 if is_dialler else -1
         # Dialler: the carrier that waits for Welcome, and its first batch until it is sent.
@@ -493,6 +494,7 @@ class Link(LinkCalls):
     ) -> None:
         """Offer services at an address; AnnouncedReceived tells the outcome."""
         self.has_carried = True
+        self._announcements_out.add(announcement_id)
         announce = pb.Announce(id=announcement_id, address=address, services=services, slots=slots)
         self._outbox.add_control(encode_frame(pb.Frame(announce=announce)))
 
@@ -504,7 +506,10 @@ class Link(LinkCalls):
         self._outbox.add_control(encode_frame(pb.Frame(announced=announced)))
 
     def withdraw(self, announcement_id: int) -> None:
-        """Take an announcement back; running calls finish."""
+        """Take an announcement back; running calls finish. No-op when this link never made it."""
+        if announcement_id not in self._announcements_out:
+            return
+        self._announcements_out.remove(announcement_id)
         withdraw = pb.Withdraw(id=announcement_id)
         self._outbox.add_control(encode_frame(pb.Frame(withdraw=withdraw)))
 

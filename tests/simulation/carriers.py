@@ -174,7 +174,9 @@ class _Direction:
                 return
             self.left -= 1
         is_counted = (
-            plan.kind != "" and plan.after_batches and plan.from_dialler == self.sender.is_dialler
+            plan.after_batches
+            and not pair.has_happened
+            and plan.from_dialler == self.sender.is_dialler
         )
         at_plan = is_counted and self.delivered_count + 1 == plan.after_batches
         if at_plan and plan.is_before_delivery and self.left is None:
@@ -187,7 +189,8 @@ class _Direction:
             return
         sent_s, _, batch, _ = self.in_flight.popleft()
         self.delivered_count += 1
-        self.world.note("batch", pair.name, "to", self.receiver.peer, len(batch))
+        to = "dialler" if self.receiver.is_dialler else "hub"
+        self.world.note("batch", pair.name, "to", to, len(batch))
         pair.transit_s_max = max(pair.transit_s_max, self.world.now_s - sent_s)
         if not self.receiver.is_over and self.receiver.events is not None:
             self.receiver.events.batch_received(batch)

@@ -323,6 +323,8 @@ class Peer:
     # --- what the driver reports ---
 
     def _flushed(self, link: Link) -> None:
+        if self.is_dead:
+            return
         if link in self.draining and link.is_draining and link.is_idle:
             link.close()
             self._settle(link)

@@ -7,7 +7,14 @@ Method: two ends joined by hand, no carrier and no clock.
 from __future__ import annotations
 
 from relayrpc.limits import DEFAULT_LIMITS, Limits
-from relayrpc.link.events import CallOpened, Event, GrantReceived, LinkEnded
+from relayrpc.link.events import (
+    AnnounceReceived,
+    CallOpened,
+    Event,
+    GrantReceived,
+    LinkEnded,
+    WithdrawReceived,
+)
 from relayrpc.link.link import Link
 from relayrpc.v1 import link_pb2 as pb
 
@@ -70,3 +77,14 @@ def test_link_resumes_though_more_was_acknowledged_after_resume_was_sent() -> No
     acceptor.receive_batch(ack, attempt=0, now_s=1.0)
     frame = pb.Batch.FromString(resume).frames[0]
     assert acceptor.accept_resume(frame.resume, now_s=1.0) == ""
+
+
+def test_link_withdraws_only_what_it_announced() -> None:
+    """A live link takes back what it announced on the link before; the hub would call it a fault."""
+    dialler, acceptor = _pair()
+    dialler.withdraw(1)
+    dialler.announce(2, "a", [pb.ServiceDescription(name="s")])
+    dialler.withdraw(2)
+    dialler.withdraw(2)
+    events = _pump(dialler, acceptor)
+    assert [type(event) for event in events] == [AnnounceReceived, WithdrawReceived], events
