@@ -222,10 +222,13 @@ class LinkDriver:
             if ride.attempt == link.attempt:
                 self._can_send = carrier.is_writable
 
-    def _deliver(self) -> None:
+    def _deliver(self) -> bool:
+        """Hand the link's events on; False when there were none."""
         events = self.link.events_received()
-        if events:
-            self._events_received(events)
+        if not events:
+            return False
+        self._events_received(events)
+        return True
 
     def _set_timer(self, now_s: float) -> None:
         due_s = self.link.next_deadline_s(can_send=self._can_send)
@@ -268,10 +271,12 @@ class _Ride:
         link = driver.link
         now_s = driver._clock()
         link.receive_batch(batch, attempt=self.attempt, now_s=now_s)
-        driver._deliver()
+        is_answered_soon = driver._deliver() and not link.is_hub
         if driver._is_flush_due:
             return
-        if link.is_flush_due(now_s=now_s):
+        # What the events woke runs next: a flush that is due right behind it takes the answers
+        # along. A hub has acted on them already, on other links.
+        if is_answered_soon or link.is_flush_due(now_s=now_s):
             driver.flush_soon()
         else:
             # Mostly nothing is due but an ack in a while.
