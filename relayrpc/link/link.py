@@ -330,6 +330,7 @@ class Link(LinkCalls):
             )
             return
         self.state = LinkState.PARKED
+        self._turn_s = now_s
         self._parked_until_s = now_s + self.resume_window_s
 
     # --- receiving ---
@@ -608,8 +609,11 @@ class Link(LinkCalls):
             ack = self.log.ack_due_s
             if ack is not None and ack < due and can_send:
                 due = ack
-        elif self._parked_until_s is not None and (due is None or self._parked_until_s < due):
-            due = self._parked_until_s
+        elif self._parked_until_s is not None:
+            # A turn every so often, or the end of the window would look like the end of a sleep.
+            parked = min(self._parked_until_s, self._turn_s + self.limits.keepalive_interval_s)
+            if due is None or parked < due:
+                due = parked
         return due
 
     def handle_timeout(self, *, now_s: float) -> bool:
@@ -636,10 +640,10 @@ class Link(LinkCalls):
         for call in self._deadlines.expired(now_s=now_s):
             self._deadline_passed(call)
         if self.state is LinkState.OPEN:
-            silence_s = now_s - self._received_s
-            if silence_s >= 2 * interval:
+            # Compared as next_deadline_s() computes them, or rounding makes a timer fire for ever.
+            if now_s >= self._received_s + 2 * interval:
                 return True
-            if silence_s >= interval and not self._is_pinged:
+            if now_s >= self._received_s + interval and not self._is_pinged:
                 self._ping()
         elif self._parked_until_s is not None and self._parked_until_s <= now_s:
             self._end(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Network", "Trace"]
 
 _LINES_KEPT: Final = 60
+_NEVER: Final = 10**9
 _WEBSOCKET_URL: Final = "ws://hub:7351/relayrpc.v1.Link/Connect"
 
 
@@ -92,6 +93,8 @@ class Connection:
         """Nothing is held back or delayed from now on."""
         for end in (self.near, self.far):
             end.delay(0.0)
+            end.cut_after(_NEVER, direction="outgoing", is_delivered=True)
+            end.cut_after(_NEVER, direction="incoming", is_delivered=True)
             end.resume()
 
     def vanish(self) -> None:

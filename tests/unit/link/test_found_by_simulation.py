@@ -6,6 +6,8 @@ Method: two ends joined by hand, no carrier and no clock.
 
 from __future__ import annotations
 
+import dataclasses
+
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.link.events import (
     AnnounceReceived,
@@ -88,3 +90,30 @@ def test_link_withdraws_only_what_it_announced() -> None:
     dialler.withdraw(2)
     events = _pump(dialler, acceptor)
     assert [type(event) for event in events] == [AnnounceReceived, WithdrawReceived], events
+
+
+def test_link_pings_when_its_deadline_is_reached_however_it_rounds() -> None:
+    """Else the driver's timer fires again and again without a word being sent."""
+    limits = dataclasses.replace(DEFAULT_LIMITS, keepalive_interval_s=0.1)
+    for step in range(200):
+        start_s = 1.0 + step / 7
+        link = Link(is_dialler=False, limits=limits, instance="i", now_s=start_s)
+        due_s = link.next_deadline_s()
+        assert due_s is not None
+        assert not link.handle_timeout(now_s=due_s)
+        assert (link.next_deadline_s() or 0) > due_s
+
+
+def test_parked_link_ends_when_the_resume_window_does() -> None:
+    """The window is longer than two keepalives: its end is not taken for the end of a sleep."""
+    dialler, _ = _pair()
+    dialler.announce(1, "a", [pb.ServiceDescription(name="s")])
+    dialler.carrier_lost(0, now_s=1.0)
+    now_s = 1.0
+    while not dialler.is_closed:
+        due_s = dialler.next_deadline_s()
+        assert due_s is not None
+        assert due_s > now_s
+        now_s = due_s
+        dialler.handle_timeout(now_s=now_s)
+    assert now_s == 1.0 + DEFAULT_LIMITS.resume_window_s
