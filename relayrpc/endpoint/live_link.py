@@ -166,6 +166,8 @@ class LiveLink:
         self._has_connected = False
         # Why there is no link now; None while there is one or nothing was tried.
         self._error: RelayError | None = None
+        # The last attempt to connect failed: new calls that do not want to wait fail at once.
+        self._is_failing = False
         self._is_final = False
         self._waiters: list[asyncio.Future[None]] = []
         self._announcements: dict[int, _Announcement] = {}
@@ -311,9 +313,15 @@ class LiveLink:
                     * self._dialling.random.uniform(1 - _BACKOFF_JITTER, 1 + _BACKOFF_JITTER)
                 )
             self._set_state(_State.CONNECTING)
+            link = self.link
+            is_resume = bool(link.link_id)
             try:
                 await self._connect()
             except RelayError as exc:
+                is_expired = link is not self._link and isinstance(exc, LinkRefusedError)
+                if is_resume and is_expired and not self._is_final:
+                    # The hub is there, and no longer holds the link: begin another one at once.
+                    continue
                 self._failed(exc)
                 backoff_s = min(
                     max(backoff_s * _BACKOFF_FACTOR, self.limits.backoff_s_min),
@@ -331,8 +339,6 @@ class LiveLink:
 
     async def _connect(self) -> None:
         """Open a carrier and complete the handshake on it."""
-        if self.link.is_closed or self.link.is_draining:
-            self._new_link()
         kind: Literal["grpc", "websocket"] = self.url.first_carrier
         carrier = await self._dialling.dial(self.url, kind=kind, tls=self._tls, limits=self.limits)
         await self._handshake(carrier)
@@ -416,12 +422,14 @@ class LiveLink:
 
     def _connected(self) -> None:
         self._has_connected = True
+        self._is_failing = False
         self._error = None
         _log.info("linked to %s over %s", self.url, self.carrier_kind)
         self._set_state(_State.READY)
         self._wake_waiters()
 
     def _failed(self, error: RelayError) -> None:
+        self._is_failing = True
         self._error = error
         if isinstance(error, LinkRefusedError) and error.detail.get("code") in _FINAL_CODES:
             self._is_final = True
@@ -450,7 +458,7 @@ class LiveLink:
     # --- what the driver reports ---
 
     def _flushed(self, link: Link) -> None:
-        if self._error is not None and link.state is LinkState.CONNECTING:
+        if self._is_failing and link.state is LinkState.CONNECTING:
             # Dialling fails: whoever did not ask to wait is told at once, as with any gRPC channel.
             self._fail_waiting(link)
         elif link.is_draining and link in self._draining and link.is_idle:
@@ -518,6 +526,9 @@ class LiveLink:
                 self._announced(link, announced)
             case GoingAwayReceived(going_away=going_away):
                 _log.info("the hub goes away: %s", going_away.reason)
+                if link is self._link:
+                    # From here on calls wait in the next one.
+                    self._new_link()
                 self._wake.set()
             case LinkEnded(error=error):
                 self._link_ended(link, error)
@@ -569,4 +580,7 @@ class LiveLink:
                 answer = announcement.answer
                 if answer is not None and not answer.done() and self._is_final:
                     answer.set_exception(error or ConnectError("the link ended"))
+            if not (self._is_closed or self._is_final):
+                # From here on calls wait in the next one.
+                self._new_link()
             self._wake.set()

@@ -105,3 +105,36 @@ def test_reader_of_requests_sees_no_end_of_them_when_the_server_stops() -> None:
 
     run_virtual(main)
     assert seen == ["Ada", "cancelled"]
+
+
+@pytest.mark.parametrize("is_drained", [False, True])
+def test_call_waits_for_the_next_link_when_the_hub_is_replaced(is_drained: bool) -> None:
+    """From the moment the old link is of no use, none is refused for the lack of a link."""
+
+    async def main(loop: VirtualLoop) -> None:
+        network = _network(loop)
+        server = _server(network)
+        await server.start()
+        channel = _channel(network)
+        stub = greeter_pb2_grpc.GreeterStub(channel)
+        await stub.SayHello(pb.HelloRequest(name="Ada"))
+        old_link = channel.live.link
+        old_hub, old_connections = network.hub, list(network.connections)
+        assert old_hub is not None
+        network.start_hub()
+        next_server = _server(network)
+        await next_server.start()
+        if not is_drained:
+            for connection in old_connections:
+                connection.far.cut()
+        ending = asyncio.ensure_future(old_hub.drain() if is_drained else old_hub.aclose())
+        while channel.live.link is old_link:
+            await asyncio.sleep(0)
+        for _ in range(3):
+            assert (await stub.SayHello(pb.HelloRequest(name="Ada"))).message == "Hello, Ada"
+        await ending
+        await channel.close()
+        await server.stop(None)
+        await next_server.stop(None)
+
+    run_virtual(main)
