@@ -29,7 +29,7 @@ class Limits:
     """
     Largest batch taken; below gRPC's 4 MiB and WebSocket libraries' 1 MiB, which kill a carrier.
     """
-    batch_bytes_target: int = 64 * KIB
+    batch_bytes_target: int = 128 * KIB
     """
     A batch is closed once it holds this much bulk data, so that turns between calls come often.
     """
@@ -71,7 +71,7 @@ class Limits:
     """
     What GRANT, CANCEL and END may use beyond the bound, so that two full windows cannot deadlock.
     """
-    send_queue_bytes_high: int = 64 * KIB
+    send_queue_bytes_high: int = 256 * KIB
     """A stream's `write()` waits while more than this is unsent in its call."""
 
     # --- acknowledgement ---
