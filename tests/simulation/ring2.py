@@ -21,7 +21,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import grpc
@@ -49,13 +49,29 @@ from tests.simulation.ring2_network import Network
 from tests.support.virtual_loop import InlineExecutor, VirtualLoop
 
 
-__all__ = ["World", "run_seed", "trace_of"]
+__all__ = ["Result", "World", "run_seed", "run_world"]
 
 ADDRESSES: Final = ("sim/async", "sim/plain")
 # In virtual seconds: far above what any seed needs, far below the loop's own bound.
 _PROGRESS_S: Final = 1800.0
 _TURNS_MAX: Final = 400_000
+_LINES_SHOWN: Final = 60
 _GOODBYES_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is left of a world that kept its promises."""
+
+    digest: str
+    """Hash of everything that happened; equal for equal seeds."""
+    seen: Counter[str]
+    """How often things happened, for the proof that seeds reach what they should."""
+    lines: list[str]
+
+    def trace_text(self, about: str, count: int) -> str:
+        """The last `count` lines that hold a text."""
+        return "\n".join([line for line in self.lines if about in line][-count:])
 
 
 def run_seed(seed: int) -> None:
@@ -66,27 +82,27 @@ def run_seed(seed: int) -> None:
         AssertionError: A promise was broken; the text names the seed and ends with what happened
             last.
     """
-    trace_of(seed)
+    run_world(seed)
 
 
-def trace_of(seed: int) -> str:
-    """As `run_seed`; returns the hash of everything that happened, equal for equal seeds."""
+def run_world(seed: int) -> Result:
+    """As `run_seed`; returns what happened."""
     is_collecting = gc.isenabled()
     gc.disable()
     # What is here already is neither looked through nor mistaken for ours.
     gc.freeze()
     try:
-        digest = _run(seed)
+        result = _run(seed)
         gc.collect()
         _check_garbage(seed)
-        return digest
+        return result
     finally:
         gc.unfreeze()
         if is_collecting:
             gc.enable()
 
 
-def _run(seed: int) -> str:
+def _run(seed: int) -> Result:
     rng = random.Random(f"ring2 {seed}")
     loop = VirtualLoop(
         rng=random.Random(rng.getrandbits(32)),
@@ -96,6 +112,7 @@ def _run(seed: int) -> str:
     log = _Log()
     try:
         world = World(loop, rng, log)
+        trace = world.network.trace
         try:
             loop.run_until_complete(world.run())
             loop.run_until_complete(loop.shutdown_asyncgens())
@@ -103,9 +120,9 @@ def _run(seed: int) -> str:
             gc.collect()
             _check_loop(loop)
         except Exception as exc:
-            lines = "\n".join([*world.network.trace.lines, *log.lines])
+            lines = "\n".join([*list(trace.lines)[-_LINES_SHOWN:], *log.lines])
             raise AssertionError(f"seed {seed} of ring 2: {exc!r}\n{lines}") from exc
-        return world.network.trace.digest()
+        return Result(trace.digest(), trace.seen, list(trace.lines))
     finally:
         log.close()
         _abandon(loop)
@@ -203,7 +220,7 @@ class _Host:
             make_live,
             address=self.address,
             migration_thread_pool=InlineExecutor(),
-            interceptors=[_PassOn()] if world.has_interceptors else (),
+            interceptors=[_ServerPassOn()] if world.has_interceptors else (),
         )
         rng = random.Random(world.rng.getrandbits(32))
         server.make_incident_id = lambda: f"{rng.getrandbits(32):08x}"
@@ -228,14 +245,39 @@ class _Host:
             assert not server._assembly.declared_bytes, "messages are left half put together"
 
 
-class _PassOn(grpc.aio.ServerInterceptor, grpc.aio.UnaryUnaryClientInterceptor):
-    """An interceptor that changes nothing."""
+class _ServerPassOn(grpc.aio.ServerInterceptor):
+    """An interceptor that changes nothing; so are those below."""
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         return await continuation(details)
 
+
+class _UnaryUnaryPassOn(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return await continuation(details, request)
+
+
+class _UnaryStreamPassOn(grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(details, request)
+
+
+class _StreamUnaryPassOn(grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return await continuation(details, requests)
+
+
+class _StreamStreamPassOn(grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return await continuation(details, requests)
+
+
+_CLIENT_INTERCEPTORS: Final = (
+    _UnaryUnaryPassOn,
+    _UnaryStreamPassOn,
+    _StreamUnaryPassOn,
+    _StreamStreamPassOn,
+)
 
 
 class _Caller:
@@ -255,7 +297,7 @@ class _Caller:
             limits=world.limits,
             dialling=world.network.dialling(self.name),
         )
-        interceptors = [_PassOn()] if world.has_interceptors else ()
+        interceptors = [kind() for kind in _CLIENT_INTERCEPTORS] if world.has_interceptors else ()
         self.channel = Channel(live, interceptors=interceptors)
         self.is_closing = False
 
@@ -529,10 +571,22 @@ class World:
             _check_hub(hub)
         for record in self.records.values():
             check_truth(record)
+            self._count(record)
         unexpected = self.log.unexpected()
         assert not unexpected, unexpected
         live = self.network.live_connections()
         assert not live, f"connections are left: {[each.near.name for each in live]}"
+
+
+    def _count(self, record: Record) -> None:
+        assert record.status is not None
+        count = self.network.trace.count
+        count(f"call {record.plan.shape}")
+        count(f"call ended {record.status.name}")
+        if not record.may_have_executed:
+            count("call not executed, and its caller knows")
+        if record.instances:
+            count(f"handler {record.handler_end}")
 
 
 def _check_hub(hub: Any) -> None:
@@ -547,7 +601,7 @@ def main() -> None:
     for argument in sys.argv[1:]:
         first, _, last = argument.partition("-")
         for seed in range(int(first), int(last or first) + 1):
-            print(seed, trace_of(seed))
+            print(seed, run_world(seed).digest)
 
 
 if __name__ == "__main__":

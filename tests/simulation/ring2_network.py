@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import random
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -32,24 +32,28 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "Network", "Trace"]
 
-_LINES_KEPT: Final = 60
+_LINES_KEPT: Final = 4000
 _NEVER: Final = 10**9
 _WEBSOCKET_URL: Final = "ws://hub:7351/relayrpc.v1.Link/Connect"
 
 
 class Trace:
-    """Everything that happened, in order: its hash, and its last lines."""
+    """Everything that happened, in order: its hash, its last lines, and how often it happened."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self._hash = hashlib.blake2b(digest_size=16)
         self.lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self.seen: Counter[str] = Counter()
 
     def add(self, what: str, *, is_shown: bool = True) -> None:
         line = f"{self._loop.time():.6f} {what}"
         self._hash.update(line.encode())
         if is_shown:
             self.lines.append(line)
+
+    def count(self, what: str) -> None:
+        self.seen[what] += 1
 
     def digest(self) -> str:
         return self._hash.hexdigest()
@@ -144,6 +148,7 @@ class Network:
         hub, self.hub = self.hub, None
         assert hub is not None
         self.trace.add("the hub is killed")
+        self.trace.count("hub killed")
         for connection in list(self.connections):
             connection.far.cut()
         await hub.aclose()
@@ -155,6 +160,7 @@ class Network:
         self.trace.add("the hub drains")
         await hub.drain()
         self.trace.add("a hub has drained")
+        self.trace.count("hub drained")
 
     # --- dialling ---
 
@@ -184,6 +190,7 @@ class Network:
             await asyncio.sleep(self.limits.connect_timeout_s)
         if is_faulty or self.hub is None or party in self.unreachable:
             self.trace.add(f"{party} dials in vain")
+            self.trace.count("dialled in vain")
             raise ConnectError("nobody answers")
         self._connections_count += 1
         name = f"{party}#{self._connections_count}"
@@ -200,6 +207,7 @@ class Network:
             jitter_s = self.rng.choice((0.0, delay_s))
             near.delay(delay_s, jitter_s=jitter_s)
         self.trace.add(f"{name} is open")
+        self.trace.count("connection opened")
         self.connections = [each for each in self.connections if not each.is_over]
         self.connections.append(Connection(party, near, far))
         self.hub.accept(far)
@@ -225,7 +233,9 @@ class Network:
         connection = rng.choice(live)
         end: FaultyCarrier = rng.choice((connection.near, connection.far))
         name = connection.near.name
-        match rng.randrange(8):
+        fault = rng.randrange(8)
+        self.trace.count("connection broken, delayed or stalled")
+        match fault:
             case 0:
                 self.trace.add(f"{name} is cut")
                 end.cut()
