@@ -293,6 +293,7 @@ class CarrierPair:
                 for _, arrives_s, _, _ in direction.in_flight:
                     self.world.at(arrives_s, direction.arrive)
         detail = {"size_error": 1} if is_size_error else {}
+        self.world.seen["fault size error"] += is_size_error
         for end, after_s in zip((self.dialler, self.acceptor), notice_s, strict=True):
             if after_s < 1e6:
                 self.world.call_later(after_s, end.end, CarrierLostError("cut", **detail))

@@ -160,10 +160,15 @@ class Ring1:
         check_closed(network)
 
     def run_until(self, condition: Callable[[], bool], grace_s: float, text: str) -> None:
-        """Go on until something is true, which must be within a time."""
+        """Go on until something is true; meanwhile something must move within a time."""
         world = self.world
         until_s = world.now_s + grace_s
+        moved_bytes = 0
         while not condition():
+            now_bytes = sum(app.reader.received_bytes for app in self.network.apps)
+            if now_bytes != moved_bytes:
+                moved_bytes = now_bytes
+                until_s = world.now_s + grace_s
             if world.now_s >= until_s:
                 open_calls = [
                     call_id

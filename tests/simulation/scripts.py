@@ -22,6 +22,8 @@ IDENTITY_KEY: Final = "sim-call"
 
 _PATTERN_BYTES: Final = 4 * 1024 * 1024
 _OFFSETS: Final = 4096
+# One direction of one call, so that a seed stays cheap.
+_STREAM_BYTES_MAX: Final = 600_000
 _PATTERN: Final = random.Random(7).randbytes(_PATTERN_BYTES + _OFFSETS)
 
 _UNARY_REQUEST: Final = (pb.SHAPE_UNARY_UNARY, pb.SHAPE_UNARY_STREAM)
@@ -102,8 +104,8 @@ def random_script(
     is_unary_request = shape in _UNARY_REQUEST
     requests_count = 1 if is_unary_request else _count(random)
     responses_count = 1 if shape in _UNARY_RESPONSE else _count(random)
-    requests = tuple(_size(random, size_scale) for _ in range(requests_count))
-    responses = tuple(_size(random, size_scale) for _ in range(responses_count))
+    requests = _sizes(random, size_scale, requests_count)
+    responses = _sizes(random, size_scale, responses_count)
     if shape == pb.SHAPE_UNARY_STREAM:
         answer = "after_requests"
     else:
@@ -138,6 +140,15 @@ def random_script(
 
 def _count(random: random.Random) -> int:
     return random.choice((0, 1, 2, 3, 5, 9, 20))
+
+
+def _sizes(random: random.Random, scale: int, count: int) -> tuple[int, ...]:
+    sizes = []
+    left = _STREAM_BYTES_MAX
+    for _ in range(count):
+        sizes.append(min(left, _size(random, scale)))
+        left -= sizes[-1]
+    return tuple(sizes)
 
 
 def _size(random: random.Random, scale: int) -> int:
