@@ -1,8 +1,8 @@
 """
 Goal: connections that never finish a handshake cost a bounded place for a bounded time.
 
-Method: a thousand of each kind (silent TCP connections, silent WebSockets, silent gRPC streams) at a
-real hub process with a neighbour, and a few hundred at a hub in this process whose time limit is
+Method: a thousand of each kind (silent TCP connections, silent WebSockets, silent gRPC streams) at
+a real hub process with a neighbour, and a few hundred at a hub in this process whose time limit is
 short. Freed means that the hub closed them: the test reads their ends.
 """
 

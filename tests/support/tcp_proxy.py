@@ -40,6 +40,13 @@ class TCPProxy:
         """Connections that go through it now."""
         return sum(not pair.is_aborted for pair in self._pairs)
 
+    async def __aenter__(self) -> TCPProxy:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        await self.aclose()
+
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
