@@ -45,11 +45,20 @@ from tests.simulation.ring2_calls import (
     draw_plan,
 )
 from tests.simulation.ring2_host import AsyncGreeter, PlainGreeter
-from tests.simulation.ring2_network import Network
+from tests.simulation.ring2_network import HubSessions, Network
 from tests.support.virtual_loop import InlineExecutor, VirtualLoop
 
 
-__all__ = ["Result", "World", "run_seed", "run_world"]
+__all__ = [
+    "Channel",
+    "HubSessions",
+    "LiveLink",
+    "Result",
+    "Server",
+    "World",
+    "run_seed",
+    "run_world",
+]
 
 ADDRESSES: Final = ("sim/async", "sim/plain")
 # In virtual seconds: far above what any seed needs, far below the loop's own bound.
@@ -134,6 +143,7 @@ def _check_garbage(seed: int) -> None:
         type(each).__name__
         for each in gc.get_objects()
         if type(each).__module__.startswith(("relayrpc.", "tests.simulation.ring2"))
+        and not isinstance(each, Result)
     )
     assert not left, f"seed {seed} of ring 2: objects are left: {dict(left)}"
 

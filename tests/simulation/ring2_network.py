@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.support.virtual_loop import VirtualLoop
 
 
-__all__ = ["Connection", "Network", "Trace"]
+__all__ = ["Connection", "HubSessions", "Network", "Trace"]
 
 _LINES_KEPT: Final = 4000
 _NEVER: Final = 10**9
