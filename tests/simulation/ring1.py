@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.limits import KIB, Limits
+from relayrpc.link.call import STATUS_INTERNAL
 from relayrpc.link.link import LinkState
 from tests.simulation.carriers import FaultPlan, PathShape, random_fault
 from tests.simulation.invariants import (
@@ -152,6 +153,7 @@ class Ring1:
         self.run_until(self._is_at_rest, grace_s, "links do not come to rest")
         check_parting(network)
         check_at_rest(network)
+        self._check_credit()
         self.ledger.check_final(transit_s_max=network.transit_s())
         for peer in network.peers:
             if not peer.is_dead and not peer.is_final:
@@ -178,6 +180,12 @@ class Ring1:
                 world.fail("progress", f"{text}: {' '.join(open_calls[:8])}")
             world.run(until_s=world.now_s + _SLICE_S)
 
+    def _check_credit(self) -> None:
+        """A call lost for overdrawn credit ends INTERNAL, and nothing else here does."""
+        for call_id, record in self.ledger.records.items():
+            if record.outcome is not None and record.outcome.status == STATUS_INTERNAL:
+                self.world.fail("credit", f"{call_id}: {record.outcome.details}")
+
     def _are_free_calls_over(self) -> bool:
         return not self.ledger.open_count or all(
             record.is_over or record.script.is_stuck for record in self.ledger.records.values()
@@ -193,7 +201,9 @@ class Ring1:
     def _is_at_rest(self) -> bool:
         """Nothing in flight: every live link has a carrier, and both ends have said all."""
         return all(
-            peer.is_dead or peer.is_final or (peer.link.state is LinkState.OPEN and peer.link.is_idle)
+            peer.is_dead
+            or peer.is_final
+            or (peer.link.state is LinkState.OPEN and peer.link.is_idle)
             for peer in self.network.peers
         ) and all(
             hub.is_dead or link.state != LinkState.OPEN or link.is_idle
