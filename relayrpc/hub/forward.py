@@ -22,6 +22,7 @@ from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
     Call,
+    CallState,
     make_end,
 )
 from relayrpc.link.events import (
@@ -51,6 +52,8 @@ _STATUS_INVALID_ARGUMENT: Final = 3
 _RELAY_KEYS: Final = "relay-"
 _SERVICES_MAX: Final = 256
 _METHODS_MAX: Final = 4096
+# Legs towards a host whose opener has half closed.
+_HALF_CLOSED: Final = (int(CallState.AWAITING), int(CallState.AWAITING_BEGUN))
 
 
 class Forwarder:
@@ -97,6 +100,7 @@ class Forwarder:
                 self._pass_credit(call, credit_bytes)
             case HalfCloseReceived(call=call):
                 if call.app is not None:
+                    self._take_back_credit(call.app, call)
                     call.app.link.half_close(call.app)
                     call.app.link.flush_soon()
             case BeginReceived(call=call, frame=frame):
@@ -177,6 +181,7 @@ class Forwarder:
             if has_metadata:
                 _strip(end.trailing_metadata)
                 _strip(end.initial_metadata)
+            self._take_back_credit(other, call)
             other.link.forward_end(other, frame, discard=end.origin == pb.End.ORIGIN_HUB)
         else:
             other.link.cancel_call(other, is_deadline=frame.end.status == STATUS_DEADLINE_EXCEEDED)
@@ -213,6 +218,9 @@ class Forwarder:
         The peer of this leg takes more: let the other end send it, as far as the leg's link has
         budget.
         """
+        if leg.state in _HALF_CLOSED:
+            # The opener sends no more: credit would lie in the budget unused until the call ends.
+            return
         leg.withheld_bytes += credit_bytes
         if leg in self._starved:
             return
@@ -234,6 +242,16 @@ class Forwarder:
             other.link.grant(other, credit)
             other.link.flush_soon()
         return not leg.withheld_bytes
+
+    def _take_back_credit(self, leg: Call, other: Call) -> None:
+        """Nothing more comes from the other end for this leg: its unused credit is free again."""
+        budget = leg.link.budget
+        assert budget is not None
+        budget.release(leg, other.receive_credit_bytes)
+        other.receive_credit_bytes = 0
+        leg.withheld_bytes = 0
+        if self._starved:
+            self._starved.pop(leg, None)
 
     def serve_starved(self) -> None:
         """

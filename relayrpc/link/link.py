@@ -119,8 +119,8 @@ class Link(LinkCalls):
         self._announcements_in: set[int] = set()
         self._announcement_id_last = 0
         self._announcements_out: set[int] = set()
-        # The carrier taken last; batches of older ones are dropped.
-        self._attempt = 0 if is_dialler else -1
+        # The carrier taken last, -1: none yet; batches of older ones are dropped.
+        self._attempt = -1
         # Dialler: the carrier that waits for Welcome, and its first batch until it is sent.
         self._attempt_pending: int | None = None
         self._attempt_last = -1
@@ -138,7 +138,7 @@ class Link(LinkCalls):
 
     @property
     def attempt(self) -> int:
-        """Number of the carrier taken last; -1 on an acceptor before accept()."""
+        """Number of the carrier taken last; -1 before the first handshake is done."""
         return self._attempt
 
     @property

@@ -112,9 +112,7 @@ class _Reader:
         self.app.message_read(self.read_count)
 
     def _settle(self) -> None:
-        """
-        Grant for what was consumed: messages read, and bytes of one in assembly while none waits.
-        """
+        """Grant for what was consumed: messages read, and part of one while none waits."""
         waiting = 0
         if self.unread:
             waiting = sum(self.unread) + self.received_bytes - self.complete_bytes
@@ -230,7 +228,8 @@ class CallerApp:
     def first_data(self) -> tuple[bytes, bool]:
         """Return what goes with the OPEN, and whether that is all."""
         script, writer = self.record.script, self.writer
-        data = b"".join(writer.message() for _ in range(min(script.first_requests, len(script.requests))))
+        count = min(script.first_requests, len(script.requests))
+        data = b"".join(writer.message() for _ in range(count))
         writer.allowed_count = writer.written_count
         self.note_written(writer.written_count)
         is_all = writer.is_done and writer.written_count > 0

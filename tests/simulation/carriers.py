@@ -288,10 +288,11 @@ class CarrierPair:
         if not self.is_cut:
             self.is_cut = True
             self._out.left, self._back.left = still_delivered
-            self._out.is_stalled = self._back.is_stalled = False
             for direction in (self._out, self._back):
-                for _, arrives_s, _, _ in direction.in_flight:
-                    self.world.at(arrives_s, direction.arrive)
+                if direction.is_stalled:
+                    direction.is_stalled = False
+                    for _, arrives_s, _, _ in direction.in_flight:
+                        self.world.at(arrives_s, direction.arrive)
         detail = {"size_error": 1} if is_size_error else {}
         self.world.seen["fault size error"] += is_size_error
         for end, after_s in zip((self.dialler, self.acceptor), notice_s, strict=True):
@@ -299,11 +300,16 @@ class CarrierPair:
                 self.world.call_later(after_s, end.end, CarrierLostError("cut", **detail))
 
     def abort(self, closer: SimCarrier) -> None:
-        """Drop the connection; the other end learns of it unless the path is silent."""
-        other_s = 1e9 if self._out.is_stalled or self.is_cut else self.shape.latency_s
-        is_dialler = closer is self.dialler
+        """
+        Drop the connection; the other end learns of it unless the path is silent, and on a slow one
+        what was on its way may still arrive before that.
+        """
+        other_s = self.shape.latency_s + self._out.extra_s
+        if self._out.is_stalled or self.is_cut:
+            other_s = 1e9
         self.cut(
-            notice_s=(0.0, other_s) if is_dialler else (other_s, 0.0), still_delivered=(0, 0)
+            notice_s=(0.0, other_s) if closer is self.dialler else (other_s, 0.0),
+            still_delivered=self.plan.still_delivered,
         )
 
     def close(self, closer: SimCarrier) -> None:

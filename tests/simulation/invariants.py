@@ -42,7 +42,7 @@ def _check_budget(world: World, name: str, link: Link) -> None:
             world.fail(
                 "budget", f"{name}: {leg} holds {held} bytes, {leg.charged_bytes} are charged"
             )
-        if held < leg.charged_bytes and leg.app is not None:
+        if held < leg.charged_bytes:
             world.fail(
                 "budget-leak", f"{name}: {leg} holds {held} bytes, {leg.charged_bytes} are charged"
             )

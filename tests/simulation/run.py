@@ -1,8 +1,8 @@
 """
 The simulation's command: `python -m tests.simulation.run --ring 1 --seeds 200`, `--seed 17`.
 
-A ring is a function `run_seed(seed)` that raises when a promise is broken. A failing seed is printed
-with the end of its trace; the same seed replays it exactly.
+A ring is a function `run_seed(seed)` that raises when a promise is broken. A failing seed is
+printed with the end of its trace; the same seed replays it exactly.
 """
 
 from __future__ import annotations

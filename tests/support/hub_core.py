@@ -82,22 +82,26 @@ class HubCore:
             **options,  # type: ignore[arg-type]
         )
 
-    def to_hub(self, peer: CorePeer) -> None:
-        """Move what a peer has to say, and have the hub act."""
+    def to_hub(self, peer: CorePeer) -> bool:
+        """Move what a peer has to say, and have the hub act; True when there was anything."""
         link, hub_link = peer.link, peer.hub_link
+        has_moved = False
         while (batch := link.batch_to_send(attempt=link.attempt, now_s=self.now_s)) is not None:
+            has_moved = True
             hub_link.receive_batch(batch, attempt=hub_link.attempt, now_s=self.now_s)
         events = hub_link.events_received()
         if events:
             self.forwarder.handle(hub_link, events, now_s=self.now_s)
+        return has_moved
 
     def to_peer(self, peer: CorePeer) -> bool:
         """Move what the hub has to say to a peer; True when there was anything."""
         link, hub_link = peer.link, peer.hub_link
         has_moved = False
-        while (batch := hub_link.batch_to_send(attempt=link.attempt, now_s=self.now_s)) is not None:
+        attempt = hub_link.attempt
+        while (batch := hub_link.batch_to_send(attempt=attempt, now_s=self.now_s)) is not None:
             has_moved = True
-            link.receive_batch(batch, attempt=link.attempt, now_s=self.now_s)
+            link.receive_batch(batch, attempt=attempt, now_s=self.now_s)
         for event in link.events_received():
             peer.events.append(event)
             peer.on_event(event)
@@ -109,7 +113,7 @@ class HubCore:
         while has_moved:
             has_moved = False
             for peer in self.peers:
-                self.to_hub(peer)
+                has_moved |= self.to_hub(peer)
                 if peer.takes:
                     has_moved |= self.to_peer(peer)
             self.forwarder.serve_starved()

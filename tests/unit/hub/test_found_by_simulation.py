@@ -13,7 +13,7 @@ from relayrpc.link.call import Call
 from relayrpc.link.events import CallOpened, SendReady
 from relayrpc.link.flow import Budget
 from relayrpc.link.link import Link
-from tests.support.hub_core import HubCore
+from tests.support.hub_core import CorePeer, HubCore
 
 
 def test_hub_charges_nothing_for_a_call_cancelled_in_the_batch_of_its_open() -> None:
@@ -115,3 +115,44 @@ def test_budget_holds_when_a_peer_calls_itself() -> None:
         hub.open(peer, "a", data=b"x" * min(size, free))
         hub.settle()
         assert budget._shared_used_bytes <= budget._shared_bytes_max
+
+
+def _budget(peer: CorePeer) -> Budget:
+    budget = peer.hub_link.budget
+    assert budget is not None
+    return budget
+
+
+def test_hub_takes_back_credit_when_the_opener_half_closes() -> None:
+    """Else a long answer would hold the window of its request in the host's budget."""
+    hub = HubCore()
+    host = hub.peer("host", address="a")
+    caller = hub.peer("caller")
+    call = hub.open(caller, "a")
+    assert isinstance(call, Call)
+    hub.settle()
+    (opened,) = host.of(CallOpened)
+    assert isinstance(opened, CallOpened)
+    host.link.grant(opened.call, 40_000)
+    hub.settle()
+    assert _budget(host).used_bytes == 40_000
+    caller.link.half_close(call)
+    hub.settle()
+    assert _budget(host).used_bytes == 0
+    host.link.grant(opened.call, 40_000)
+    hub.settle()
+    assert _budget(host).used_bytes == 0
+
+
+def test_hub_takes_back_credit_when_the_end_waits_for_the_caller() -> None:
+    hub = HubCore()
+    host = hub.peer("host", address="a")
+    caller = hub.peer("caller")
+    caller.takes = False
+    hub.open(caller, "a", credit_bytes=50_000)
+    hub.settle()
+    (opened,) = host.of(CallOpened)
+    assert isinstance(opened, CallOpened)
+    host.link.end_call(opened.call, data=bytes(20_000))
+    hub.settle()
+    assert _budget(caller).used_bytes == 20_000

@@ -82,7 +82,7 @@ def test_link_resumes_though_more_was_acknowledged_after_resume_was_sent() -> No
 
 
 def test_link_withdraws_only_what_it_announced() -> None:
-    """A live link takes back what it announced on the link before; the hub would call it a fault."""
+    """A live link may take back what it announced on the link before: a fault on this one."""
     dialler, acceptor = _pair()
     dialler.withdraw(1)
     dialler.announce(2, "a", [pb.ServiceDescription(name="s")])
@@ -117,3 +117,14 @@ def test_parked_link_ends_when_the_resume_window_does() -> None:
         now_s = due_s
         dialler.handle_timeout(now_s=now_s)
     assert now_s == 1.0 + DEFAULT_LIMITS.resume_window_s
+
+
+def test_link_drops_a_welcome_on_a_first_carrier_it_gave_up() -> None:
+    link = Link(is_dialler=True, limits=DEFAULT_LIMITS, instance="i", now_s=0.0)
+    link.carrier_opened(now_s=0.0)
+    link.carrier_lost(0, now_s=2.0)
+    welcome = pb.Welcome(version=1, link_id=bytes(16), secret=bytes(32), epoch=bytes(16))
+    late = pb.Batch(frames=[pb.Frame(welcome=welcome)]).SerializeToString()
+    link.receive_batch(late, attempt=0, now_s=2.0)
+    assert link.events_received() == []
+    assert not link.is_closed
