@@ -36,6 +36,8 @@ from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
 from samples.greeter import greeter_pb2_grpc
 from tests.simulation.ring2_caller import make_call
 from tests.simulation.ring2_calls import (
+    ADDRESS_ASYNC,
+    ADDRESS_PLAIN,
     SHAPES,
     Plan,
     Record,
@@ -60,9 +62,12 @@ __all__ = [
     "run_world",
 ]
 
-ADDRESSES: Final = ("sim/async", "sim/plain")
+_ADDRESSES: Final = (ADDRESS_ASYNC, ADDRESS_PLAIN)
+# One call in a world where nothing is slow; an ack on its own may be waited for.
+_PROBE_S: Final = 0.5
 # In virtual seconds: far above what any seed needs, far below the loop's own bound.
 _PROGRESS_S: Final = 1800.0
+_GOODBYE_S: Final = 6.0
 _TURNS_MAX: Final = 400_000
 _LINES_SHOWN: Final = 60
 _GOODBYES_MAX: Final = 100
@@ -149,7 +154,7 @@ def _check_garbage(seed: int) -> None:
 
 
 def _check_loop(loop: VirtualLoop) -> None:
-    tasks = asyncio.all_tasks(loop)
+    tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
     assert not tasks, f"tasks are left: {tasks}"
     timers = loop.timers()
     assert not timers, f"timers are left: {timers}"
@@ -209,7 +214,7 @@ class _Host:
     def __init__(self, world: World, index: int) -> None:
         self.world = world
         self.instance = f"host{index}"
-        self.address = ADDRESSES[index % len(ADDRESSES)]
+        self.address = _ADDRESSES[index % len(_ADDRESSES)]
         self.server: Server | None = None
 
     async def start(self) -> None:
@@ -234,7 +239,7 @@ class _Host:
         )
         rng = random.Random(world.rng.getrandbits(32))
         server.make_incident_id = lambda: f"{rng.getrandbits(32):08x}"
-        greeter = PlainGreeter if self.address == "sim/plain" else AsyncGreeter
+        greeter = PlainGreeter if self.address == ADDRESS_PLAIN else AsyncGreeter
         servicer = greeter(self.instance, world.records)
         greeter_pb2_grpc.add_GreeterServicer_to_server(servicer, server)
         self.server = server
@@ -394,6 +399,7 @@ class World:
                 unacknowledged_bytes_min=32 * KIB,
                 unacknowledged_bytes_max=128 * KIB,
                 send_queue_bytes_high=8 * KIB,
+                ack_after_bytes=8 * KIB,
                 names_max=rng.choice((3, 1024)),
             )
         return limits
@@ -450,20 +456,25 @@ class World:
         return draw_plan(
             rng,
             f"c{self._calls_count}",
-            addresses=list(ADDRESSES),
             size_max=self.size_max,
-            is_patient=False,
         )
 
     async def _probe(self, caller: _Caller, shapes: Sequence[Shape]) -> None:
         """Make calls that must go well."""
         for shape in shapes:
             self._calls_count += 1
-            address = ADDRESSES[self._calls_count % len(ADDRESSES)]
-            plan = Plan(f"p{self._calls_count}", shape, address, requests=[1], responses=[2])
+            address = _ADDRESSES[self._calls_count % len(_ADDRESSES)]
+            # One message each way will do for streams as well.
+            sizes = [self.size_max]
+            plan = Plan(f"p{self._calls_count}", shape, address, requests=sizes, responses=sizes)
             record = await caller.call(plan)
             assert record is not None
             assert record.status is grpc.StatusCode.OK, f"nothing was broken: {record}"
+            assert record.ended_s is not None
+            took_s = record.ended_s - record.started_s
+            if self.is_calm and address == ADDRESS_ASYNC:
+                # A plain handler waits for its thread.
+                assert took_s <= _PROBE_S, f"{took_s:.3f} s in a healed world: {record}"
 
     # --- faults ---
 
@@ -559,6 +570,8 @@ class World:
                 await host.start()
         # What still hangs on a silent carrier finds out, and every link is up.
         await asyncio.sleep(4 * self.limits.keepalive_interval_s + self.limits.resume_window_s)
+        for record in self.records.values():
+            assert record.handler_end or not record.instances, f"its handler still runs: {record}"
         for caller in self.callers:
             assert caller.channel is not None
             await asyncio.wait_for(caller.channel.channel_ready(), _PROGRESS_S)
@@ -569,14 +582,13 @@ class World:
         self.may_be_lost = True
         ends = [caller.close(rng.choice((None, 1.0))) for caller in self.callers]
         ends += [host.stop(rng.choice((None, 1.0))) for host in self.hosts]
+        ends.append(self._end_hub())
         rng.shuffle(ends)
         for end in ends:
             await end
-        hub = self.network.hub
-        assert hub is not None
-        await (hub.drain() if rng.random() < 0.5 else hub.aclose())
-        # Carriers that were closed without their peer noticing end by themselves.
-        await asyncio.sleep(3 * self.limits.keepalive_interval_s + self.limits.resume_window_s + 10)
+        # What a carrier needs to end in order; whatever waits longer is left behind.
+        await asyncio.sleep(_GOODBYE_S)
+        _check_loop(self.loop)
         for hub in self.network.hubs:
             _check_hub(hub)
         for record in self.records.values():
@@ -587,6 +599,14 @@ class World:
         live = self.network.live_connections()
         assert not live, f"connections are left: {[each.near.name for each in live]}"
 
+
+    async def _end_hub(self) -> None:
+        if self.rng.random() < 0.5:
+            await self.network.drain_hub()
+        else:
+            hub, self.network.hub = self.network.hub, None
+            assert hub is not None
+            await hub.aclose()
 
     def _count(self, record: Record) -> None:
         assert record.status is not None

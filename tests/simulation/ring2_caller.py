@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -45,14 +45,14 @@ async def make_call(channel: grpc.aio.Channel, record: Record, *, wait_for_ready
         "wait_for_ready": wait_for_ready,
     }
     stub = greeter_pb2_grpc.GreeterStub(channel)
-    run = {
+    begin = {
         "unary_unary": _say_hello,
         "unary_stream": _list_greetings,
         "stream_unary": _collect_names,
         "stream_stream": _chat,
     }[record.plan.shape]
     try:
-        await run(stub, record, options)
+        await begin(stub, record, options)
     except RpcError as exc:
         record.fail(exc)
     except asyncio.CancelledError:
@@ -138,45 +138,53 @@ async def _list_greetings(stub: Any, record: Record, options: dict[str, Any]) ->
     _watch(call, record)
     if record.plan.is_dropped:
         await _drop(record)
-    await _read(call, record, lambda reply: str(reply.message))
-    await _check_ok(call, record)
+    with _cancelled_on_leaving(call):
+        await _read(call, record, lambda reply: str(reply.message))
+        await _check_ok(call, record)
 
 
 async def _collect_names(stub: Any, record: Record, options: dict[str, Any]) -> None:
-    if record.plan.uses_iterator and not record.plan.is_dropped:
-        call = stub.CollectNames(_requests(record, _hello), **options)
-        _watch(call, record)
-    else:
-        call = stub.CollectNames(**options)
-        _watch(call, record)
-        if record.plan.is_dropped:
-            await _drop(record)
-        await _write(call, record, _hello)
-    _check_response(record, (await call).message)
-    await _check_ok(call, record)
+    has_iterator = record.plan.uses_iterator and not record.plan.is_dropped
+    call = stub.CollectNames(_requests(record, _hello) if has_iterator else None, **options)
+    _watch(call, record)
+    if record.plan.is_dropped:
+        await _drop(record)
+    with _cancelled_on_leaving(call):
+        if not has_iterator:
+            await _write(call, record, _hello)
+        _check_response(record, (await call).message)
+        await _check_ok(call, record)
 
 
 async def _chat(stub: Any, record: Record, options: dict[str, Any]) -> None:
-    if record.plan.uses_iterator and not record.plan.is_dropped:
-        call = stub.Chat(_requests(record, _line), **options)
-        _watch(call, record)
-        await _read(call, record, lambda line: str(line.text))
-    else:
-        call = stub.Chat(**options)
-        _watch(call, record)
-        if record.plan.is_dropped:
-            await _drop(record)
-        writing = asyncio.ensure_future(_write(call, record, _line))
+    has_iterator = record.plan.uses_iterator and not record.plan.is_dropped
+    call = stub.Chat(_requests(record, _line) if has_iterator else None, **options)
+    _watch(call, record)
+    if record.plan.is_dropped:
+        await _drop(record)
+    with _cancelled_on_leaving(call):
+        writing = None if has_iterator else asyncio.ensure_future(_write(call, record, _line))
         try:
             await _read(call, record, lambda line: str(line.text))
         finally:
-            writing.cancel()
-            with contextlib.suppress(asyncio.CancelledError, RpcError):
-                await writing
-    await _check_ok(call, record)
+            if writing is not None:
+                writing.cancel()
+                with contextlib.suppress(asyncio.CancelledError, RpcError):
+                    await writing
+        await _check_ok(call, record)
 
 
 # --- their parts ---
+
+
+@contextlib.contextmanager
+def _cancelled_on_leaving(call: Any) -> Iterator[None]:
+    """As a program must whose task may be cancelled: its done callback keeps the call alive."""
+    try:
+        yield
+    finally:
+        if not call.done():
+            call.cancel()
 
 
 async def _read(call: Any, record: Record, text: Callable[[Any], str]) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABORT_CODE",
+    "ADDRESS_ASYNC",
+    "ADDRESS_PLAIN",
     "SHAPES",
     "Plan",
     "Record",
@@ -37,6 +39,9 @@ Shape = Literal["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 SHAPES: Final[tuple[Shape, ...]] = (
     "unary_unary", "unary_stream", "stream_unary", "stream_stream"
 )  # fmt: skip
+ADDRESS_ASYNC: Final = "sim/async"
+ADDRESS_PLAIN: Final = "sim/plain"
+"""Where the handlers are plain `def`, as far as their requests are one message."""
 ABORT_CODE: Final = grpc.StatusCode.FAILED_PRECONDITION
 # A batch sent again says its age in milliseconds, rounded up, once on each of two legs.
 _EARLY_S: Final = 0.002 + 1e-5
@@ -54,8 +59,11 @@ class Plan:
     requests: list[int]
     """Size of each request's padding; a unary call has one."""
     responses: list[int]
-    ending: Literal["ok", "abort", "raise", "early"] = "ok"
-    """What the handler does: "early" ends with OK before it has read all requests."""
+    ending: Literal["ok", "abort", "raise", "early", "hang"] = "ok"
+    """
+    What the handler does: "early" ends with OK before it has read all requests, "hang" waits until
+    it is cancelled.
+    """
     deadline_s: float | None = None
     cancel_after_s: float | None = None
     cancels_task: bool = False
@@ -104,7 +112,9 @@ class Record:
         plan = self.plan
         return (
             f"call {plan.key} ({plan.shape}, {plan.ending}, deadline {plan.deadline_s}, "
-            f"cancel {plan.cancel_after_s}): {self.status} {self.details!r} from {self.origin}, "
+            f"cancel {plan.cancel_after_s}"
+            f"{' task' * plan.cancels_task}{' by dropping' * plan.is_dropped}): "
+            f"{self.status} {self.details!r} from {self.origin}, "
             f"may have executed: {self.may_have_executed}; started on {self.instances}, "
             f"handler {self.handler_end or 'running'}; "
             f"requests {self.requests_written}/{self.requests_read} of {len(plan.requests)}, "
@@ -130,9 +140,9 @@ def text_of(plan: Plan, direction: str, index: int) -> str:
 
 
 def draw_plan(
-    rng: random.Random, key: str, *, addresses: list[str], size_max: int, is_patient: bool
+    rng: random.Random, key: str, *, size_max: int
 ) -> Plan:
-    """Draw a call; a patient one has neither deadline nor cancellation."""
+    """Draw a call."""
     shape = rng.choice(SHAPES)
     has_requests = shape.startswith("stream")
     has_responses = shape.endswith("stream")
@@ -141,7 +151,7 @@ def draw_plan(
     plan = Plan(
         key=key,
         shape=shape,
-        address=rng.choice(addresses),
+        address=rng.choice((ADDRESS_ASYNC, ADDRESS_PLAIN)),
         requests=[_draw_size(rng, size_max) for _ in range(requests_count)],
         responses=[_draw_size(rng, size_max) for _ in range(responses_count)],
         host_pause_s=rng.choice((0.0, 0.0, rng.uniform(0.0, 0.5))),
@@ -153,14 +163,16 @@ def draw_plan(
         plan.ending = rng.choice(("abort", "raise"))
     elif has_requests and rng.random() < 0.2:
         plan.ending = "early"
-    if not is_patient:
-        if rng.random() < 0.25:
-            plan.deadline_s = rng.choice((0.01, rng.uniform(0.0, 1.0), rng.uniform(0.0, 60.0)))
-        if rng.random() < 0.2:
-            plan.cancel_after_s = rng.choice((0.0, rng.uniform(0.0, 0.2), rng.uniform(0.0, 5.0)))
-            plan.cancels_task = rng.random() < 0.5
-            can_be_dropped = shape != "unary_unary" and not plan.cancels_task
-            plan.is_dropped = can_be_dropped and rng.random() < 0.3
+    if rng.random() < 0.25:
+        plan.deadline_s = rng.choice((0.01, rng.uniform(0.0, 1.0), rng.uniform(0.0, 60.0)))
+    if rng.random() < 0.2:
+        plan.cancel_after_s = rng.choice((0.0, rng.uniform(0.0, 0.2), rng.uniform(0.0, 5.0)))
+        plan.cancels_task = rng.random() < 0.5
+        can_be_dropped = shape != "unary_unary" and not plan.cancels_task
+        plan.is_dropped = can_be_dropped and rng.random() < 0.3
+    ends_anyway = plan.deadline_s is not None or plan.cancel_after_s is not None
+    if ends_anyway and plan.address == ADDRESS_ASYNC and rng.random() < 0.3:
+        plan.ending = "hang"
     return plan
 
 

@@ -155,6 +155,8 @@ class AsyncGreeter(_Recorder, greeter_pb2_grpc.GreeterServicer):
             await asyncio.sleep(record.plan.host_pause_s)
 
     async def _end(self, record: Record, context: Any) -> None:
+        if record.plan.ending == "hang":
+            await asyncio.get_running_loop().create_future()
         if record.plan.ending == "raise":
             raise HandlerError
         if record.plan.ending == "abort":
