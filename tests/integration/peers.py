@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import grpc.aio
 
 import relayrpc.aio
@@ -41,6 +42,19 @@ class RecorderStub:
         """What the host's process executed and holds."""
         report: dict[str, Any] = json.loads(await self._report(b"", timeout=60))
         return report
+
+    async def served_again(self) -> None:
+        """Call until a host is registered again; until then each end must say that nobody ran it."""
+        while error := await self._error_of_echo():
+            assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+            assert not error.may_have_executed, error
+
+    async def _error_of_echo(self) -> relayrpc.aio.RpcError | None:
+        try:
+            await self.echo(b"again", timeout=20)
+        except relayrpc.aio.RpcError as error:
+            return error
+        return None
 
 
 @asynccontextmanager
