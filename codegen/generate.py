@@ -1,7 +1,7 @@
 """
-Writes what is committed but derived (protobuf code, the page of limits), or checks it for drift.
+Writes what is committed but derived (protobuf code, parts of the reference), or checks for drift.
 
-Owns: which files are generated from what. Never edits anything that is not generated.
+Owns: which files, or parts of pages, are generated from what. Never edits what is written by hand.
 Source: docs/adr/0008-generated-code.md.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from codegen import limits_page
+from codegen import limits_page, state_table
 
 
 __all__ = ["JOBS", "Job", "differences", "generate", "main"]
@@ -88,6 +88,10 @@ def differences() -> list[str]:
     page = limits_page.PAGE
     if not page.is_file() or page.read_text(encoding="utf-8") != limits_page.render():
         problems.append(f"docs/reference/{page.name} differs from relayrpc/limits.py")
+    page = state_table.PAGE
+    text = page.read_text(encoding="utf-8")
+    if text != state_table.render(text):
+        problems.append(f"docs/reference/{page.name} differs from relayrpc/link/call.py")
     return problems
 
 
@@ -104,6 +108,9 @@ def main() -> int:
             print(path)
     limits_page.PAGE.write_text(limits_page.render(), encoding="utf-8")
     print(limits_page.PAGE.relative_to(ROOT))
+    text = state_table.PAGE.read_text(encoding="utf-8")
+    state_table.PAGE.write_text(state_table.render(text), encoding="utf-8")
+    print(state_table.PAGE.relative_to(ROOT))
     return 0
 
 
