@@ -356,6 +356,10 @@ class Link(LinkCalls):
             else:
                 self._receive(batch, len(data), now_s)
         except ProtocolError as exc:
+            if attempt == self._attempt_pending:
+                # The Close goes where the fault came from.
+                self._attempt_pending = None
+                self._attempt = attempt
             self._fail(exc)
 
     def _receive(self, batch: pb.Batch, size_bytes: int, now_s: float) -> None:
@@ -493,11 +497,24 @@ class Link(LinkCalls):
         *,
         slots: int = 0,
     ) -> None:
-        """Offer services at an address; AnnouncedReceived tells the outcome."""
+        """
+        Offer services at an address; AnnouncedReceived tells the outcome.
+
+        One that is too large for a batch is refused here, by the same event.
+        """
+        announce = pb.Announce(id=announcement_id, address=address, services=services, slots=slots)
+        frame = encode_frame(pb.Frame(announce=announce))
+        limit_bytes = self._outbox.frame_bytes_max
+        if len(frame) > limit_bytes:
+            details = f"an announcement of {len(frame)} bytes is over {limit_bytes} bytes"
+            announced = pb.Announced(
+                id=announcement_id, status=STATUS_RESOURCE_EXHAUSTED, details=details
+            )
+            self._events.append(AnnouncedReceived(announced))
+            return
         self.has_carried = True
         self._announcements_out.add(announcement_id)
-        announce = pb.Announce(id=announcement_id, address=address, services=services, slots=slots)
-        self._outbox.add_control(encode_frame(pb.Frame(announce=announce)))
+        self._outbox.add_control(frame)
 
     def answer_announce(self, announcement_id: int, *, status: int = 0, details: str = "") -> None:
         """Answer AnnounceReceived; any status but 0 refuses."""

@@ -88,6 +88,11 @@ class Outbox:
         """True when nothing could go into a batch now."""
         return not (self._control or self._small or self._bulk or self._grants or self._names)
 
+    @property
+    def frame_bytes_max(self) -> int:
+        """What a small frame may measure, so that every batch has room for it beside bulk."""
+        return (self.batch_bytes_max - _BATCH_OVERHEAD_BYTES) * 3 // 4
+
     def has_full_batch(self) -> bool:
         """True when enough small frames wait to be worth a batch of their own."""
         return len(self._control) >= _FULL_BATCH_FRAMES

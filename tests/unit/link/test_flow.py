@@ -46,7 +46,7 @@ def test_window_never_has_more_outstanding_than_its_size(
             size = int(part * unread)
             unread -= size
             credit += receiver.consumed(size, now_s=now_s)
-        assert 0 <= credit
+        assert credit >= 0
         assert credit + unread <= receiver.window_bytes <= window * growth
     # Whoever reads everything has its sender at work: half the window at least is granted.
     credit += receiver.consumed(unread, now_s=now_s)

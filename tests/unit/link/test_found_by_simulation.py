@@ -10,6 +10,7 @@ import dataclasses
 
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.link.events import (
+    AnnouncedReceived,
     AnnounceReceived,
     CallOpened,
     Event,
@@ -128,3 +129,16 @@ def test_link_drops_a_welcome_on_a_first_carrier_it_gave_up() -> None:
     link.receive_batch(late, attempt=0, now_s=2.0)
     assert link.events_received() == []
     assert not link.is_closed
+
+
+def test_announcement_too_large_for_a_batch_is_refused_at_once() -> None:
+    """Else it would wait for room for ever, and everything behind it."""
+    dialler, acceptor = _pair()
+    methods = [pb.Method(name="M" * 80, shape=pb.SHAPE_UNARY_UNARY)] * 64
+    services = [pb.ServiceDescription(name=f"s{i}", methods=methods) for i in range(64)]
+    dialler.announce(1, "a", services)
+    (refused,) = dialler.events_received()
+    assert isinstance(refused, AnnouncedReceived)
+    assert refused.announced.status == 8
+    dialler.announce(2, "a", services[:20])
+    assert [type(event) for event in _pump(dialler, acceptor)] == [AnnounceReceived]
