@@ -383,17 +383,34 @@ class LiveLink:
         if not target or (self.url.is_secure and not target.startswith("wss://")):
             return
         try:
-            carrier = await self._dialling.dial_websocket_url(
-                target, tls=self._tls, limits=self.limits
-            )
-            if not self._is_up():
-                carrier.abort()
+            carrier = await self._dial_while_up(target)
+            if carrier is None:
                 return
             await self._handshake(carrier)
         except RelayError as exc:
             _log.info("the link stays on %s: %s", self.carrier_kind, exc)
         else:
             _log.info("the link moved to %s", self.carrier_kind)
+
+    async def _dial_while_up(self, target: str) -> Carrier | None:
+        """Dial a door to move to; None when the link lost its carrier meanwhile: mend that first."""
+        dialling = asyncio.ensure_future(
+            self._dialling.dial_websocket_url(target, tls=self._tls, limits=self.limits)
+        )
+        dialling.add_done_callback(lambda _: self._wake.set())
+        try:
+            while self._is_up():
+                if dialling.done():
+                    return dialling.result()
+                self._wake.clear()
+                await self._wake.wait()
+            return None
+        finally:
+            if not dialling.done():
+                dialling.cancel()
+                await asyncio.wait([dialling])
+            if not self._is_up() and not dialling.cancelled() and dialling.exception() is None:
+                dialling.result().abort()
 
     def _new_link(self) -> None:
         old, old_driver = self._link, self._driver

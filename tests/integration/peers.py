@@ -44,7 +44,7 @@ class RecorderStub:
         return report
 
     async def served_again(self) -> None:
-        """Call until a host is registered again; until then each end must say that nobody ran it."""
+        """Call until a host is registered again; each end before says that nobody ran it."""
         while error := await self._error_of_echo():
             assert error.code() is grpc.StatusCode.UNAVAILABLE, error
             assert not error.may_have_executed, error

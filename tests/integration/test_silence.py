@@ -63,23 +63,23 @@ async def test_calls_survive_a_silence_shorter_than_the_resume_window(
     hub: WatchedHub, door: Door
 ) -> None:
     """The stalled carrier is given up by both ends, and the link goes on over a new one."""
-    async with TCPProxy(_port(hub, door)) as proxy:
-        async with (
-            recording(_url(hub, door), carrier=door, limits=_LIMITS) as recorder,
-            calling(_url(hub, door, proxy.port), carrier=door, limits=_LIMITS) as stub,
-        ):
-            held = stub.hold(b"held", timeout=60)
-            waiting = asyncio.ensure_future(held)
-            await recorder.was_entered(b"held")
-            first = proxy.accepted_count
-            proxy.stall()
-            while proxy.accepted_count == first:
-                # The caller found the silence, dropped the carrier and dials again.
-                await proxy.changed()
-            proxy.resume()
-            recorder.released.set()
-            assert await waiting == b"held"
-            assert recorder.executed[b"held"] == 1
+    async with (
+        TCPProxy(_port(hub, door)) as proxy,
+        recording(_url(hub, door), carrier=door, limits=_LIMITS) as recorder,
+        calling(_url(hub, door, proxy.port), carrier=door, limits=_LIMITS) as stub,
+    ):
+        held = stub.hold(b"held", timeout=60)
+        waiting = asyncio.ensure_future(held)
+        await recorder.was_entered(b"held")
+        first = proxy.accepted_count
+        proxy.stall()
+        while proxy.accepted_count == first:
+            # The caller found the silence, dropped the carrier and dials again.
+            await proxy.changed()
+        proxy.resume()
+        recorder.released.set()
+        assert await waiting == b"held"
+        assert recorder.executed[b"held"] == 1
 
 
 @pytest.mark.parametrize("hub", [60], indirect=True, ids=["patient"])
@@ -124,40 +124,40 @@ async def test_host_gives_up_the_call_of_a_caller_silent_for_good(
 
 
 async def test_caller_is_told_of_a_host_silent_for_good(hub: WatchedHub, door: Door) -> None:
-    async with TCPProxy(_port(hub, door)) as proxy:
-        async with (
-            recording(_url(hub, door, proxy.port), carrier=door, limits=_LIMITS) as recorder,
-            calling(_url(hub, door), carrier=door) as stub,
-        ):
-            waiting = asyncio.ensure_future(stub.hold(b"held", timeout=60))
-            await recorder.was_entered(b"held")
-            proxy.stall()
-            with pytest.raises(relayrpc.aio.RpcError) as caught:
-                await waiting
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert caught.value.may_have_executed
-            proxy.resume()
-            # The host hears that its link is gone, and gives the handler up.
-            await recorder.was_cancelled(b"held")
-            await stub.served_again()
+    async with (
+        TCPProxy(_port(hub, door)) as proxy,
+        recording(_url(hub, door, proxy.port), carrier=door, limits=_LIMITS) as recorder,
+        calling(_url(hub, door), carrier=door) as stub,
+    ):
+        waiting = asyncio.ensure_future(stub.hold(b"held", timeout=60))
+        await recorder.was_entered(b"held")
+        proxy.stall()
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await waiting
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.may_have_executed
+        proxy.resume()
+        # The host hears that its link is gone, and gives the handler up.
+        await recorder.was_cancelled(b"held")
+        await stub.served_again()
 
 
 async def test_deadline_ends_a_call_to_a_silent_host(hub: WatchedHub, door: Door) -> None:
     """Whoever is silent: the caller's own clock is enough."""
-    async with TCPProxy(_port(hub, door)) as proxy:
-        async with (
-            recording(_url(hub, door, proxy.port), carrier=door, limits=_LIMITS) as recorder,
-            calling(_url(hub, door), carrier=door) as stub,
-        ):
-            await stub.echo(b"warm", timeout=20)
-            proxy.stall()
-            with pytest.raises(relayrpc.aio.DeadlineExceededError) as caught:
-                await stub.hold(b"late", timeout=0.2)
-            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            proxy.resume()
-            await stub.served_again()
-            # What reaches the host after its deadline is not begun, or is ended at once.
-            assert recorder.executed[b"late"] == len(recorder.cancelled & {b"late"})
+    async with (
+        TCPProxy(_port(hub, door)) as proxy,
+        recording(_url(hub, door, proxy.port), carrier=door, limits=_LIMITS) as recorder,
+        calling(_url(hub, door), carrier=door) as stub,
+    ):
+        await stub.echo(b"warm", timeout=20)
+        proxy.stall()
+        with pytest.raises(relayrpc.aio.DeadlineExceededError) as caught:
+            await stub.hold(b"late", timeout=0.2)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        proxy.resume()
+        await stub.served_again()
+        # What reaches the host after its deadline is not begun, or is ended at once.
+        assert recorder.executed[b"late"] == len(recorder.cancelled & {b"late"})
 
 
 async def test_hub_gives_up_a_stopped_host(hub: WatchedHub, door: Door) -> None:
