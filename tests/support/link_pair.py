@@ -41,7 +41,9 @@ def link_pair(
         secret=bytes(32),
         epoch=bytes(16),
     )
-    pump(acceptor, dialler, now_s=now_s)
+    for batch in take_batches(acceptor, now_s=now_s):
+        dialler.receive_batch(batch, attempt=0, now_s=now_s)
+    dialler.events_received()
     return dialler, acceptor
 
 
