@@ -1,6 +1,6 @@
 """
-Which link a carrier belongs to. Goal: only who made a link can resume it, and a refusal tells
-nothing. Method: the first batch of a carrier, by hand.
+Which link a carrier belongs to. Goal: every first batch gets the answer link.proto says, and a
+wrong one harms no link. Method: hand-written frames, a table of answers.
 """
 
 from __future__ import annotations
@@ -10,71 +10,156 @@ import random
 
 import pytest
 
-from relayrpc.errors import AbuseError, FrameDecodeError, ProtocolError, RelayError, VersionError
 from relayrpc.hub.links import Accepted, LinkTable, Refused
-from relayrpc.limits import DEFAULT_LIMITS, Limits
-from relayrpc.link.frames import encode_unnumbered
+from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
 from relayrpc.link.link import Link, LinkState
 from relayrpc.v1 import link_pb2 as pb
+from tests.support.link_pair import open_call, take_batches
 
 
 def _table(limits: Limits = DEFAULT_LIMITS) -> LinkTable:
-    return LinkTable(limits=limits, token_bytes=random.Random(1).randbytes)
+    return LinkTable(limits=limits, token_bytes=random.Random(5).randbytes)
 
 
-def _first(table: LinkTable, *frames: pb.Frame) -> Accepted | Refused:
-    return table.first_batch(
-        encode_unnumbered(*frames), peer="ipv4:127.0.0.1:1", websocket_url="", now_s=1.0
-    )
+def _batch(*frames: pb.Frame, **header: int) -> bytes:
+    return pb.Batch(frames=frames, **header).SerializeToString()
 
 
-def _hello(table: LinkTable, instance: str = "i", **parts: object) -> Accepted | Refused:
-    hello = pb.Hello(**{"versions": [1], "instance": instance, **parts})  # type: ignore[arg-type]
-    return _first(table, pb.Frame(hello=hello))
+def _hello(**fields: object) -> bytes:
+    parts: dict[str, object] = {"versions": [1], "instance": "host-1"}
+    return _batch(pb.Frame(hello=pb.Hello(**{**parts, **fields})))  # type: ignore[arg-type]
 
 
-def _link(table: LinkTable, instance: str = "i") -> Link:
-    decision = _hello(table, instance)
-    assert isinstance(decision, Accepted)
-    assert decision.is_new
-    return decision.link
+def _first(table: LinkTable, data: bytes) -> Accepted | Refused:
+    return table.first_batch(data, peer="test:1", websocket_url="ws://hub", now_s=50.0)
 
 
-def _resume(table: LinkTable, link: Link, **parts: object) -> Accepted | Refused:
-    right = {
+def _accept(table: LinkTable, **fields: object) -> Accepted:
+    accepted = _first(table, _hello(**fields))
+    assert isinstance(accepted, Accepted), accepted
+    return accepted
+
+
+def _resume(link: Link, **fields: object) -> bytes:
+    parts: dict[str, object] = {
         "link_id": link.link_id,
         "secret": link.secret,
         "epoch": link.epoch,
         "attempt": 1,
         "instance": link.instance,
     }
-    return _first(table, pb.Frame(resume=pb.Resume(**{**right, **parts})))  # type: ignore[arg-type]
+    return _batch(pb.Frame(resume=pb.Resume(**{**parts, **fields})))  # type: ignore[arg-type]
 
 
-def _park(link: Link, kept_bytes: int) -> None:
-    """Lose the carrier of a link that keeps a batch."""
-    link.has_carried = True
-    link.log.add(bytes(kept_bytes), now_s=1.0)
-    link.carrier_lost(link.attempt, now_s=1.0)
-    assert link.state is LinkState.PARKED
+def _answer(decision: Accepted | Refused) -> pb.Frame:
+    assert isinstance(decision, Refused), decision
+    (frame,) = pb.Batch.FromString(decision.batch).frames
+    return frame
 
 
-def test_hello_makes_a_link_with_secrets_of_its_own() -> None:
+def test_hello_is_answered_by_welcome_with_a_new_id_and_secret() -> None:
     table = _table()
-    left, right = _link(table, "l"), _link(table, "r")
-    assert table.links == [left, right]
-    assert (len(left.link_id), len(left.secret)) == (16, 32)
-    assert left.link_id != right.link_id
-    assert left.secret != right.secret
-    assert left.epoch == right.epoch == table.epoch
+    link = _accept(table).link
+    (batch,) = take_batches(link)
+    (frame,) = pb.Batch.FromString(batch).frames
+    welcome = frame.welcome
+    assert (welcome.version, welcome.epoch) == (1, table.epoch)
+    assert (welcome.link_id, welcome.secret) == (link.link_id, link.secret)
+    assert (len(welcome.link_id), len(welcome.secret), len(welcome.epoch)) == (16, 32, 16)
+    assert welcome.resume_window_ms == 30_000
+    assert welcome.websocket_url == "ws://hub"
+    assert welcome.limits.batch_bytes_max == 256 * KIB
+    other = _accept(table, instance="host-2").link
+    assert other.link_id != link.link_id
+    assert other.secret != link.secret
+    assert table.links == [link, other]
 
 
-def test_resume_takes_the_carrier_for_the_same_link() -> None:
+@pytest.mark.parametrize(
+    ("data", "code", "says"),
+    [
+        (b"\xff\xff", "CODE_PROTOCOL_ERROR", "no batch"),
+        (bytes(256 * KIB + 1), "CODE_PROTOCOL_ERROR", "over the agreed"),
+        (_batch(), "CODE_PROTOCOL_ERROR", "nothing where hello or resume was due"),
+        (_batch(pb.Frame()), "CODE_PROTOCOL_ERROR", "nothing where hello"),
+        (_batch(pb.Frame(ping=1)), "CODE_PROTOCOL_ERROR", "ping where hello"),
+        (_batch(pb.Frame(data=b"x", call_id=1)), "CODE_PROTOCOL_ERROR", "data where hello"),
+        (
+            _batch(pb.Frame(hello=pb.Hello(versions=[1], instance="i")), number=1),
+            "CODE_PROTOCOL_ERROR",
+            "hello where hello",
+        ),
+        (_batch(*[pb.Frame(hello=pb.Hello())] * 2), "CODE_PROTOCOL_ERROR", "hello or resume"),
+        (_hello(instance=""), "CODE_PROTOCOL_ERROR", "instance id"),
+        (_hello(instance="i" * 129), "CODE_PROTOCOL_ERROR", "instance id"),
+        (_hello(instance="a b"), "CODE_PROTOCOL_ERROR", "instance id"),
+        (_hello(instance="a\n"), "CODE_PROTOCOL_ERROR", "instance id"),
+        (_hello(versions=[1] * 17), "CODE_PROTOCOL_ERROR", "too many versions"),
+        (_hello(features=["f"] * 65), "CODE_PROTOCOL_ERROR", "too many versions or features"),
+        (_hello(versions=[]), "CODE_VERSION", "no version"),
+        (_hello(versions=[2, 3]), "CODE_VERSION", "versions [2, 3]"),
+        (
+            _hello(limits=pb.LinkLimits(batch_bytes_max=1000)),
+            "CODE_PROTOCOL_ERROR",
+            "limit of 1000",
+        ),
+        (
+            _hello(limits=pb.LinkLimits(initial_credit_bytes=1)),
+            "CODE_PROTOCOL_ERROR",
+            "limit of 1 ",
+        ),
+    ],
+)
+def test_wrong_first_batch_is_answered_by_close(data: bytes, code: str, says: str) -> None:
     table = _table()
-    link = _link(table)
-    decision = _resume(table, link)
+    frame = _answer(_first(table, data))
+    assert frame.close.code == pb.Close.Code.Value(code)
+    assert says in frame.close.reason
+    assert len(table) == 0
+
+
+def test_unknown_features_and_newer_versions_beside_ours_are_taken() -> None:
+    link = _accept(_table(), versions=[7, 1], features=["later"]).link
+    assert link.version == 1
+
+
+def test_more_links_than_the_hub_holds_are_refused_but_not_takeovers() -> None:
+    table = _table(dataclasses.replace(DEFAULT_LIMITS, links_max=2))
+    _accept(table, instance="a")
+    old = _accept(table, instance="b").link
+    frame = _answer(_first(table, _hello(instance="c")))
+    assert frame.close.code == pb.Close.CODE_LIMIT
+    assert _accept(table, instance="b").replaced is old
+    assert len(table) == 2
+
+
+def test_new_link_of_an_instance_replaces_the_old_one_at_once() -> None:
+    table = _table()
+    old = _accept(table).link
+    new = _accept(table)
+    assert new.replaced is old
+    assert new.link is not old
+    assert old.state is LinkState.CLOSED
+    assert table.links == [new.link]
+    (batch,) = take_batches(old)
+    (frame,) = pb.Batch.FromString(batch).frames
+    assert frame.close.code == pb.Close.CODE_REPLACED
+    # The old link's end comes late, and must not take the new one out.
+    table.remove(old)
+    assert table.links == [new.link]
+
+
+def test_resume_of_a_known_link_takes_the_carrier() -> None:
+    table = _table()
+    link = _accept(table).link
+    decision = _first(table, _resume(link, attempt=3))
     assert isinstance(decision, Accepted)
-    assert (decision.link, decision.attempt, decision.is_new) == (link, 1, False)
+    assert (decision.link, decision.attempt, decision.is_new) == (link, 3, False)
+    assert link.peer_address == "test:1"
+    (batch,) = take_batches(link)
+    (frame,) = pb.Batch.FromString(batch).frames
+    assert frame.HasField("welcome")
+    assert not frame.welcome.secret
 
 
 @pytest.mark.parametrize(
@@ -85,138 +170,116 @@ def test_resume_takes_the_carrier_for_the_same_link() -> None:
         {"secret": bytes(32)},
         {"secret": b""},
         {"epoch": bytes(16)},
-        {"epoch": b""},
-        {"instance": "other"},
+        {"instance": "somebody"},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
-def test_resume_by_anybody_else_gets_one_answer_and_does_no_harm(wrong: dict[str, object]) -> None:
+def test_resume_with_a_wrong_field_is_told_nothing_but_expired(wrong: dict[str, object]) -> None:
     table = _table()
-    link = _link(table)
-    decision = _resume(table, link, **wrong)
-    assert isinstance(decision, Refused)
-    assert pb.Batch.FromString(decision.batch) == pb.Batch(
-        frames=[pb.Frame(expired=pb.Expired(reason="unknown link"))]
-    )
+    link = _accept(table).link
+    frame = _answer(_first(table, _resume(link, **wrong)))
+    assert frame.expired.reason == "unknown link"
+    assert table.links == [link]
     assert link.state is LinkState.OPEN
-    assert isinstance(_resume(table, link), Accepted)
+    assert link.attempt == 0
+    # Its owner resumes as if nothing had been.
+    assert isinstance(_first(table, _resume(link)), Accepted)
 
 
-def test_resume_of_a_batch_never_sent_is_expired() -> None:
+def test_resume_to_another_run_of_the_hub_is_expired() -> None:
+    link = _accept(_table()).link
+    other = LinkTable(limits=DEFAULT_LIMITS, token_bytes=random.Random(6).randbytes)
+    assert _answer(_first(other, _resume(link))).HasField("expired")
+
+
+@pytest.mark.parametrize("attempt", [0, 2**63, 2**64 - 1])
+def test_resume_with_an_attempt_out_of_range_is_a_protocol_error(attempt: int) -> None:
     table = _table()
-    decision = _resume(table, _link(table), received=5)
-    assert isinstance(decision, Refused)
-    assert pb.Batch.FromString(decision.batch).frames[0].HasField("expired")
-
-
-@pytest.mark.parametrize("attempt", [0, 1, 2, 2**63])
-def test_resume_attempt_that_is_not_above_the_last_is_refused(attempt: int) -> None:
-    table = _table()
-    link = _link(table)
-    assert isinstance(_resume(table, link, attempt=2), Accepted)
-    decision = _resume(table, link, attempt=attempt)
-    assert isinstance(decision, Refused)
-    close = pb.Batch.FromString(decision.batch).frames[0].close
-    assert close.code == pb.Close.CODE_PROTOCOL_ERROR
+    link = _accept(table).link
+    frame = _answer(_first(table, _resume(link, attempt=attempt)))
+    assert frame.close.code == pb.Close.CODE_PROTOCOL_ERROR
     assert link.state is LinkState.OPEN
-    assert link.attempt == 2
 
 
-def test_new_link_of_an_instance_replaces_the_old_one() -> None:
+@pytest.mark.parametrize("attempt", [4, 5])
+def test_resume_must_be_above_every_attempt_taken(attempt: int) -> None:
     table = _table()
-    old = _link(table)
-    decision = _hello(table)
-    assert isinstance(decision, Accepted)
-    assert decision.replaced is old
-    assert old.state is LinkState.CLOSED
-    assert table.links == [decision.link]
-    farewell = old.batch_to_send(attempt=0, now_s=1.0)
-    assert farewell is not None
-    closes = [frame.close for frame in pb.Batch.FromString(farewell).frames]
-    assert [close.code for close in closes] == [pb.Close.CODE_REPLACED]
-    # What comes of the old one's end must not touch the new one.
-    table.remove(old)
-    assert table.links == [decision.link]
-    assert isinstance(_resume(table, old), Refused)
+    link = _accept(table).link
+    assert isinstance(_first(table, _resume(link, attempt=5)), Accepted)
+    frame = _answer(_first(table, _resume(link, attempt=attempt)))
+    assert frame.close.code == pb.Close.CODE_PROTOCOL_ERROR
+    assert link.attempt == 5
+    assert link.state is LinkState.OPEN
 
 
-def test_hub_that_is_full_takes_no_link_but_a_replacement() -> None:
-    table = _table(dataclasses.replace(DEFAULT_LIMITS, links_max=1))
-    _link(table, "l")
-    decision = _hello(table, "r")
-    assert isinstance(decision, Refused)
-    assert isinstance(decision.error, AbuseError)
-    close = pb.Batch.FromString(decision.batch).frames[0].close
-    assert close.code == pb.Close.CODE_LIMIT
-    assert isinstance(_hello(table, "l"), Accepted)
+def _link_with_two_batches(table: LinkTable) -> Link:
+    link = _accept(table).link
+    take_batches(link)
+    for _ in range(2):
+        open_call(link, data=b"x")
+        take_batches(link)
+    return link
 
 
-@pytest.mark.parametrize(
-    ("parts", "error"),
-    [
-        ({"versions": []}, VersionError),
-        ({"versions": [2]}, VersionError),
-        ({"versions": [1] * 17}, FrameDecodeError),
-        ({"features": ["f"] * 65}, FrameDecodeError),
-        ({"instance": ""}, FrameDecodeError),
-        ({"instance": "a/b"}, FrameDecodeError),
-        ({"instance": "a\n"}, FrameDecodeError),
-        ({"instance": "a" * 129}, FrameDecodeError),
-        ({"limits": pb.LinkLimits(batch_bytes_max=1000)}, FrameDecodeError),
-        ({"limits": pb.LinkLimits(initial_credit_bytes=1)}, FrameDecodeError),
-    ],
-    ids=str,
-)
-def test_hello_that_breaks_the_rules_is_refused(
-    parts: dict[str, object], error: type[RelayError]
-) -> None:
+def test_resume_at_a_batch_that_was_never_sent_is_expired() -> None:
     table = _table()
-    decision = _hello(table, **parts)  # type: ignore[arg-type]
-    assert isinstance(decision, Refused)
-    assert type(decision.error) is error
-    assert pb.Batch.FromString(decision.batch).frames[0].HasField("close")
-    assert not len(table)
+    link = _link_with_two_batches(table)
+    frame = _answer(_first(table, _resume(link, received=3)))
+    assert "no longer held" in frame.expired.reason
+    assert isinstance(_first(table, _resume(link, received=2)), Accepted)
 
 
-@pytest.mark.parametrize(
-    "batch",
-    [
-        b"",
-        b"\xff\xff",
-        encode_unnumbered(pb.Frame(ping=1)),
-        encode_unnumbered(pb.Frame(welcome=pb.Welcome())),
-        encode_unnumbered(pb.Frame(hello=pb.Hello()), pb.Frame(hello=pb.Hello())),
-        pb.Batch(number=1, frames=[pb.Frame(hello=pb.Hello())]).SerializeToString(),
-        bytes(DEFAULT_LIMITS.batch_bytes_max + 1),
-    ],
-    ids=["empty", "garbage", "ping", "welcome", "two", "numbered", "too large"],
-)
-def test_first_batch_that_is_no_handshake_is_refused(batch: bytes) -> None:
+def test_resume_goes_on_behind_what_was_acknowledged_after_it_was_sent() -> None:
+    """The ack came by the older carrier, while RESUME was on its way by the new one."""
     table = _table()
-    decision = table.first_batch(batch, peer="p", websocket_url="", now_s=1.0)
-    assert isinstance(decision, Refused)
-    assert isinstance(decision.error, ProtocolError)
-    assert not len(table)
+    link = _link_with_two_batches(table)
+    link.receive_batch(_batch(ack=1), attempt=0, now_s=50.0)
+    assert isinstance(_first(table, _resume(link, received=0)), Accepted)
+    _, again = [pb.Batch.FromString(batch) for batch in take_batches(link)]
+    assert again.number == 2
 
 
-def test_oldest_parked_link_of_the_heaviest_identity_expires_first() -> None:
-    limits = dataclasses.replace(
-        DEFAULT_LIMITS, parked_bytes_max=100, parked_identity_bytes_max=90
-    )
-    table = _table(limits)
-    links = {name: _link(table, name) for name in ("a", "b", "c", "open")}
-    _park(links["a"], 30)
-    _park(links["b"], 60)
+def test_removing_a_link_is_idempotent() -> None:
+    table = _table()
+    link = _accept(table).link
+    table.remove(link)
+    table.remove(link)
+    assert len(table) == 0
+    assert _accept(table).replaced is None
+
+
+def _park(table: LinkTable, instance: str, held_bytes: int) -> Link:
+    """Park a link that holds this much towards its peer."""
+    link = _accept(table, instance=instance).link
+    take_batches(link)
+    link.has_carried = True
+    assert link.budget is not None
+    call = open_call(link, data=b"x")
+    link.budget.charge(call, held_bytes)
+    link.carrier_lost(0, now_s=50.0)
+    assert link.state is LinkState.PARKED
+    return link
+
+
+def test_nothing_expires_while_parked_links_keep_what_they_may() -> None:
+    table = _table()
+    _park(table, "a", 1000)
+    _accept(table, instance="open")
     assert table.links_to_expire() == []
-    links["open"].log.add(bytes(1000), now_s=1.0)
-    _park(links["c"], 50)
-    assert table.links_to_expire() == [links["b"]]
 
 
-def test_identity_that_keeps_more_than_its_part_expires() -> None:
-    limits = dataclasses.replace(DEFAULT_LIMITS, parked_identity_bytes_max=40)
+def test_oldest_link_of_the_heaviest_identity_expires_first() -> None:
+    limits = dataclasses.replace(
+        DEFAULT_LIMITS, parked_bytes_max=100 * KIB, parked_identity_bytes_max=60 * KIB
+    )
     table = _table(limits)
-    light, heavy = _link(table, "light"), _link(table, "heavy")
-    _park(light, 40)
-    _park(heavy, 41)
+    light = _park(table, "light", 10 * KIB)
+    heavy = _park(table, "heavy", 59 * KIB)
+    assert table.links_to_expire() == []
+    middle = _park(table, "middle", 40 * KIB)
     assert table.links_to_expire() == [heavy]
+    # The one who alone keeps too much goes, too.
+    table.remove(heavy)
+    lonely = _park(table, "lonely", 61 * KIB)
+    assert table.links_to_expire() == [lonely]
+    assert light.state is middle.state is LinkState.PARKED
