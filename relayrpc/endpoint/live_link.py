@@ -393,7 +393,7 @@ class LiveLink:
             _log.info("the link moved to %s", self.carrier_kind)
 
     async def _dial_while_up(self, target: str) -> Carrier | None:
-        """Dial a door to move to; None when the link lost its carrier meanwhile: mend that first."""
+        """Dial a door to move to; None when the link lost its carrier: mend that first."""
         dialling = asyncio.ensure_future(
             self._dialling.dial_websocket_url(target, tls=self._tls, limits=self.limits)
         )

@@ -7,6 +7,7 @@ neighbour an ordinary server and channel in the test's own process.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -53,6 +54,10 @@ class WatchedHub:
         """Assert that no exception went astray."""
         log = self.log_file.read_text()
         assert not any(sign in log for sign in _SIGNS_OF_HARM), log
+
+    async def stopped(self) -> int:
+        """Wait for its end, while peers in this process go on; returns its exit code."""
+        return await asyncio.to_thread(self.running.wait)
 
     def sockets_count(self) -> int:
         """Sockets that the hub's process has open."""
