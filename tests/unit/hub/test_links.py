@@ -82,6 +82,7 @@ def test_hello_is_answered_by_welcome_with_a_new_id_and_secret() -> None:
         (bytes(256 * KIB + 1), "CODE_PROTOCOL_ERROR", "over the agreed"),
         (_batch(), "CODE_PROTOCOL_ERROR", "nothing where hello or resume was due"),
         (_batch(pb.Frame()), "CODE_PROTOCOL_ERROR", "nothing where hello"),
+        (_batch(pb.Frame(welcome=pb.Welcome())), "CODE_PROTOCOL_ERROR", "welcome where hello"),
         (_batch(pb.Frame(ping=1)), "CODE_PROTOCOL_ERROR", "ping where hello"),
         (_batch(pb.Frame(data=b"x", call_id=1)), "CODE_PROTOCOL_ERROR", "data where hello"),
         (
@@ -147,6 +148,7 @@ def test_new_link_of_an_instance_replaces_the_old_one_at_once() -> None:
     # The old link's end comes late, and must not take the new one out.
     table.remove(old)
     assert table.links == [new.link]
+    assert _answer(_first(table, _resume(old))).HasField("expired")
 
 
 def test_resume_of_a_known_link_takes_the_carrier() -> None:
@@ -170,9 +172,10 @@ def test_resume_of_a_known_link_takes_the_carrier() -> None:
         {"secret": bytes(32)},
         {"secret": b""},
         {"epoch": bytes(16)},
+        {"epoch": b""},
         {"instance": "somebody"},
     ],
-    ids=lambda wrong: next(iter(wrong)),
+    ids=str,
 )
 def test_resume_with_a_wrong_field_is_told_nothing_but_expired(wrong: dict[str, object]) -> None:
     table = _table()

@@ -88,6 +88,17 @@ def test_ties_are_drawn_from_all_that_are_equal() -> None:
     assert len(picked) == 3
 
 
+def test_removing_takes_out_that_registration_and_no_other() -> None:
+    router, left, right = _router(), _link(), _link()
+    router.add(left, 1, "a", frozenset({"s"}))
+    router.add(left, 2, "b", frozenset({"s"}))
+    router.add(right, 1, "a", frozenset({"s"}))
+    router.remove(left, 1)
+    router.remove(left, 1)
+    assert _picked(router.pick("a", "s/M")).link is right
+    assert _picked(router.pick("b", "s/M")).link is left
+
+
 def test_removing_what_is_not_there_does_nothing() -> None:
     router = _router()
     link = _link()
