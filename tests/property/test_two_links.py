@@ -316,6 +316,6 @@ class TwoLinks(RuleBasedStateMachine):
 
 
 TwoLinks.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None
+    max_examples=60, stateful_step_count=40, deadline=None
 )
 TestTwoLinks = TwoLinks.TestCase

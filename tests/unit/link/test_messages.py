@@ -1,5 +1,6 @@
 """
-Goal: messages come out of the stream as they went in, however it was cut, and nothing oversized is held.
+Goal: messages come out of the stream as they went in, however it was cut, and nothing oversized
+is held.
 
 Method: hand-written bytes, and a Hypothesis round trip over random messages and cuts.
 """
