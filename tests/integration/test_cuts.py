@@ -33,6 +33,7 @@ _IN_FLIGHT: Final = 64
 _CALLS_PER_CUT: Final = 50
 _STREAMS: Final = 20
 _STREAM_MESSAGES: Final = 40
+_LARGE_BYTES: Final = 8 * 1024 * 1024
 _TIMEOUT_S: Final = 100.0
 # Of a process of some 60 MiB: allocators keep what a burst needed.
 _MEMORY_TOLERANCE_KIB: Final = 16 * 1024
@@ -202,6 +203,43 @@ async def test_hub_forgets_links_and_calls_that_went_through_cuts(door: Door) ->
     assert calls_count() == 0
     await hub.aclose()
     await until(lambda: len(asyncio.all_tasks()) <= tasks and sockets_count() <= sockets)
+
+
+async def test_large_messages_survive_cuts(door: Door, tmp_path: Path) -> None:
+    """Connections break every few hundred KiB, in the middle of batches and of full windows."""
+    chance = random.Random(11)
+    messages = [chance.randbytes(_LARGE_BYTES) for _ in range(6)]
+    with watched_hub(tmp_path) as hub:
+        port = hub.grpc_port if door == "grpc" else hub.http_port
+        scheme = "relay" if door == "grpc" else "ws"
+        async with TCPProxy(port) as host_proxy, TCPProxy(port) as caller_proxy:
+            host_url, caller_url = [
+                f"{scheme}://127.0.0.1:{proxy.port}/large" for proxy in (host_proxy, caller_proxy)
+            ]
+            async with (
+                recording(host_url, carrier=door) as recorder,
+                calling(caller_url, carrier=door) as stub,
+            ):
+                await stub.echo(b"warm", timeout=_TIMEOUT_S)
+                cutting = [
+                    asyncio.ensure_future(_keep_cutting(proxy, chance))
+                    for proxy in (host_proxy, caller_proxy)
+                ]
+                calls = [stub.echo(message, timeout=_TIMEOUT_S) for message in messages]
+                assert await asyncio.gather(*calls) == messages
+                for task in cutting:
+                    task.cancel()
+                await asyncio.wait(cutting)
+                assert min(host_proxy.cut_count, caller_proxy.cut_count) > 10
+                assert set(recorder.executed.values()) == {1}
+        hub.check_unhurt()
+
+
+async def _keep_cutting(proxy: TCPProxy, chance: random.Random) -> None:
+    """Give every connection a few hundred KiB to live for."""
+    while True:
+        proxy.cut_after(chance.randrange(50_000, 1_500_000))
+        await proxy.changed()
 
 
 async def _started_hub() -> Hub:
