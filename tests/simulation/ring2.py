@@ -243,7 +243,7 @@ class _Host:
         rng = random.Random(world.rng.getrandbits(32))
         server.make_incident_id = lambda: f"{rng.getrandbits(32):08x}"
         greeter = PlainGreeter if self.address == ADDRESS_PLAIN else AsyncGreeter
-        servicer = greeter(self.instance, world.records)
+        servicer = greeter(self.instance, self.address, world.records)
         greeter_pb2_grpc.add_GreeterServicer_to_server(servicer, server)
         self.server = server
         world.network.trace.add(f"{self.instance} starts")
@@ -319,7 +319,7 @@ class _Caller:
         self.channel = Channel(live, interceptors=interceptors)
         self.is_closing = False
 
-    async def call(self, plan: Plan, *, wait_for_ready: bool = False) -> Record | None:
+    async def call(self, plan: Plan) -> Record | None:
         """Make one call and judge its end; None when the channel was closed before it began."""
         world = self.world
         record = Record(plan)
@@ -328,7 +328,7 @@ class _Caller:
         channel = self.channel
         assert channel is not None
         try:
-            await make_call(channel, record, wait_for_ready=wait_for_ready)
+            await make_call(channel, record)
         except grpc.aio.UsageError:
             assert self.is_closing, f"refused by an open channel: {record}"
             del world.records[plan.key]
@@ -485,7 +485,7 @@ class World:
         rng = self.rng
         while not self.is_calm:
             await asyncio.sleep(rng.choice((0.0, rng.uniform(0.0, 0.1), rng.uniform(0.0, 3.0))))
-            self._check_budgets()
+            self._check_bounds()
             if self.is_harsh and rng.random() < 0.15:
                 await self._stop_something()
             else:
@@ -547,10 +547,21 @@ class World:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._background.add(task)
 
-    def _check_budgets(self) -> None:
-        """The hub's books are right, and within bounds."""
+    def _check_bounds(self) -> None:
+        """The hub's books are right, and everybody holds no more than allowed."""
+        limits = self.limits
+        kept_bytes_max = (
+            limits.unacknowledged_bytes_max + limits.control_reserve_bytes + limits.batch_bytes_max
+        )
+        for endpoint in [caller.channel for caller in self.callers] + [
+            host.server for host in self.hosts
+        ]:
+            if endpoint is not None and endpoint.live.state is not grpc.ChannelConnectivity.IDLE:
+                kept_bytes = endpoint.live.link.log.kept_bytes
+                assert kept_bytes <= kept_bytes_max, f"{kept_bytes} bytes kept at an endpoint"
         for hub in self.network.hubs:
             for link in hub.table.links:
+                assert link.log.kept_bytes <= kept_bytes_max, f"{link.log.kept_bytes} bytes kept"
                 budget = link.budget
                 assert budget is not None
                 assert budget.used_bytes <= budget.limit_bytes, f"{budget.used_bytes} bytes"

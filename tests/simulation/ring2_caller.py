@@ -23,7 +23,7 @@ from tests.simulation.ring2_calls import Record, text_of
 __all__ = ["make_call"]
 
 
-async def make_call(channel: grpc.aio.Channel, record: Record, *, wait_for_ready: bool) -> None:
+async def make_call(channel: grpc.aio.Channel, record: Record) -> None:
     """
     Make one call and note how it ends.
 
@@ -42,7 +42,7 @@ async def make_call(channel: grpc.aio.Channel, record: Record, *, wait_for_ready
             ("sim-key-bin", key.encode()),
             ("relay-address", record.plan.address),
         ),
-        "wait_for_ready": wait_for_ready,
+        "wait_for_ready": record.plan.waits_for_ready,
     }
     stub = greeter_pb2_grpc.GreeterStub(channel)
     begin = {

@@ -25,6 +25,7 @@ __all__ = [
     "ABORT_CODE",
     "ADDRESS_ASYNC",
     "ADDRESS_PLAIN",
+    "NOBODY_ANSWERS",
     "SHAPES",
     "Plan",
     "Record",
@@ -39,6 +40,8 @@ Shape = Literal["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 SHAPES: Final[tuple[Shape, ...]] = (
     "unary_unary", "unary_stream", "stream_unary", "stream_stream"
 )  # fmt: skip
+NOBODY_ANSWERS: Final = "nobody answers"
+"""What a failed dialling says."""
 ADDRESS_ASYNC: Final = "sim/async"
 ADDRESS_PLAIN: Final = "sim/plain"
 """Where the handlers are plain `def`, as far as their requests are one message."""
@@ -73,6 +76,7 @@ class Plan:
     host_pause_s: float = 0.0
     has_initial_metadata: bool = False
     uses_iterator: bool = False
+    waits_for_ready: bool = False
     is_dropped: bool = False
     """The caller drops the call object instead of cancelling it."""
 
@@ -158,6 +162,7 @@ def draw_plan(
         caller_pause_s=rng.choice((0.0, 0.0, rng.uniform(0.0, 0.5))),
         has_initial_metadata=rng.random() < 0.2,
         uses_iterator=rng.random() < 0.5,
+        waits_for_ready=rng.random() < 0.3,
     )
     if rng.random() < 0.25:
         plan.ending = rng.choice(("abort", "raise"))
@@ -173,6 +178,9 @@ def draw_plan(
     ends_anyway = plan.deadline_s is not None or plan.cancel_after_s is not None
     if ends_anyway and plan.address == ADDRESS_ASYNC and rng.random() < 0.3:
         plan.ending = "hang"
+    if ends_anyway and rng.random() < 0.2:
+        # A reader that is as good as stuck.
+        plan.caller_pause_s = rng.uniform(1.0, 20.0)
     return plan
 
 
@@ -217,6 +225,8 @@ def check_end(record: Record, *, now_s: float, may_be_lost: bool, may_be_refused
             assert early_s <= _EARLY_S, f"{early_s:.6f} s before its deadline: {record}"
         case grpc.StatusCode.UNAVAILABLE:
             assert may_be_lost, f"nothing was lost for good: {record}"
+            has_dialled_in_vain = record.details == NOBODY_ANSWERS
+            assert not (plan.waits_for_ready and has_dialled_in_vain), f"did not wait: {record}"
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             assert may_be_refused, f"the bounds are wide: {record}"
             assert not record.may_have_executed, f"refused, yet executed: {record}"

@@ -28,8 +28,9 @@ class HandlerError(Exception):
 class _Recorder:
     """What both servicers share: finding the record of a call, and writing into it."""
 
-    def __init__(self, instance: str, records: dict[str, Record]) -> None:
+    def __init__(self, instance: str, address: str, records: dict[str, Record]) -> None:
         self._instance = instance
+        self._address = address
         self._records = records
 
     @contextlib.contextmanager
@@ -38,6 +39,7 @@ class _Recorder:
         keys = [value for name, value in metadata if name == "sim-key"]
         assert len(keys) == 1, f"metadata changed on the way: {metadata}"
         record = self._records[keys[0]]
+        assert record.plan.address == self._address, f"came to {self._address}: {record}"
         binary = [value for name, value in metadata if name == "sim-key-bin"]
         assert binary == [b"\x00\xff", keys[0].encode()], f"binary metadata changed: {metadata}"
         record.instances.append(self._instance)

@@ -21,6 +21,7 @@ from relayrpc.carrier.memory import memory_pair
 from relayrpc.endpoint.live_link import Dialling
 from relayrpc.errors import CarrierLostError, ConnectError
 from relayrpc.hub.session import HubSessions
+from tests.simulation.ring2_calls import NOBODY_ANSWERS
 
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class Network:
         if is_faulty or self.hub is None or party in self.unreachable:
             self.trace.add(f"{party} dials in vain")
             self.trace.count("dialled in vain")
-            raise ConnectError("nobody answers")
+            raise ConnectError(NOBODY_ANSWERS)
         self._connections_count += 1
         name = f"{party}#{self._connections_count}"
         inner = memory_pair(limits=self.limits, schedule=self.loop.call_soon)
