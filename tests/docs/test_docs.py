@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import typer.main
 
+from codegen import limits_page
 from relayrpc import errors
 from relayrpc.cli.main import app
-from codegen import limits_page
 
 
 ROOT = Path(__file__).resolve().parents[2]

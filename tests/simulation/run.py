@@ -71,7 +71,8 @@ def _show_failure(ring: str, seed: int, error: Exception, options: argparse.Name
         print(world.trace_text(options.about, options.lines))
     traceback.print_exception(error)
     print(f"ring {ring}: seed {seed} FAILED: {error}")
-    print(f"replay: make sim SEED={seed}, or python -m tests.simulation --ring {ring} --seed {seed}")
+    command = f"python -m tests.simulation --ring {ring} --seed {seed}"
+    print(f"replay: make sim SEED={seed}, or {command}")
 
 
 def _world_of(error: Exception) -> object:
