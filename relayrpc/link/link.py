@@ -407,11 +407,15 @@ class Link(LinkCalls):
         if body == "expired":
             self._end(LinkRefusedError(f"the hub no longer holds the link: {frame.expired.reason}"))
             return
+        is_resumed = bool(self.link_id)
         if body == "close":
+            if is_resumed and frame.close.code == pb.Close.CODE_LIMIT:
+                # The hub is busy and has not looked at Resume: the link is there for another try.
+                self._attempt_pending = None
+                return
             self._receive_close(frame.close)
             return
         welcome = frame.welcome
-        is_resumed = bool(self.link_id)
         if is_resumed:
             if not self.log.resume(welcome.received, now_s=now_s):
                 raise ProtocolError(
@@ -539,7 +543,8 @@ class Link(LinkCalls):
         if self.state is LinkState.PARKED:
             self._end(CarrierLostError(f"{reason}, and the link had no carrier"))
             return
-        going_away = pb.GoingAway(time_left_ms=int(time_left_s * 1000), reason=reason)
+        time_left_ms = max(0, int(time_left_s * 1000))
+        going_away = pb.GoingAway(time_left_ms=time_left_ms, reason=reason)
         self._outbox.add_control(encode_frame(pb.Frame(going_away=going_away)))
 
     def close(self, *, code: pb.Close.Code = pb.Close.CODE_UNSPECIFIED, reason: str = "") -> None:

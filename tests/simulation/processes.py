@@ -34,6 +34,7 @@ from relayrpc.link.events import (
     SendReady,
     WelcomeReceived,
 )
+from relayrpc.link.frames import encode_unnumbered
 from relayrpc.link.link import Link, LinkState
 from relayrpc.v1 import link_pb2 as pb
 from tests.simulation.apps import CallerApp, HostApp, identity_of
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
 __all__ = ["Network", "Peer", "SimHub"]
 
 _BACKOFF_S_MAX: Final = 2.0
+# What a hub answers that has too many handshakes open, or stops.
+_BUSY: Final = encode_unnumbered(
+    pb.Frame(close=pb.Close(code=pb.Close.CODE_LIMIT, reason="the hub is busy"))
+)
 
 
 class Network:
@@ -426,6 +431,9 @@ class SimHub:
         self.is_dead = False
         self._clock_offset_s = self.world.random.uniform(0, 1e5)
         self._drain_until_s: float | None = None
+        self._is_closed = False
+        # Carriers whose first batch has not come.
+        self.handshakes: dict[_Handshake, None] = {}
         self.pairs: list[CarrierPair] = []
         # Legs that are over, to see that nothing more is said of them.
         self._over: set[Call] = set()
@@ -436,7 +444,13 @@ class SimHub:
 
     def accept(self, carrier: SimCarrier) -> None:
         """Take an open carrier."""
-        carrier.start(_Handshake(self, carrier))
+        handshake = _Handshake(self, carrier)
+        carrier.start(handshake)
+        if self._is_closed or len(self.handshakes) >= self.limits.handshakes_open_max:
+            self.world.seen["refused: too many handshakes"] += 1
+            handshake.refuse(_BUSY)
+            return
+        self.handshakes[handshake] = None
 
     def first_batch(self, carrier: SimCarrier, batch: bytes) -> CarrierEvents | Refused:
         """Decide on a carrier's first batch."""
@@ -473,7 +487,10 @@ class SimHub:
         self.world.call_later(self.limits.drain_timeout_s, self.close)
 
     def close(self) -> None:
-        """End every link now."""
+        """End every link now, and every handshake."""
+        self._is_closed = True
+        for handshake in list(self.handshakes):
+            handshake.refuse(_BUSY)
         for link in self.table.links:
             link.close(code=pb.Close.CODE_SHUTDOWN, reason="the hub stopped")
             self._settle(link)
@@ -548,6 +565,13 @@ class _Handshake:
         self._is_over = False
         hub.world.call_later(hub.limits.handshake_timeout_s, self._timed_out)
 
+    def refuse(self, batch: bytes) -> None:
+        """Say why not, and close."""
+        self._hub.handshakes.pop(self, None)
+        self._is_over = True
+        self._carrier.send_nowait(batch)
+        self._carrier.close()
+
     def _timed_out(self) -> None:
         if self._ride is None and not self._is_over:
             self._carrier.abort()
@@ -558,11 +582,10 @@ class _Handshake:
         if self._ride is not None:
             self._ride.batch_received(batch)
             return
+        self._hub.handshakes.pop(self, None)
         decision = self._hub.first_batch(self._carrier, batch)
         if isinstance(decision, Refused):
-            self._is_over = True
-            self._carrier.send_nowait(decision.batch)
-            self._carrier.close()
+            self.refuse(decision.batch)
         else:
             self._ride = decision
 
@@ -575,3 +598,4 @@ class _Handshake:
             self._ride.carrier_ended(error)
         else:
             self._is_over = True
+            self._hub.handshakes.pop(self, None)

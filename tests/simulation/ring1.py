@@ -112,6 +112,7 @@ class Ring1:
             send_queue_bytes_high=initial,
             ack_after_batches=draw.choice((1, 4, 32)),
             ack_after_bytes=draw.choice((4 * KIB, 64 * KIB)),
+            handshakes_open_max=draw.choice((1, 3, 1024)),
             parked_bytes_max=draw.choice((64 * KIB, 256 * 1024 * KIB)),
             parked_identity_bytes_max=draw.choice((16 * KIB, 64 * 1024 * KIB)),
             **self._times,
