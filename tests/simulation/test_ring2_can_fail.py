@@ -13,6 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -36,6 +37,7 @@ from relayrpc.link.messages import MessageReader
 from tests.simulation import ring2
 
 
+_DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "explanation" / "simulation.md"
 _SEEDS_MAX: Final = 40
 Plant = Callable[[pytest.MonkeyPatch], None]
 _PLANTS: Final[dict[str, tuple[str, Plant]]] = {}
@@ -263,6 +265,12 @@ def test_ring_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         gc.collect()
     assert said, f"{_SEEDS_MAX} seeds are clean although {name.replace('_', ' ')}"
     assert re.search(check, said), said
+
+
+def test_document_names_every_bug() -> None:
+    text = _DOCUMENT.read_text()
+    missing = [name for name in _PLANTS if f"| {name.replace('_', ' ')} |" not in text]
+    assert not missing, f"{_DOCUMENT.name} does not name {missing}"
 
 
 def _first_failure() -> str:
