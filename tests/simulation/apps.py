@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from relayrpc.errors import FrameTooLargeError
 from relayrpc.link.flow import ReceiveWindow
 from relayrpc.link.messages import LENGTH_BYTES, MessageReader, encode_message
 from tests.simulation.scripts import IDENTITY_KEY, message_bytes
@@ -66,7 +67,11 @@ class _Reader:
                 f"{call_id}: {self.received_bytes} bytes arrived, {self.granted_bytes} granted",
             )
         self.window.received(len(data), now_s=now_s)
-        messages = self.reader.receive_data(data)
+        try:
+            messages = self.reader.receive_data(data)
+        except FrameTooLargeError as exc:
+            world.fail("message-intact", f"{call_id}: {self.app.reads}: {exc}")
+            return
         for message in messages:
             index = self.arrived_count
             if index >= len(self.sizes):

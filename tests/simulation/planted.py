@@ -98,7 +98,7 @@ def acks_are_lost() -> Iterator[None]:
         yield
 
 
-@_bug("protocol")
+@_bug("message-intact")
 def duplicate_batch_is_accepted() -> Iterator[None]:
     right = BatchLog.receive
 

@@ -248,7 +248,7 @@ class Ring1:
         if self.fault_rate and draw.random() < 0.5:
             actions += [self._offline] * draw.choice((1, 2))
         if draw.random() < 0.4:
-            actions += [self._move] * draw.choice((1, 5))
+            actions += [self._move] * draw.choice((1, 5, 20))
         if self.fault_rate and draw.random() < 0.2:
             actions.append(self._restart_hub)
         if draw.random() < 0.15:
