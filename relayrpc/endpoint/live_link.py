@@ -323,19 +323,24 @@ class LiveLink:
                     # The hub is there, and no longer holds the link: begin another one at once.
                     continue
                 self._failed(exc)
-                backoff_s = min(
-                    max(backoff_s * _BACKOFF_FACTOR, self.limits.backoff_s_min),
-                    self.limits.backoff_s_max,
-                )
+                backoff_s = self._longer(backoff_s)
                 continue
-            backoff_s = 0.0
+            link, since_s = self.link, self.now_s()
             self._connected()
             if self.url.may_move or self.url.pinned == "websocket":
                 await self._move()
             while self._is_up():
                 self._wake.clear()
                 await self._wake.wait()
+            # A hub that welcomes a link only to end it is not to be dialled in a tight loop.
+            is_short = link.is_closed and self.now_s() - since_s < self.limits.backoff_s_max
+            backoff_s = self._longer(backoff_s) if is_short else 0.0
             self._set_state(_State.CONNECTING)
+
+    def _longer(self, backoff_s: float) -> float:
+        return min(
+            max(backoff_s * _BACKOFF_FACTOR, self.limits.backoff_s_min), self.limits.backoff_s_max
+        )
 
     async def _connect(self) -> None:
         """Open a carrier and complete the handshake on it."""

@@ -127,7 +127,7 @@ class Network:
         self.unreachable: set[str] = set()
         # Chance that a dialling fails, or takes long.
         self.dial_fault_chance = 0.0
-        self._connections_count = 0
+        self.dials_count = 0
         self._timers: list[asyncio.TimerHandle] = []
 
     # --- hubs ---
@@ -193,8 +193,8 @@ class Network:
             self.trace.add(f"{party} dials in vain")
             self.trace.count("dialled in vain")
             raise ConnectError(NOBODY_ANSWERS)
-        self._connections_count += 1
-        name = f"{party}#{self._connections_count}"
+        self.dials_count += 1
+        name = f"{party}#{self.dials_count}"
         inner = memory_pair(limits=self.limits, schedule=self.loop.call_soon)
         inner[1].websocket_url = _WEBSOCKET_URL if is_first_door else ""
         near, far = (

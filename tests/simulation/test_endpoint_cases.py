@@ -20,6 +20,7 @@ from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError
 from relayrpc.limits import DEFAULT_LIMITS
+from relayrpc.v1 import link_pb2
 from samples.greeter import greeter_pb2 as pb
 from samples.greeter import greeter_pb2_grpc
 from samples.greeter.host import Greeter
@@ -136,5 +137,27 @@ def test_call_waits_for_the_next_link_when_the_hub_is_replaced(is_drained: bool)
         await channel.close()
         await server.stop(None)
         await next_server.stop(None)
+
+    run_virtual(main)
+
+
+def test_dialler_waits_longer_each_time_when_the_hub_ends_every_link() -> None:
+    """A hub that welcomes and closes at once is not dialled in a tight loop."""
+
+    async def main(loop: VirtualLoop) -> None:
+        network = _network(loop)
+        server = _server(network)
+        await server.start()
+        dials_before = network.dials_count
+        until_s = loop.time() + 60.0
+        while loop.time() < until_s:
+            assert network.hub is not None
+            for link in network.hub.table.links:
+                link.close(code=link_pb2.Close.CODE_LIMIT, reason="too many links")
+                link.flush_soon()
+            await asyncio.sleep(0.01)
+        # 0.1 s, growing by 1.6 to 10 s: a dozen or so in a minute, not hundreds.
+        assert network.dials_count - dials_before < 30
+        await server.stop(None)
 
     run_virtual(main)
