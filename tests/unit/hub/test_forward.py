@@ -385,3 +385,85 @@ def test_calls_are_shared_out_among_hosts(hub: HubCore, caller: CorePeer) -> Non
         hub.open(caller, "a")
         hub.settle()
     assert len(hub.peers[0].of(CallOpened)) == len(other.of(CallOpened)) == 5
+
+
+@pytest.mark.parametrize("first", ["caller", "host"])
+def test_what_crosses_the_end_of_a_call_at_the_hub_is_dropped(
+    hub: HubCore, host: CorePeer, caller: CorePeer, first: str
+) -> None:
+    """Caller and host both end the call; the hub reads both before it acts on either."""
+    call, opened = _call(hub, caller)
+    host.link.grant(opened.call, 100)
+    hub.settle()
+    caller.link.send_data(call, b"x")
+    caller.link.half_close(call)
+    caller.link.grant(call, 5)
+    said = [caller.link.batch_to_send(attempt=0, now_s=hub.now_s)]
+    caller.link.cancel_call(call)
+    said.append(caller.link.batch_to_send(attempt=0, now_s=hub.now_s))
+    host.link.begin_call(opened.call)
+    host.link.grant(opened.call, 5)
+    host.link.send_data(opened.call, b"y")
+    answered = [host.link.batch_to_send(attempt=0, now_s=hub.now_s)]
+    host.link.end_call(opened.call)
+    answered.append(host.link.batch_to_send(attempt=0, now_s=hub.now_s))
+    for peer, batches in ((caller, said), (host, answered)):
+        for batch in batches:
+            assert batch is not None
+            peer.hub_link.receive_batch(batch, attempt=0, now_s=hub.now_s)
+    events = {peer: peer.hub_link.events_received() for peer in (caller, host)}
+    order = (caller, host) if first == "caller" else (host, caller)
+    for peer in order:
+        assert hub.forwarder.handle(peer.hub_link, events[peer], now_s=hub.now_s)
+    hub.settle()
+    for peer in order:
+        assert peer.hub_link.calls_open_count == 0
+        assert _used_bytes(peer) == 0
+    assert hub.forwarder.starved_count == 0
+    assert [entry.calls_open_count for entry in hub.forwarder.router.registrations] == [0]
+
+
+def _used_bytes(peer: CorePeer) -> int:
+    assert peer.hub_link.budget is not None
+    return peer.hub_link.budget.used_bytes
+
+
+def test_starved_call_that_ends_is_starved_no_more() -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, link_budget_bytes=64 * KIB, calls_open_max=16)
+    hub = HubCore(limits)
+    host = hub.peer("host", address="a")
+    caller = hub.peer("caller")
+    call, opened = _call(hub, caller, credit_bytes=64 * KIB)
+    host.link.grant(opened.call, 64 * KIB)
+    hub.settle()
+    assert hub.forwarder.starved_count == 2
+    # More credit for those who wait already changes nothing.
+    caller.link.grant(call, 10)
+    hub.settle()
+    assert hub.forwarder.starved_count == 2
+    caller.link.half_close(call)
+    hub.settle()
+    assert hub.forwarder.starved_count == 1
+    caller.link.cancel_call(call)
+    hub.settle()
+    assert hub.forwarder.starved_count == 0
+
+
+def test_deadline_of_a_call_without_a_host_leg_is_answered_unexecuted(
+    hub: HubCore, caller: CorePeer
+) -> None:
+    """The call was told of and its deadline passed in one batch: it is already past."""
+    frame = pb.Frame(call_id=1)
+    frame.open.method_text = f"{SERVICE}/Call"
+    frame.open.address_text = "a"
+    frame.open.time_left_us = 1
+    batch = pb.Batch(number=1, age_ms=5000, frames=[frame]).SerializeToString()
+    caller.hub_link.receive_batch(batch, attempt=0, now_s=hub.now_s)
+    caller.hub_link.handle_timeout(now_s=hub.now_s + 0.02)
+    events = caller.hub_link.events_received()
+    hub.forwarder.handle(caller.hub_link, events, now_s=hub.now_s + 0.02)
+    (sent,) = pb.Batch.FromString(
+        caller.hub_link.batch_to_send(attempt=0, now_s=hub.now_s) or b""
+    ).frames
+    assert sent.end.status == STATUS_DEADLINE_EXCEEDED
+    assert sent.end.not_executed

@@ -286,3 +286,10 @@ def test_oldest_link_of_the_heaviest_identity_expires_first() -> None:
     lonely = _park(table, "lonely", 61 * KIB)
     assert table.links_to_expire() == [lonely]
     assert light.state is middle.state is LinkState.PARKED
+
+
+def test_everything_parked_may_have_to_go() -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, parked_bytes_max=0, parked_identity_bytes_max=0)
+    table = _table(limits)
+    links = [_park(table, name, 1000) for name in ("a", "b")]
+    assert table.links_to_expire() == links

@@ -597,3 +597,54 @@ def test_idle_link_is_one_with_nothing_open_unsent_or_unacknowledged() -> None:
     pump(acceptor, dialler, now_s=0.2)
     assert dialler.is_idle
     assert dialler.round_trip_s == pytest.approx(0.2)
+
+
+def test_frames_behind_one_that_ended_the_link_are_not_looked_at() -> None:
+    link = _open_dialler()
+    frames = [pb.Frame(call_id=4, data=b"x"), pb.Frame(going_away=pb.GoingAway())]
+    link.receive_batch(_batch(*frames, number=1), attempt=0, now_s=0.0)
+    assert [type(event) for event in link.events_received()] == [LinkEnded]
+
+
+def test_welcome_without_a_resume_window_leaves_the_default() -> None:
+    link = _dialler()
+    welcome = pb.Welcome()
+    welcome.CopyFrom(WELCOME)
+    welcome.resume_window_ms = 0
+    link.receive_batch(_batch(pb.Frame(welcome=welcome)), attempt=0, now_s=0.0)
+    assert link.resume_window_s == DEFAULT_LIMITS.resume_window_s
+
+
+def test_driver_is_told_when_a_flush_is_of_use() -> None:
+    link = _open_dialler()
+    assert not link.is_flush_due(now_s=0.0)
+    link.receive_batch(_batch(number=1), attempt=0, now_s=0.0)
+    assert not link.is_flush_due(now_s=0.05)
+    assert link.is_flush_due(now_s=0.1)
+    assert not link.has_full_batch()
+    for _ in range(40):
+        open_call(link)
+    assert link.is_flush_due(now_s=0.0)
+    assert link.has_full_batch()
+
+
+def test_next_deadline_is_the_earliest_of_all() -> None:
+    link = _open_dialler()
+    open_call(link, deadline_s=1.0)
+    assert link.next_deadline_s() == pytest.approx(1.0, abs=0.02)
+    take_batches(link)
+    link.carrier_lost(0, now_s=0.0)
+    # The call's deadline is nearer than the turn a parked link takes, and then the turn is.
+    assert link.next_deadline_s() == pytest.approx(1.0, abs=0.02)
+    link.handle_timeout(now_s=1.1)
+    assert link.next_deadline_s() == pytest.approx(7.0)
+
+
+def test_link_that_waits_for_its_first_carrier_has_nothing_to_time_but_calls() -> None:
+    link = Link(is_dialler=True, limits=DEFAULT_LIMITS, instance="i", now_s=0.0)
+    assert link.next_deadline_s() is None
+    open_call(link, deadline_s=30.0)
+    assert not link.handle_timeout(now_s=30.02)
+    (event,) = link.events_received()
+    assert isinstance(event, CallEnded)
+    assert event.frame.end.not_executed

@@ -254,3 +254,94 @@ def test_writer_is_told_once_that_it_may_go_on(size: int) -> None:
     take_batches(dialler)
     kinds = [type(event).__name__ for event in dialler.events_received()]
     assert kinds == (["SendReady"] if size > 4000 else [])
+
+
+# --- more than one batch of each kind ---
+
+
+def test_names_that_do_not_fit_go_before_what_refers_to_them() -> None:
+    dialler, acceptor = link_pair(acceptor_limits=_small_batches())
+    for number in range(300):
+        dialler.open_call(
+            f"s/{number:0500}", "a", shape=pb.SHAPE_UNARY_UNARY, app=None, data=b"x", now_s=0.0
+        )
+    batches = take_batches(dialler)
+    assert len(batches) > 2
+    assert max(map(len, batches)) <= BATCH_BYTES_MIN
+    for batch in batches:
+        acceptor.receive_batch(batch, attempt=0, now_s=0.0)
+    opened = [e for e in acceptor.events_received() if isinstance(e, CallOpened)]
+    assert [event.call.method for event in opened] == [f"s/{n:0500}" for n in range(300)]
+
+
+def test_grants_that_do_not_fit_wait_for_the_next_batch() -> None:
+    limits = dataclasses.replace(_small_batches(), calls_open_max=10_000)
+    dialler, acceptor = link_pair(limits)
+    for _ in range(8000):
+        open_call(dialler)
+    events = pump(dialler, acceptor)
+    calls = [event.call for event in events if isinstance(event, CallOpened)]
+    assert len(calls) == 8000
+    for call in calls:
+        acceptor.grant(call, CREDIT)
+    batches = take_batches(acceptor)
+    assert len(batches) > 1
+    assert max(map(len, batches)) <= BATCH_BYTES_MIN
+    for batch in batches:
+        dialler.receive_batch(batch, attempt=0, now_s=0.0)
+    assert {call.send_credit_bytes for call in dialler._calls.values()} == {CREDIT}
+
+
+def test_data_written_before_the_open_left_goes_behind_what_the_open_holds() -> None:
+    dialler, acceptor = link_pair()
+    call = open_call(dialler, data=b"a")
+    dialler.send_data(call, b"b")
+    opened = pump(dialler, acceptor)[0]
+    assert isinstance(opened, CallOpened)
+    assert opened.data == b"a"
+    acceptor.grant(opened.call, CREDIT)
+    pump(acceptor, dialler)
+    (data,) = pump(dialler, acceptor)
+    assert isinstance(data, DataReceived)
+    assert data.data == b"b"
+
+
+def test_small_call_that_grew_takes_its_turn_with_bulk() -> None:
+    dialler, grown, small = _two_streams()
+    dialler.send_data(grown, b"x")
+    dialler.send_data(grown, b"x" * 200_000)
+    dialler.send_data(small, b"y")
+    frames = _next_frames(dialler)
+    assert _bodies(frames)[:2] == [(small.id, "data"), (grown.id, "data")]
+
+
+def test_small_and_large_ends_share_batches_they_fit_in() -> None:
+    """Ends with much metadata cannot be cut: they wait for a batch with room."""
+    dialler, acceptor = link_pair(_small_batches())
+    pairs_of_legs = [opened_pair(dialler, acceptor) for _ in range(13)]
+    for call, _ in pairs_of_legs:
+        dialler.grant(call, CREDIT)
+    pump(dialler, acceptor)
+    bulk, *served = [leg for _, leg in pairs_of_legs]
+    acceptor.send_data(bulk, b"x" * 300_000)
+    pairs = [("k", b"v" * 15_000)]
+    for call in served[:6]:
+        acceptor.send_data(call, b"small")
+        acceptor.end_call(call, initial_metadata=pairs, trailing_metadata=pairs)
+    for call in served[6:]:
+        acceptor.send_data(call, b"x" * 20_000)
+        acceptor.end_call(call, initial_metadata=pairs, trailing_metadata=pairs)
+    batches = take_batches(acceptor)
+    assert max(map(len, batches)) <= BATCH_BYTES_MIN
+    for batch in batches:
+        dialler.receive_batch(batch, attempt=0, now_s=0.0)
+    ends = [event for event in dialler.events_received() if isinstance(event, CallEnded)]
+    assert len(ends) == 12
+
+
+def _small_batches() -> Limits:
+    return dataclasses.replace(
+        DEFAULT_LIMITS,
+        batch_bytes_max=BATCH_BYTES_MIN,
+        unacknowledged_bytes_min=16 * 1024 * KIB,
+    )
