@@ -193,6 +193,8 @@ class GRPCStreamCarrier(Carrier):
         assert self._writer is not None
         self._writer.cancel()
         await asyncio.wait([self._writer])
+        # A task that was cancelled holds its frames, and so the call and its connection.
+        self._writer = None
         await self._release()
         if self._events is not None:
             self._events.carrier_ended(self._end_error)
