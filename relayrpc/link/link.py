@@ -382,8 +382,6 @@ class Link(LinkCalls):
                     _NUMBERED[body](self, frame)
                 elif body in BODY_UNNUMBERED:
                     raise ProtocolError(f"{body} in a numbered batch", body=str(body))
-                if self.state is LinkState.CLOSED:
-                    return
         else:
             for frame in batch.frames:
                 self._receive_unnumbered(frame, now_s)
