@@ -28,6 +28,17 @@ def check_budgets(network: Network) -> None:
         if not hub.is_dead:
             for link in hub.table.links:
                 _check_budget(network.world, hub.name, link)
+                _check_kept(network.world, hub.name, link)
+    for peer in network.peers:
+        _check_kept(network.world, peer.name, peer.link)
+
+
+def _check_kept(world: World, name: str, link: Link) -> None:
+    """What is kept until it is acknowledged has its bound, the reserve included."""
+    limits = link.limits
+    bound = link.log.path.window_bytes + limits.control_reserve_bytes + limits.batch_bytes_max
+    if link.log.kept_bytes > bound:
+        world.fail("budget", f"{name}: {link.log.kept_bytes} bytes kept, {bound} are allowed")
 
 
 def _check_budget(world: World, name: str, link: Link) -> None:
