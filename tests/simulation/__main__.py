@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
-from tests.simulation.run import main
+from tests.simulation.run import start
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start("tests.simulation")

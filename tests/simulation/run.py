@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 
-__all__ = ["RINGS", "main"]
+__all__ = ["RINGS", "main", "start"]
 
 RINGS: Final = {"1": "tests.simulation.ring1", "2": "tests.simulation.ring2"}
 """Ring -> the module with its run_seed."""
@@ -86,9 +86,14 @@ def _world_of(error: Exception) -> object:
     return found
 
 
-if __name__ == "__main__":
+def start(module: str) -> None:
+    """Run as the program `python -m module`, with hash order fixed."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         # Nothing may depend on it; fixed all the same, so that a replay is a replay.
         os.environ["PYTHONHASHSEED"] = "0"
-        os.execv(sys.executable, [sys.executable, "-m", "tests.simulation.run", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    start("tests.simulation.run")
