@@ -171,7 +171,8 @@ class CallApp(Protocol):
     Who an endpoint's call belongs to; called from the driver when frames arrive. Must not raise and
     must not block.
 
-    After `call_ended`, or after the local end_call or cancel_call, nothing more is called.
+    After `call_ended` nothing more is called. After the local end_call or cancel_call, what came in
+    the same batch may still be handed over, and is to be dropped.
     """
 
     def begin_received(self, begin: pb.Begin) -> None:
