@@ -473,7 +473,7 @@ async def test_hub_ends_nothing_but_the_link_that_is_random(
     """Every prefix of a good batch, and the same with bytes changed: no exception, one Close."""
     chance = random.Random(f"bytes {door}")
     good = batch(open_frame(1), frame(name=pb.Name(number=1, text="a")), number=1)
-    for _ in range(40):
+    for _ in range(20):
         link = await RawLink.open(await open_carrier())
         message = bytearray(good[: chance.randrange(1, len(good))])
         for _ in range(chance.randrange(1, 6)):

@@ -72,6 +72,7 @@ async def test_hub_forgets_an_address_when_its_host_closes(hub: WatchedHub, door
             assert not caught.value.may_have_executed
 
 
+@pytest.mark.slow
 async def test_closing_does_not_wait_for_a_silent_hub(tmp_path: Path, door: Door) -> None:
     tasks = len(asyncio.all_tasks())
     with watched_hub(tmp_path) as hub:

@@ -38,9 +38,12 @@ def _request(answer_bytes: int, size: int) -> bytes:
     return (b"%d " % answer_bytes).ljust(size, b"x")
 
 
-async def test_the_largest_message_goes_both_ways(stub: RecorderStub) -> None:
-    reply = await stub.exchange(_request(_LARGEST, _LARGEST), timeout=100)
-    assert len(reply) == _LARGEST
+@pytest.mark.parametrize(
+    "size", [pytest.param(9 * MIB), pytest.param(_LARGEST, marks=pytest.mark.slow)]
+)
+async def test_large_message_goes_both_ways(size: int, stub: RecorderStub) -> None:
+    reply = await stub.exchange(_request(size, size), timeout=100)
+    assert len(reply) == size
 
 
 async def test_request_over_the_limit_is_refused(stub: RecorderStub) -> None:

@@ -82,6 +82,7 @@ async def test_calls_survive_a_silence_shorter_than_the_resume_window(
         assert recorder.executed[b"held"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hub", [60], indirect=True, ids=["patient"])
 async def test_calls_survive_a_hub_that_was_stopped(hub: WatchedHub, door: Door) -> None:
     """Both endpoints find it silent and dial again; awake, it must not blame them for its sleep."""
@@ -103,6 +104,7 @@ async def test_calls_survive_a_hub_that_was_stopped(hub: WatchedHub, door: Door)
             assert recorder.executed[b"held"] == 1
 
 
+@pytest.mark.slow
 async def test_host_gives_up_the_call_of_a_caller_silent_for_good(
     hub: WatchedHub, door: Door
 ) -> None:
@@ -123,6 +125,7 @@ async def test_host_gives_up_the_call_of_a_caller_silent_for_good(
         await stub.served_again()
 
 
+@pytest.mark.slow
 async def test_caller_is_told_of_a_host_silent_for_good(hub: WatchedHub, door: Door) -> None:
     async with (
         TCPProxy(_port(hub, door)) as proxy,
@@ -142,6 +145,7 @@ async def test_caller_is_told_of_a_host_silent_for_good(hub: WatchedHub, door: D
         await stub.served_again()
 
 
+@pytest.mark.slow
 async def test_deadline_ends_a_call_to_a_silent_host(hub: WatchedHub, door: Door) -> None:
     """Whoever is silent: the caller's own clock is enough."""
     async with (
@@ -177,6 +181,7 @@ async def test_hub_gives_up_a_stopped_host(hub: WatchedHub, door: Door) -> None:
         assert report["doubled"] == []
 
 
+@pytest.mark.slow
 async def test_hub_gives_up_a_stopped_caller(hub: WatchedHub, door: Door) -> None:
     """The caller here is a process that serves as well; stopping it stops what it has called."""
     async with recording(_url(hub, door), carrier=door) as recorder:
@@ -216,6 +221,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_neighbour_is_served_while_many_are_stopped(hub: WatchedHub, door: Door) -> None:
     """Five silent hosts with calls under way: another pair's calls go on all the while."""
     async with neighbour_of(hub.http_port) as neighbour:
