@@ -188,9 +188,8 @@ class Link(LinkCalls):
         Returns:
             The attempt number to pass with everything this carrier delivers.
         """
-        self._require(
-            self.is_dialler and self.state is not LinkState.CLOSED, "link takes no carrier"
-        )
+        if not self.is_dialler or self.state is LinkState.CLOSED:
+            raise UsageError("link takes no carrier")
         self._attempt_last += 1
         self._attempt_pending = self._attempt_last
         if self.link_id:
@@ -720,10 +719,6 @@ class Link(LinkCalls):
             if self.is_hub:
                 # As many shares as the budget has.
                 self._own_calls_max = min(peer.calls_open_max, self.limits.calls_open_max)
-
-    def _require(self, condition: bool, text: str) -> None:
-        if not condition:
-            raise UsageError(text)
 
 
 _NUMBERED: Final[dict[str, Callable[[Link, pb.Frame], None]]] = {
