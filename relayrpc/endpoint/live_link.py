@@ -17,7 +17,7 @@ import random as random_module
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import grpc
@@ -174,6 +174,9 @@ class LiveLink:
         self._announcement_id = 0
         # The URL a link moves to, from the last Welcome that came with a gRPC carrier.
         self._websocket_url = ""
+        # Where the WebSocket door was that opened last, when the URL names the gRPC door and the
+        # WebSocket is pinned.
+        self._pinned_door = ""
         # Links that finish their calls while the hub drains.
         self._draining: dict[Link, LinkDriver] = {}
         self._link: Link | None = None
@@ -327,7 +330,7 @@ class LiveLink:
                 continue
             link, since_s = self.link, self.now_s()
             self._connected()
-            if self.url.may_move or self.url.pinned == "websocket":
+            if self.url.may_move:
                 await self._move()
             while self._is_up():
                 self._wake.clear()
@@ -345,13 +348,49 @@ class LiveLink:
     async def _connect(self) -> None:
         """Open a carrier and complete the handshake on it."""
         kind: Literal["grpc", "websocket"] = self.url.first_carrier
-        carrier = await self._dialling.dial(self.url, kind=kind, tls=self._tls, limits=self.limits)
-        await self._handshake(carrier)
-        if kind == "grpc" and self.url.pinned == "websocket" and not self._websocket_url:
-            raise ConnectError(
-                f"the hub at {self.url.authority} names no WebSocket door; "
-                "use carrier='grpc' or a ws:// URL"
+        if kind == "grpc" and self.url.pinned == "websocket":
+            carrier = await self._dial_pinned_door()
+        else:
+            carrier = await self._dialling.dial(
+                self.url, kind=kind, tls=self._tls, limits=self.limits
             )
+        await self._handshake(carrier)
+
+    async def _dial_pinned_door(self) -> Carrier:
+        """Open the WebSocket door of a hub whose URL names the gRPC door."""
+        hint = "use carrier='auto', carrier='grpc' or the door's own ws:// or wss:// URL"
+        target = self._pinned_door or await self._ask_for_websocket_door()
+        # Asked for again unless it opens.
+        self._pinned_door = ""
+        if not target:
+            raise ConnectError(f"the hub at {self.url.authority} names no WebSocket door; {hint}")
+        if self.url.is_secure and not target.startswith("wss://"):
+            raise ConnectError(
+                f"the hub at {self.url.authority} names a WebSocket door without TLS; {hint}"
+            )
+        try:
+            carrier = await self._dialling.dial_websocket_url(
+                target, tls=self._tls, limits=self.limits
+            )
+        except ConnectError as exc:
+            door = f"the WebSocket door of {self.url.authority}"
+            raise ConnectError(f"{exc} ({door}); {hint}") from exc
+        self._pinned_door = target
+        return carrier
+
+    async def _ask_for_websocket_door(self) -> str:
+        """Ask the gRPC door on a link that carries nothing; empty where the hub names none."""
+        asking = LiveLink(
+            replace(self.url, pinned="grpc", may_move=False),
+            limits=self.limits,
+            tls=self._tls,
+            dialling=self._dialling,
+        )
+        try:
+            await asking.connected()
+            return asking._websocket_url
+        finally:
+            await asking.aclose()
 
     async def _handshake(self, carrier: Carrier) -> None:
         link, driver = self.link, self._driver
@@ -361,8 +400,9 @@ class LiveLink:
             raise ConnectError("the link ended while it was dialled")
         attempt = link.carrier_opened(now_s=self.now_s())
         driver.attach(carrier, attempt)
+        patience = asyncio.timeout(self.limits.handshake_timeout_s)
         try:
-            async with asyncio.timeout(self.limits.handshake_timeout_s):
+            async with patience:
                 while link.attempt != attempt or link.state is LinkState.CONNECTING:
                     if link.is_closed:
                         raise self._error or ConnectError("the hub ended the link")
@@ -374,6 +414,9 @@ class LiveLink:
                     self._wake.clear()
                     await self._wake.wait()
         except TimeoutError:
+            if not patience.expired():
+                # Why the link ended: its resume window was over.
+                raise
             driver.drop(attempt)
             raise ConnectError(
                 f"the hub at {self.url.authority} did not answer the handshake "

@@ -230,8 +230,9 @@ class Forwarder:
     def _pass_withheld(self, leg: Call) -> bool:
         """Pass on what the budget allows; True when nothing is left to pass."""
         other: Call | None = leg.app
-        if other is None or leg.is_ended:
-            # Over, if only in this batch: nothing is to be charged to it any more.
+        if other is None or leg.is_ended or other.is_ended:
+            # Over, if only in this batch: nothing is to be charged to it any more, and what is
+            # granted to an ended leg would not come back.
             leg.withheld_bytes = 0
             return True
         budget = leg.link.budget

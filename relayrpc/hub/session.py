@@ -183,7 +183,13 @@ class HubSessions:
                 async with asyncio.timeout(timeout_s):
                     await self._drained.wait()
             except TimeoutError:
-                _log.warning("calls were still open after %g s of draining", timeout_s)
+                links = self.table.links
+                _log.warning(
+                    "after %g s of draining, %d calls were still open, %d idle peers silent",
+                    timeout_s,
+                    sum(link.calls_open_count for link in links),
+                    sum(not link.calls_open_count and not link.is_idle for link in links),
+                )
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -46,6 +46,7 @@ class BatchLog:
         "_ack_after_s",
         "_acknowledged_bytes",
         "_again",
+        "_is_again_missing",
         "_kept",
         "_unacked_batches",
         "_unacked_bytes",
@@ -73,6 +74,8 @@ class BatchLog:
         self._kept: deque[KeptBatch] = deque()
         # After a resume: what of `_kept` has not been given to the new carrier yet.
         self._again: deque[KeptBatch] = deque()
+        # The peer has received none of `_again`; else it may have, on the carrier before.
+        self._is_again_missing = True
         self._acknowledged_bytes = 0
         # Received and not acknowledged to the peer.
         self._unacked_batches = 0
@@ -108,7 +111,8 @@ class BatchLog:
         Say whether the peer may hold batch `number`: it was given to a carrier, and no resume has
         shown the contrary.
         """
-        return number < (self._again[0].number if self._again else self.sent_number + 1)
+        is_known = self._again and self._is_again_missing
+        return number < (self._again[0].number if is_known else self.sent_number + 1)
 
     def first_kept(self) -> KeptBatch | None:
         """Return the oldest batch that is not acknowledged."""
@@ -147,9 +151,15 @@ class BatchLog:
             self.path.add_round_trip(took_s, now_s=now_s)
             self.path.add_delivery(self._acknowledged_bytes - batch.delivered_bytes, took_s=took_s)
 
-    def resume(self, received_number: int, *, now_s: float) -> bool:
+    def resume(self, received_number: int, *, now_s: float, is_final: bool = True) -> bool:
         """
         Take up on a new carrier: what the peer has not received is to be sent again.
+
+        Args:
+            received_number: The last batch the peer says it has received.
+            now_s: Monotonic seconds.
+            is_final: It takes no more from older carriers; else it may yet receive what is on its
+                way on one of them.
 
         Returns:
             False when the peer asks for a batch that is no longer held, or claims one that was
@@ -162,6 +172,7 @@ class BatchLog:
             batch.is_sent_again = True
         self.acknowledge(received_number, now_s=now_s)
         self._again = deque(self._kept)
+        self._is_again_missing = is_final
         return True
 
     # --- acknowledgement to the peer ---

@@ -201,6 +201,7 @@ class Link(LinkCalls):
                     attempt=self._attempt_last,
                     received=self.log.received_number,
                     instance=self.instance,
+                    is_move=self.state is LinkState.OPEN,
                 )
             )
         else:
@@ -273,7 +274,7 @@ class Link(LinkCalls):
             return "attempt"
         # What the dialler acknowledged on the older carrier after it had sent Resume counts too.
         received_number = max(resume.received, self.log.acknowledged_number)
-        if not self.log.resume(received_number, now_s=now_s):
+        if not self.log.resume(received_number, now_s=now_s, is_final=not resume.is_move):
             return "batches"
         self._attempt = resume.attempt
         self._carrier_taken(now_s)

@@ -275,20 +275,22 @@ class Welcome(_message.Message):
     def __init__(self, version: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., link_id: _Optional[bytes] = ..., secret: _Optional[bytes] = ..., epoch: _Optional[bytes] = ..., limits: _Optional[_Union[LinkLimits, _Mapping]] = ..., resume_window_ms: _Optional[int] = ..., websocket_url: _Optional[str] = ..., received: _Optional[int] = ..., agent: _Optional[str] = ...) -> None: ...
 
 class Resume(_message.Message):
-    __slots__ = ("link_id", "secret", "epoch", "attempt", "received", "instance")
+    __slots__ = ("link_id", "secret", "epoch", "attempt", "received", "instance", "is_move")
     LINK_ID_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    IS_MOVE_FIELD_NUMBER: _ClassVar[int]
     link_id: bytes
     secret: bytes
     epoch: bytes
     attempt: int
     received: int
     instance: str
-    def __init__(self, link_id: _Optional[bytes] = ..., secret: _Optional[bytes] = ..., epoch: _Optional[bytes] = ..., attempt: _Optional[int] = ..., received: _Optional[int] = ..., instance: _Optional[str] = ...) -> None: ...
+    is_move: bool
+    def __init__(self, link_id: _Optional[bytes] = ..., secret: _Optional[bytes] = ..., epoch: _Optional[bytes] = ..., attempt: _Optional[int] = ..., received: _Optional[int] = ..., instance: _Optional[str] = ..., is_move: _Optional[bool] = ...) -> None: ...
 
 class Expired(_message.Message):
     __slots__ = ("reason",)

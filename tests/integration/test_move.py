@@ -11,10 +11,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 import pytest_asyncio
 
 from relayrpc.endpoint.channel import Channel
+from relayrpc.errors import ConnectError
 from tests.integration.peers import RecorderStub, calling, recording
 from tests.integration.watched_hub import WatchedHub, watched_hub
 from tests.support.tcp_proxy import TCPProxy
@@ -104,6 +106,40 @@ async def test_link_stays_on_grpc_where_the_websocket_door_is_closed(
         for number in range(50):
             await stub.echo(b"%d" % number, timeout=60)
         assert _carrier_kind(stub) == "grpc"
+        assert set(recorder.executed.values()) == {1}
+
+
+async def test_pinned_websocket_fails_clearly_where_its_door_is_closed(
+    hub: WatchedHub, websocket_door: TCPProxy
+) -> None:
+    await websocket_door.aclose()
+    url = f"relay://127.0.0.1:{hub.grpc_port}/pinned"
+    with pytest.raises(ConnectError, match=r"the WebSocket door of .*; use carrier='auto'"):
+        async with recording(url, carrier="websocket"):
+            pass
+    async with calling(url, carrier="websocket") as stub:
+        with pytest.raises(grpc.aio.AioRpcError, match="the WebSocket door of") as caught:
+            await stub.echo(b"never", timeout=60)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_pinned_websocket_comes_back_when_its_door_does(
+    hub: WatchedHub, websocket_door: TCPProxy
+) -> None:
+    url = f"relay://127.0.0.1:{hub.grpc_port}/pinned"
+    async with (
+        recording(url, carrier="websocket") as recorder,
+        calling(url, carrier="websocket") as stub,
+    ):
+        assert await stub.echo(b"before", timeout=60) == b"before"
+        assert _carrier_kind(stub) == "websocket"
+        port, websocket_door.target_port = websocket_door.target_port, hub.grpc_port
+        websocket_door.cut()
+        # Both tried in vain.
+        await websocket_door.connected(2)
+        websocket_door.target_port = port
+        assert await stub.echo(b"after", timeout=60) == b"after"
+        await until(lambda: _carrier_kind(stub) == "websocket")
         assert set(recorder.executed.values()) == {1}
 
 

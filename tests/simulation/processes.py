@@ -178,8 +178,10 @@ class Peer:
         """Stop without a word, as a killed process."""
         self.is_dead = True
         self.world.note("dies", self.name)
-        if self.pair is not None:
-            self.pair.abort(self.pair.dialler)
+        for driver in [*self.draining.values(), self.driver]:
+            for ride in list(driver._rides):
+                pair = ride.carrier.pair  # type: ignore[attr-defined]  # a SimCarrier
+                pair.abort(pair.dialler)
         for record in self.ledger.records.values():
             if record.caller == self.instance and record.link_key in self.link_keys.values():
                 self.ledger.caller_died(record)

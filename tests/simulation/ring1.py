@@ -159,8 +159,9 @@ class Ring1:
         for peer in network.peers:
             if not peer.is_dead and not peer.is_final:
                 peer.close()
-        # The end of a slow carrier comes late, and then the resume window begins.
-        slowest_s = 2 * network.transit_s()
+        # The end of a slow carrier comes late, that of a stalled one shows by its silence; then
+        # the resume window begins.
+        slowest_s = 2 * network.transit_s() + 2 * self._times["keepalive_interval_s"]
         world.run(until_s=world.now_s + 5.0 + slowest_s + self._times["resume_window_s"])
         check_closed(network)
 

@@ -216,6 +216,9 @@ async def _write(call: Any, record: Record, make: Callable[[str], Any]) -> None:
         record.is_half_closed = True
         await call.done_writing()
     except asyncio.InvalidStateError:
+        if record.is_cancelled and not call.done():
+            # grpc's intercepted call made this of the cancellation of our task.
+            raise asyncio.CancelledError from None
         assert call.done(), f"writing was refused although the call runs: {record}"
 
 

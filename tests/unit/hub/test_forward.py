@@ -121,6 +121,23 @@ def test_data_and_half_close_pass_both_ways_in_order(hub: HubCore, caller: CoreP
     assert _end(caller).data == b"four"
 
 
+def test_credit_granted_in_the_batch_of_the_end_is_not_charged(hub: HubCore) -> None:
+    """Of a peer that calls itself: GRANT for one leg and END of the other come in one batch."""
+    peer = hub.peer("both", address="own")
+    call = hub.open(peer, "own")
+    assert isinstance(call, Call)
+    hub.settle()
+    opened = _opened(peer)
+    peer.takes = False
+    peer.link.grant(call, 1000)
+    peer.link.send_data(opened.call, b"x" * 40_000)
+    peer.link.end_call(opened.call)
+    hub.to_hub(peer)
+    budget = peer.hub_link.budget
+    assert budget is not None
+    assert budget.used_bytes == 40_000
+
+
 def test_begin_names_the_host_and_loses_the_relays_own_keys(
     hub: HubCore, caller: CorePeer
 ) -> None:

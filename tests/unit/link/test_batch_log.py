@@ -79,6 +79,15 @@ def test_resume_sends_again_exactly_what_was_not_received(acknowledged: int, rec
     assert not log.was_given(COUNT + 1)
 
 
+def test_resume_of_a_peer_that_still_reads_the_old_carrier_shows_nothing_missing() -> None:
+    log = _log(*[10] * COUNT)
+    assert log.resume(1, now_s=2.0, is_final=False)
+    assert log.was_given(COUNT)
+    assert _again(log) == list(range(2, COUNT + 1))
+    assert log.resume(2, now_s=3.0)
+    assert not log.was_given(3)
+
+
 def test_resume_in_the_middle_of_a_resume_starts_over() -> None:
     log = _log(*[10] * COUNT)
     assert log.resume(1, now_s=2.0)
