@@ -536,6 +536,23 @@ def test_open_given_and_not_received_at_the_resume_was_not_executed() -> None:
     assert dialler.was_given(call)
 
 
+def test_resume_within_a_move_says_nothing_about_what_is_on_its_way() -> None:
+    """The dialler may yet receive it on the carrier before; one that is lost delivers no more."""
+    dialler, acceptor = link_pair()
+    opened_pair(dialler, acceptor)
+    call = open_call(acceptor)
+    take_batches(acceptor)
+    for attempt, is_given in ((1, True), (2, False)):
+        if attempt == 2:
+            dialler.carrier_lost(0, now_s=1.0)
+        dialler.carrier_opened(now_s=1.0)
+        first = dialler.batch_to_send(attempt=attempt, now_s=1.0)
+        assert first is not None
+        resume = pb.Batch.FromString(first).frames[0].resume
+        assert acceptor.accept_resume(resume, now_s=1.0) == ""
+        assert acceptor.was_given(call) == is_given
+
+
 def test_call_whose_end_was_waiting_is_forgotten_with_its_link() -> None:
     bench = Bench()
     bench.link.end_call(bench.opened(), data=b"waits for credit")
