@@ -115,8 +115,8 @@ def resume_skips_a_batch() -> Iterator[None]:
     """The batch in flight when the carrier was lost is taken for received."""
     right = BatchLog.resume
 
-    def resume(self: BatchLog, received_number: int, *, now_s: float) -> bool:
-        is_held = right(self, received_number, now_s=now_s)
+    def resume(self: BatchLog, received_number: int, **options: Any) -> bool:
+        is_held = right(self, received_number, **options)
         self._again = deque(list(self._again)[1:])
         return is_held
 
@@ -129,8 +129,8 @@ def resume_sends_nothing_again() -> Iterator[None]:
     """What was on its way is left to the old carrier; later batches are held back for its acks."""
     right = BatchLog.resume
 
-    def resume(self: BatchLog, received_number: int, *, now_s: float) -> bool:
-        is_held = right(self, received_number, now_s=now_s)
+    def resume(self: BatchLog, received_number: int, **options: Any) -> bool:
+        is_held = right(self, received_number, **options)
         self._again.clear()
         return is_held
 

@@ -94,8 +94,8 @@ def driver_does_not_answer_at_once(patch: pytest.MonkeyPatch) -> None:
 def resume_forgets_what_was_not_acknowledged(patch: pytest.MonkeyPatch) -> None:
     resume = BatchLog.resume
 
-    def forgetful(self: BatchLog, received_number: int, *, now_s: float) -> bool:
-        is_taken = resume(self, received_number, now_s=now_s)
+    def forgetful(self: BatchLog, received_number: int, **options: Any) -> bool:
+        is_taken = resume(self, received_number, **options)
         self._again.clear()
         return is_taken
 
