@@ -54,6 +54,8 @@ __all__ = ["Channel"]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 _CLOSED: Final = "Channel is closed."
+# 285 years: what is longer, infinity too, waits as long.
+_TIMEOUT_S_MAX: Final = 2.0**53 / 1e6
 _FORKED: Final = "this channel was made before fork(); a child process needs a channel of its own"
 _INTERCEPTOR_KINDS: Final = (
     grpc.aio.UnaryUnaryClientInterceptor,
@@ -357,7 +359,7 @@ class Channel(grpc.aio.Channel):
             address = relay_keys.address or address
         now_s = self.clock()
         if timeout is not None:
-            core.deadline_s = now_s + timeout
+            core.deadline_s = now_s + min(_TIMEOUT_S_MAX, timeout)
             if timeout <= 0:
                 core.fail(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
                 return

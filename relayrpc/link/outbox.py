@@ -42,6 +42,8 @@ _BATCH_OVERHEAD_BYTES: Final = 64
 _FRAME_OVERHEAD_BYTES: Final = 32
 # With more room than this, an OPEN with small data fits without being measured.
 _OPENING_BYTES_MAX: Final = 64 * 1024
+# 285 years; the field holds more, but a float that came from near its top may round to beyond it.
+_TIME_LEFT_US_MAX: Final = 2**53
 
 
 class Outbox:
@@ -269,7 +271,7 @@ class Outbox:
             return b""
         opening = frame.open
         if call.deadline_s is not None:
-            left_us = int((call.deadline_s - now_s) * 1e6)
+            left_us = int(min(_TIME_LEFT_US_MAX, (call.deadline_s - now_s) * 1e6))
             if left_us <= 0:
                 # Never sent; the deadline ends the call in a moment.
                 return b""

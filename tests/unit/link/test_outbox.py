@@ -127,6 +127,14 @@ def test_open_of_a_cancelled_call_never_leaves() -> None:
     assert (kept.id, cancelled.id) == (1, 0)
 
 
+@pytest.mark.parametrize("deadline_s", [2**64 / 1e6, 2e13, float("inf")])
+def test_deadline_beyond_what_its_field_holds_is_sent_as_a_distant_one(deadline_s: float) -> None:
+    dialler, _ = link_pair()
+    open_call(dialler).deadline_s = deadline_s
+    (opening,) = [frame.open for frame in _next_frames(dialler) if frame.HasField("open")]
+    assert opening.time_left_us == 2**53
+
+
 def test_calls_cancelled_while_nothing_can_be_sent_leave_nothing_behind() -> None:
     link = Link(is_dialler=True, limits=DEFAULT_LIMITS, instance="i", now_s=0.0)
     for _ in range(5000):
