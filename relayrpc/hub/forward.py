@@ -266,7 +266,7 @@ class Forwarder:
     # --- announcements ---
 
     def _announce(self, link: Link, announce: pb.Announce) -> None:
-        fault = check_address(announce.address)
+        fault = check_address(announce.address, is_local=link.is_local)
         if not announce.services:
             fault = fault or "an announcement without services"
         elif (

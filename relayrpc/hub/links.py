@@ -86,7 +86,13 @@ class LinkTable:
         return list(self._by_id.values())
 
     def first_batch(
-        self, data: bytes, *, peer: str, websocket_url: str, now_s: float
+        self,
+        data: bytes,
+        *,
+        peer: str,
+        websocket_url: str,
+        now_s: float,
+        local_identity: str = "",
     ) -> Accepted | Refused:
         """
         Decide on the first batch of a new carrier.
@@ -96,12 +102,16 @@ class LinkTable:
             peer: Where the carrier comes from, as gRPC writes it.
             websocket_url: Where the link may move to; "" for nowhere.
             now_s: Monotonic seconds.
+            local_identity: Who the peer is, when it is a part of this hub; no peer beyond can have
+                such a one. Empty: it comes from elsewhere.
         """
         try:
             batch = decode_batch(data, batch_bytes_max=self._limits.batch_bytes_max)
             body = batch.frames[0].WhichOneof("body") if len(batch.frames) == 1 else None
             if batch.number == 0 and body == "hello":
-                return self._hello(batch.frames[0].hello, peer, websocket_url, now_s)
+                return self._hello(
+                    batch.frames[0].hello, peer, websocket_url, now_s, local_identity
+                )
             if batch.number == 0 and body == "resume":
                 return self._resume(batch.frames[0].resume, peer, websocket_url, now_s)
             raise ProtocolError(f"{body or 'nothing'} where hello or resume was due")
@@ -109,7 +119,9 @@ class LinkTable:
             close = pb.Close(code=pb.Close.Code.Name(exc.close_code), reason=str(exc))
             return Refused(encode_unnumbered(pb.Frame(close=close)), exc)
 
-    def _hello(self, hello: pb.Hello, peer: str, websocket_url: str, now_s: float) -> Accepted:
+    def _hello(
+        self, hello: pb.Hello, peer: str, websocket_url: str, now_s: float, local_identity: str
+    ) -> Accepted:
         if not _INSTANCE.fullmatch(hello.instance):
             raise FrameDecodeError("hello without an instance id of 1 to 128 of [A-Za-z0-9._-]")
         if len(hello.versions) > _VERSIONS_MAX or len(hello.features) > _FEATURES_MAX:
@@ -117,7 +129,7 @@ class LinkTable:
         if not hello.versions:
             raise VersionError("hello offers no version", offered="[]")
         # Until rights exist a peer's identity is its instance id.
-        identity = hello.instance
+        identity = local_identity or hello.instance
         key = (identity, hello.instance)
         replaced = self._by_instance.get(key)
         if replaced is None and len(self._by_id) >= self._limits.links_max:
@@ -126,6 +138,7 @@ class LinkTable:
             is_dialler=False, limits=self._limits, instance=hello.instance, is_hub=True, now_s=now_s
         )
         link.peer_identity = identity
+        link.is_local = bool(local_identity)
         link.peer_address = peer
         link.accept(
             hello,

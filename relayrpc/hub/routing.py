@@ -50,9 +50,16 @@ class RoutingRefusal:
     details: str
 
 
-def check_address(address: str) -> str:
-    """Say what is wrong with an announced address; empty when nothing is."""
-    if not address or (_ADDRESS.fullmatch(address) and len(address) <= _ADDRESS_BYTES_MAX):
+def check_address(address: str, *, is_local: bool = False) -> str:
+    """
+    Say what is wrong with an announced address; empty when nothing is.
+
+    Args:
+        address: The path.
+        is_local: It is the hub's own host that announces, which has the reserved ones.
+    """
+    path = address.removeprefix("$") if is_local else address
+    if not address or (_ADDRESS.fullmatch(path) and len(path) <= _ADDRESS_BYTES_MAX):
         return ""
     if address.startswith("$"):
         return f"address {address!r} is reserved for the hub"

@@ -65,7 +65,7 @@ class HubSessions:
         self.limits = limits
         self.table = LinkTable(limits=limits, token_bytes=token_bytes)
         self.forwarder = Forwarder(Router(random=random))
-        self._clock = clock
+        self.clock = clock
         self._drivers: dict[Link, LinkDriver] = {}
         # Of links that are over, while their last carriers end.
         self._ending: dict[Link, LinkDriver] = {}
@@ -83,9 +83,20 @@ class HubSessions:
         """Return the driver of a link that is not over."""
         return self._drivers[link]
 
-    def accept(self, carrier: Carrier) -> None:
-        """Take an open carrier; a door calls this."""
-        handshake = _Handshake(self, carrier)
+    @property
+    def is_draining(self) -> bool:
+        """True once drain() was called."""
+        return self._drained is not None
+
+    def accept(self, carrier: Carrier, *, local_identity: str = "") -> None:
+        """
+        Take an open carrier; a door calls this.
+
+        Args:
+            carrier: Not started yet.
+            local_identity: Who is at its other end, when that is the hub itself (local.py).
+        """
+        handshake = _Handshake(self, carrier, local_identity)
         if len(self._handshakes) >= self.limits.handshakes_open_max:
             handshake.refuse(AbuseError("too many handshakes are open; try later"))
             return
@@ -98,11 +109,17 @@ class HubSessions:
         """Forget a handshake that is done or failed."""
         self._handshakes.pop(handshake, None)
 
-    def first_batch(self, carrier: Carrier, batch: bytes) -> CarrierEvents | Refused:
+    def first_batch(
+        self, carrier: Carrier, batch: bytes, local_identity: str
+    ) -> CarrierEvents | Refused:
         """Decide on a carrier's first batch; returns who gets its further events."""
-        now_s = self._clock()
+        now_s = self.clock()
         decision = self.table.first_batch(
-            batch, peer=carrier.peer, websocket_url=carrier.websocket_url, now_s=now_s
+            batch,
+            peer=carrier.peer,
+            websocket_url=carrier.websocket_url,
+            now_s=now_s,
+            local_identity=local_identity,
         )
         if isinstance(decision, Refused):
             return decision
@@ -114,7 +131,7 @@ class HubSessions:
             self._drivers[link] = LinkDriver(
                 link,
                 loop=asyncio.get_running_loop(),
-                clock=self._clock,
+                clock=self.clock,
                 events_received=functools.partial(self._events_received, link),
                 carrier_ended=functools.partial(self._carrier_ended, link),
                 flushed=self._flushed,
@@ -126,7 +143,7 @@ class HubSessions:
         return driver.adopt(carrier, decision.attempt)
 
     def _events_received(self, link: Link, events: list[Event]) -> None:
-        if not self.forwarder.handle(link, events, now_s=self._clock()):
+        if not self.forwarder.handle(link, events, now_s=self.clock()):
             self.table.remove(link)
             driver = self._drivers.pop(link, None)
             if driver is not None and driver.carriers_count:
@@ -174,7 +191,7 @@ class HubSessions:
         """
         timeout_s = self.limits.drain_timeout_s
         self._drained = asyncio.Event()
-        self._drain_until_s = self._clock() + timeout_s
+        self._drain_until_s = self.clock() + timeout_s
         for link in self.table.links:
             link.go_away(reason="the hub stops", time_left_s=timeout_s)
             self._settle(link)
@@ -213,9 +230,10 @@ class _Handshake:
     link's driver.
     """
 
-    def __init__(self, sessions: HubSessions, carrier: Carrier) -> None:
+    def __init__(self, sessions: HubSessions, carrier: Carrier, local_identity: str) -> None:
         self._sessions = sessions
         self._carrier = carrier
+        self._local_identity = local_identity
         self._ride: CarrierEvents | None = None
         self._is_over = False
         self._timer: asyncio.TimerHandle | None = None
@@ -252,7 +270,7 @@ class _Handshake:
             return
         if self._is_over:
             return
-        decision = self._sessions.first_batch(self._carrier, batch)
+        decision = self._sessions.first_batch(self._carrier, batch, self._local_identity)
         if isinstance(decision, Refused):
             _log.warning("refused a carrier from %s: %s", self._carrier.peer, decision.error)
             self._finish(decision.batch)

@@ -82,6 +82,8 @@ class LinkCalls:
         self.is_closed = False
         self.is_draining = False
         self.has_carried = False
+        # Hub: the peer is a part of the hub itself.
+        self.is_local = False
         # What a hub vouches for to hosts; set by the hub.
         self.peer_identity = ""
         self.peer_address = ""

@@ -93,7 +93,7 @@ class Metadatum(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("method", "method_text", "address", "address_text", "shape", "time_left_us", "data", "half_close", "credit_bytes", "metadata", "order_key", "wait_for_ready", "caller_identity", "caller_peer")
+    __slots__ = ("method", "method_text", "address", "address_text", "shape", "time_left_us", "data", "half_close", "credit_bytes", "metadata", "order_key", "wait_for_ready", "caller_identity", "caller_peer", "instance", "sticky_key")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     METHOD_TEXT_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,8 @@ class Open(_message.Message):
     WAIT_FOR_READY_FIELD_NUMBER: _ClassVar[int]
     CALLER_IDENTITY_FIELD_NUMBER: _ClassVar[int]
     CALLER_PEER_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    STICKY_KEY_FIELD_NUMBER: _ClassVar[int]
     method: int
     method_text: str
     address: int
@@ -122,7 +124,9 @@ class Open(_message.Message):
     wait_for_ready: bool
     caller_identity: str
     caller_peer: str
-    def __init__(self, method: _Optional[int] = ..., method_text: _Optional[str] = ..., address: _Optional[int] = ..., address_text: _Optional[str] = ..., shape: _Optional[_Union[Shape, str]] = ..., time_left_us: _Optional[int] = ..., data: _Optional[bytes] = ..., half_close: _Optional[bool] = ..., credit_bytes: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., order_key: _Optional[str] = ..., wait_for_ready: _Optional[bool] = ..., caller_identity: _Optional[str] = ..., caller_peer: _Optional[str] = ...) -> None: ...
+    instance: str
+    sticky_key: str
+    def __init__(self, method: _Optional[int] = ..., method_text: _Optional[str] = ..., address: _Optional[int] = ..., address_text: _Optional[str] = ..., shape: _Optional[_Union[Shape, str]] = ..., time_left_us: _Optional[int] = ..., data: _Optional[bytes] = ..., half_close: _Optional[bool] = ..., credit_bytes: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., order_key: _Optional[str] = ..., wait_for_ready: _Optional[bool] = ..., caller_identity: _Optional[str] = ..., caller_peer: _Optional[str] = ..., instance: _Optional[str] = ..., sticky_key: _Optional[str] = ...) -> None: ...
 
 class Begin(_message.Message):
     __slots__ = ("metadata", "instance")
@@ -189,16 +193,18 @@ class ServiceDescription(_message.Message):
     def __init__(self, name: _Optional[str] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ...) -> None: ...
 
 class Announce(_message.Message):
-    __slots__ = ("id", "address", "services", "slots")
+    __slots__ = ("id", "address", "services", "slots", "priority")
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     services: _containers.RepeatedCompositeFieldContainer[ServiceDescription]
     slots: int
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[ServiceDescription, _Mapping]]] = ..., slots: _Optional[int] = ...) -> None: ...
+    priority: int
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[ServiceDescription, _Mapping]]] = ..., slots: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class Announced(_message.Message):
     __slots__ = ("id", "status", "details")
