@@ -78,7 +78,7 @@ class Circuit:
 
     def __init__(self, *, calls_count: int, payload_bytes: int) -> None:
         table = LinkTable(limits=DEFAULT_LIMITS, token_bytes=secrets.token_bytes)
-        self.hub = Forwarder(Router(random=random.Random(1)))
+        self.hub = Forwarder(Router(random=random.Random(1)), limits=DEFAULT_LIMITS)
         self.caller = Wire("caller", table)
         self.host = Wire("host", table)
         self.calls_count = calls_count

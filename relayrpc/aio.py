@@ -65,6 +65,8 @@ def server(
     tls: TLSOptions | None = None,
     instance: str | None = None,
     include_exception_detail: bool = False,
+    slots: int = 0,
+    priority: int = 0,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Server:
     """
@@ -86,6 +88,10 @@ def server(
         tls: How to verify a hub reached with relays:// or wss://; None: the system's certificates.
         instance: This host's instance id; None: random.
         include_exception_detail: Tell callers the text of handlers' exceptions, as grpc.aio does.
+        slots: Calls at once; more go to other hosts, or wait at the hub. 0: any number. Unlike
+            maximum_concurrent_rpcs, nothing is refused here.
+        priority: Hosts of the lowest number get the calls; above 0 this one stands by until no
+            host of a lower number is there.
         limits: Bounds of this endpoint.
 
     Raises:
@@ -112,6 +118,8 @@ def server(
         interceptors=interceptors or (),
         maximum_concurrent_rpcs=maximum_concurrent_rpcs,
         include_exception_detail=include_exception_detail,
+        slots=slots,
+        priority=priority,
     )
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "LinkRefusedError",
     "ProtocolError",
     "RelayError",
+    "TakeoverError",
     "UsageError",
     "VersionError",
 ]
@@ -44,6 +45,7 @@ __all__ = [
 _PROTOCOL_ERROR = 1
 _LIMIT = 3
 _VERSION = 4
+_REFUSED = 5
 
 
 class RelayError(Exception):
@@ -99,6 +101,12 @@ class AbuseError(ProtocolError):
     """The peer overran a bound on counts or rates; logged and counted apart."""
 
     close_code = _LIMIT
+
+
+class TakeoverError(ProtocolError):
+    """Links of one instance replace each other too often: two processes have the same id."""
+
+    close_code = _REFUSED
 
 
 class CarrierError(RelayError, OSError):

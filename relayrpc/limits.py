@@ -2,19 +2,20 @@
 Every bound the relay keeps, with its default and the reason for it. Pure data.
 
 Units are in the names. The hub and every endpoint read their bounds from one `Limits` value; what
-two peers must
-agree on travels in Hello and Welcome.
+two peers must agree on travels in Hello and Welcome. Owns: which values make sense together. Does
+not own: where they are read from (cli/config.py), what they add up to (hub/capacity.py).
 
 Source: docs/adr/0003-credit.md; protos/relayrpc/v1/link.proto, LinkLimits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import Final
 
 
-__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "Limits"]
+__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "LimitProblem", "Limits", "limit_problems"]
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -105,6 +106,21 @@ class Limits:
     parked_identity_bytes_max: int = 64 * MIB
     """Of that, for one identity."""
 
+    queue_calls_max: int = 1_024
+    """Calls that wait at one address for a host of one service."""
+    queue_bytes_max: int = 64 * MIB
+    """What all calls that wait at a hub hold, 1 KiB a call counted in."""
+    parked_wait_s: float = 2.0
+    """A call waits this long for a host that lost its connection, unless it may wait for ready."""
+    takeovers_max: int = 2
+    """New links of one instance that may replace the one before within `takeovers_window_s`;"""
+    takeovers_window_s: float = 60.0
+    """... one more is refused: two processes have the same instance id."""
+    log_records_per_s_max: int = 10
+    """Records of calls that failed, for each address and status; what is beyond is counted."""
+    log_keys_max: int = 1_024
+    """Addresses and statuses that are told apart for that; the others count as one."""
+
     # --- the endpoint ---
     handler_threads_max: int = 32
     """Threads for plain `def` handlers of one server."""
@@ -117,3 +133,127 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class LimitProblem:
+    """Why a value of `Limits` cannot be used."""
+
+    name: str
+    """The field."""
+    text: str
+    """What is wrong, to be read behind the field's name and value: "must be above 0"."""
+
+
+def limit_problems(limits: Limits) -> list[LimitProblem]:
+    """
+    Say what is wrong with each field, by itself and beside the others.
+
+    Returns:
+        Problems in the order of the fields; relations are looked at only where every field is
+        right by itself. Empty: all can be used.
+    """
+    alone = [
+        LimitProblem(field.name, text)
+        for field in fields(limits)
+        if (text := _problem_alone(field.name, getattr(limits, field.name)))
+    ]
+    if alone:
+        return alone
+    return [
+        LimitProblem(name, f"must be {sign} {what}, which is {bound}")
+        for name, sign, what, bound in _relations(limits)
+        if _is_broken(getattr(limits, name), sign, bound)
+    ]
+
+
+# What makes sense as 0: nothing is kept, nobody waits.
+_MAY_BE_ZERO: Final = {
+    "ack_after_s",
+    "drain_timeout_s",
+    "parked_bytes_max",
+    "parked_identity_bytes_max",
+    "parked_wait_s",
+    "queue_bytes_max",
+    "queue_calls_max",
+    "resume_window_s",
+    "takeovers_max",
+}
+# Milliseconds of it travel as uint32.
+_TIME_S_MAX: Final = 4_000_000
+# What gRPC takes for an option is an int32.
+_COUNT_MAX: Final = 1_000_000_000
+_BYTES_MAX: Final = 2**50
+# link.proto, LinkLimits: what a peer takes for an offer.
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    "batch_bytes_max": (64 * KIB, 256 * KIB),
+    "initial_credit_bytes": (4 * KIB, 64 * KIB),
+    "keepalive_interval_s": (0.1, 86_400),
+    "metadata_bytes_max": (1, 64 * KIB),
+}
+# The least a call must be able to have of half its link's budget.
+_SHARE_BYTES_MIN: Final = KIB
+# Of a batch, what frames other than data may use (link/outbox.py), less its own fields.
+_SMALL_FRAME_SHARE: Final = 3 / 4
+_FRAME_OVERHEAD_BYTES: Final = KIB
+
+
+def _problem_alone(name: str, value: float) -> str:
+    if not math.isfinite(value):
+        return "must be a finite number"
+    low, high = _RANGES.get(name, (0, _bound(name)))
+    if name in _RANGES and value < low:
+        return f"must be at least {low:g}"
+    if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+        return "must not be below 0" if name in _MAY_BE_ZERO else "must be above 0"
+    return f"must be at most {high:,}".replace(",", "_") if value > high else ""
+
+
+def _bound(name: str) -> int:
+    if name.endswith("_s"):
+        return _TIME_S_MAX
+    return _BYTES_MAX if "_bytes" in name else _COUNT_MAX
+
+
+def _relations(limits: Limits) -> list[tuple[str, str, str, float]]:
+    """Return field, "at most" or "at least", what it is compared with in words, and that value."""
+    most, least = "at most", "at least"
+    frame_bytes_max = int(limits.batch_bytes_max * _SMALL_FRAME_SHARE) - _FRAME_OVERHEAD_BYTES
+    return [
+        ("batch_bytes_target", most, "batch_bytes_max", limits.batch_bytes_max),
+        ("fragment_bytes_max", most, "batch_bytes_max", limits.batch_bytes_max),
+        ("small_bytes_max", most, "fragment_bytes_max", limits.fragment_bytes_max),
+        ("small_bytes_max", most, "initial_credit_bytes", limits.initial_credit_bytes),
+        (
+            # An END holds two lists and the details, and must fit in a batch.
+            "metadata_bytes_max",
+            most,
+            "half of 3/4 batch_bytes_max without details_bytes_max",
+            (frame_bytes_max - limits.details_bytes_max) // 2,
+        ),
+        ("message_bytes_max", most, "assembly_bytes_max", limits.assembly_bytes_max),
+        ("window_bytes_max", least, "initial_credit_bytes", limits.initial_credit_bytes),
+        ("window_bytes_max", most, "link_budget_bytes", limits.link_budget_bytes),
+        (
+            # Half the budget is shared out evenly among the calls of both directions.
+            "link_budget_bytes",
+            least,
+            "4 KiB for each of calls_open_max",
+            4 * _SHARE_BYTES_MIN * limits.calls_open_max,
+        ),
+        ("unacknowledged_bytes_min", least, "batch_bytes_max", limits.batch_bytes_max),
+        (
+            "unacknowledged_bytes_min",
+            most,
+            "unacknowledged_bytes_max",
+            limits.unacknowledged_bytes_max,
+        ),
+        ("ack_after_bytes", most, "unacknowledged_bytes_min", limits.unacknowledged_bytes_min),
+        ("ack_after_s", most, "keepalive_interval_s", limits.keepalive_interval_s),
+        ("parked_identity_bytes_max", most, "parked_bytes_max", limits.parked_bytes_max),
+        ("backoff_s_min", most, "backoff_s_max", limits.backoff_s_max),
+    ]
+
+
+def _is_broken(value: float, sign: str, bound: float) -> bool:
+    return value > bound if sign == "at most" else value < bound

@@ -341,7 +341,7 @@ class Channel(grpc.aio.Channel):
             raise grpc.aio.UsageError(
                 "Call credentials are not supported by a relay's channel; send a token as metadata"
             )
-        address = self._address
+        address, instance, sticky_key = self._address, "", ""
         pairs = EMPTY
         if metadata:
             try:
@@ -351,12 +351,8 @@ class Channel(grpc.aio.Channel):
             except MetadataTooLargeError as exc:
                 core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
                 return
-            if relay_keys.instance:
-                raise grpc.aio.UsageError(
-                    "metadata key 'relay-instance' is not supported: "
-                    "a call cannot choose its host's instance"
-                )
             address = relay_keys.address or address
+            instance, sticky_key = relay_keys.instance, relay_keys.sticky_key
         now_s = self.clock()
         if timeout is not None:
             core.deadline_s = now_s + min(_TIMEOUT_S_MAX, timeout)
@@ -374,6 +370,8 @@ class Channel(grpc.aio.Channel):
                 deadline_s=core.deadline_s,
                 data=data,
                 half_close=half_close,
+                sticky_key=sticky_key,
+                instance=instance,
                 wait_for_ready=bool(wait_for_ready),
                 now_s=now_s,
             )

@@ -63,6 +63,8 @@ _BACKOFF_JITTER: Final = 0.2
 _INSTANCE_BYTES: Final = 12
 # Close has left by then, or will never arrive.
 _CLOSE_TIMEOUT_S: Final = 1.0
+# The hub has answered by then, or is out of reach.
+_WITHDRAW_TIMEOUT_S: Final = 2.0
 # Answers of a hub after which dialling again would be wrong: it said no to us, or somebody took our
 # place.
 _FINAL_CODES: Final = frozenset(
@@ -94,6 +96,8 @@ DIALLING: Final = Dialling()
 class _Announcement:
     address: str
     services: list[pb.ServiceDescription]
+    slots: int
+    priority: int
     # Completed by the hub's answer on the current link.
     answer: asyncio.Future[None] | None = None
 
@@ -172,6 +176,8 @@ class LiveLink:
         self._waiters: list[asyncio.Future[None]] = []
         self._announcements: dict[int, _Announcement] = {}
         self._announcement_id = 0
+        # Completed by the hub's answers to Withdraw.
+        self._withdrawals: dict[int, asyncio.Future[None]] = {}
         # The URL a link moves to, from the last Welcome that came with a gRPC carrier.
         self._websocket_url = ""
         # Where the WebSocket door was that opened last, when the URL names the gRPC door and the
@@ -255,15 +261,28 @@ class LiveLink:
             await waiter
         return self._error
 
-    async def announce(self, address: str, services: list[pb.ServiceDescription]) -> None:
+    async def announce(
+        self,
+        address: str,
+        services: list[pb.ServiceDescription],
+        *,
+        slots: int = 0,
+        priority: int = 0,
+    ) -> None:
         """
         Serve at an address, on this link and every one that follows it. Call after connected().
+
+        Args:
+            address: Empty: each service at its full name.
+            services: What is served.
+            slots: Calls at once, the hub keeps the rest waiting; 0: any number.
+            priority: Above 0: stand by for hosts of a lower number.
 
         Raises:
             LinkRefusedError: The hub refused the announcement.
         """
         self._announcement_id += 1
-        announcement = _Announcement(address, services)
+        announcement = _Announcement(address, services, slots, priority)
         self._announcements[self._announcement_id] = announcement
         announcement.answer = asyncio.get_running_loop().create_future()
         if self.link.state is not LinkState.CONNECTING:
@@ -272,16 +291,28 @@ class LiveLink:
         await announcement.answer
 
     async def withdraw_all(self) -> None:
-        """Take every announcement back: no new calls come, running ones go on."""
+        """
+        Take every announcement back; running calls go on.
+
+        Returns when the hub has said that no new ones come, or cannot be asked.
+        """
         for announcement in self._announcements.values():
             answer = announcement.answer
             if answer is not None and not answer.done():
                 answer.set_exception(ConnectError("the announcement was taken back"))
-        if self._link is not None:
-            for announcement_id in self._announcements:
-                self._link.withdraw(announcement_id)
-            self._link.flush_soon()
+        withdrawn = list(self._announcements)
         self._announcements.clear()
+        link = self._link
+        if link is None or not self._is_up():
+            return
+        loop = asyncio.get_running_loop()
+        for announcement_id in withdrawn:
+            link.withdraw(announcement_id)
+            self._withdrawals[announcement_id] = loop.create_future()
+        link.flush_soon()
+        if self._withdrawals:
+            await asyncio.wait(self._withdrawals.values(), timeout=_WITHDRAW_TIMEOUT_S)
+            self._withdrawals.clear()
 
     async def aclose(self) -> None:
         """End what is left, say Close, and end the carrier. Idempotent."""
@@ -610,10 +641,19 @@ class LiveLink:
         self._wake.set()
 
     def _send_announcement(self, announcement_id: int, announcement: _Announcement) -> None:
-        self.link.announce(announcement_id, announcement.address, announcement.services)
+        self.link.announce(
+            announcement_id,
+            announcement.address,
+            announcement.services,
+            slots=announcement.slots,
+            priority=announcement.priority,
+        )
         self.link.flush_soon()
 
     def _announced(self, link: Link, announced: pb.Announced) -> None:
+        withdrawal = self._withdrawals.get(announced.id)
+        if withdrawal is not None and announced.status and not withdrawal.done():
+            withdrawal.set_result(None)
         announcement = self._announcements.get(announced.id)
         if announcement is None or link is not self._link:
             return
@@ -635,6 +675,9 @@ class LiveLink:
     def _link_ended(self, link: Link, error: RelayError | None) -> None:
         self._draining.pop(link, None)
         if link is self._link:
+            for withdrawal in self._withdrawals.values():
+                if not withdrawal.done():
+                    withdrawal.set_result(None)
             if error is not None and not self._is_closed:
                 self._error = error
                 if isinstance(error, LinkRefusedError) and error.detail.get("code") in _FINAL_CODES:

@@ -71,10 +71,16 @@ class RelayKeys(NamedTuple):
     """What a caller told the relay by metadata; empty: nothing."""
 
     address: str = ""
+    """Call at this address instead of the channel's."""
     instance: str = ""
+    """Only this host instance will do."""
+    sticky_key: str = ""
+    """Calls with the same key get the same host while it is there."""
 
 
 _NO_RELAY_KEYS: Final = RelayKeys()
+# As link.proto's Open has them.
+_RELAY_VALUE_BYTES_MAX: Final = {"address": 512, "instance": 128, "sticky_key": 128}
 
 
 class MetadataTooLargeError(ValueError):
@@ -115,7 +121,7 @@ def encode_invocation_metadata(
         return pairs, _NO_RELAY_KEYS
     taken: dict[str, str] = {}
     for key, value in relay_pairs:
-        name = key.removeprefix(_RELAY_PREFIX)
+        name = key.removeprefix(_RELAY_PREFIX).replace("-", "_")
         if name not in RelayKeys._fields:
             raise UsageError(
                 f"metadata key {key!r} is not known to the relay; "
@@ -123,6 +129,10 @@ def encode_invocation_metadata(
             )
         if name in taken:
             raise UsageError(f"metadata key {key!r} is given twice")
+        if len(value) > _RELAY_VALUE_BYTES_MAX[name]:
+            raise UsageError(
+                f"metadata key {key!r} takes at most {_RELAY_VALUE_BYTES_MAX[name]} bytes"
+            )
         taken[name] = value.decode("ascii")
     return pairs, RelayKeys(**taken)
 

@@ -75,6 +75,8 @@ class Server(grpc.aio.Server):
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         maximum_concurrent_rpcs: int | None = None,
         include_exception_detail: bool = False,
+        slots: int = 0,
+        priority: int = 0,
     ) -> None:
         """
         Args:
@@ -88,6 +90,8 @@ class Server(grpc.aio.Server):
                 link's own bound.
             include_exception_detail: Tell callers the text of handlers' exceptions, as grpc.aio
                 does.
+            slots: Calls at once, the hub keeps the rest waiting; 0: any number.
+            priority: Above 0: stand by for hosts of a lower number.
 
         Raises:
             ValueError: An interceptor is none.
@@ -112,6 +116,8 @@ class Server(grpc.aio.Server):
         )
         self._owns_executor = migration_thread_pool is None
         self._address = address
+        self._slots = slots
+        self._priority = priority
         self._table = HandlerTable()
         self._table.add_generic(handlers)
         self._calls_max = (
@@ -124,6 +130,8 @@ class Server(grpc.aio.Server):
         self._contexts: dict[Context, None] = {}
         self._is_started = False
         self._stopping: asyncio.Task[None] | None = None
+        # Calls that still come are answered UNAVAILABLE.
+        self._is_refusing = False
         # Set when the handlers that remain are to be given up; the earliest grace wins.
         self._give_up: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
@@ -195,22 +203,26 @@ class Server(grpc.aio.Server):
         self.thread_id = threading.get_ident()
         try:
             await self.live.connected()
-            await self.live.announce(self._address, services)
+            await self.live.announce(
+                self._address, services, slots=self._slots, priority=self._priority
+            )
         except BaseException:
             await self.live.aclose()
             raise
 
     async def stop(self, grace: float | None) -> None:
         """
-        Refuse new calls at once, let running ones finish for `grace` seconds, then end and cancel
-        the rest.
+        Have the hub send no new calls, let running ones finish for `grace` seconds, then end and
+        cancel the rest. Calls that were on their way are served, or refused when there is no grace.
 
         Returns when every handler has returned and the link is closed. Idempotent; may be called
         again with a smaller grace. Cancelling it leaves the stop under way.
         """
+        if not grace:
+            self._is_refusing = True
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop())
-        if self._contexts:
+        if self._is_started and not self._stopping.done():
             self._give_up_in(grace or 0.0)
         await asyncio.shield(self._stopping)
 
@@ -242,6 +254,7 @@ class Server(grpc.aio.Server):
     async def _stop(self) -> None:
         if self._is_started:
             await self.live.withdraw_all()
+            self._is_refusing = True
             while self._contexts:
                 self._idle.clear()
                 await self._idle.wait()
@@ -272,6 +285,7 @@ class Server(grpc.aio.Server):
         self._give_up = self.loop.call_at(due_s, self._cancel_calls)
 
     def _cancel_calls(self) -> None:
+        self._is_refusing = True
         for context in list(self._contexts):
             context.end(STATUS_UNAVAILABLE, "the host stopped")
             context.cancel_task()
@@ -281,7 +295,7 @@ class Server(grpc.aio.Server):
     def _call_opened(self, call: Call, opening: pb.Open) -> None:
         """Start the handler of a call; the link's on_call."""
         entry = self._table.entries.get(call.method)
-        if entry is None or self.interceptors or self._stopping is not None:
+        if entry is None or self.interceptors or self._is_refusing:
             entry = self._resolve(call, opening)
             if entry is None:
                 return
@@ -313,7 +327,7 @@ class Server(grpc.aio.Server):
         Find the handler of a call where a look into the table does not do; refuses the call where
         there is none.
         """
-        if self._stopping is not None:
+        if self._is_refusing:
             self._refuse(call, STATUS_UNAVAILABLE, "the host is stopping")
             return None
         if self.interceptors:

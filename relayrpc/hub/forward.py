@@ -5,9 +5,9 @@ no tasks.
 A call is two legs: the one it came on (opened by the caller's link) and the one it went out on
 (opened by the hub towards
 the host). `Call.app` of each is the other. Payloads are never decoded.
-Owns: forwarding, the passing on of credit under each link's budget. Does not own: which link a
-carrier belongs to
-(links.py), the choice of host (routing.py).
+Owns: forwarding, the passing on of credit under each link's budget, when a waiting call is tried
+again. Does not own: which link a carrier belongs to (links.py), the choice of host (routing.py),
+the order of those that wait (queue.py).
 Source: LINK.md "Credit, budget, fairness", "What a call's end may claim"; docs/adr/0003-credit.md.
 """
 
@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from relayrpc.hub.routing import Router, RoutingRefusal, check_address
+from relayrpc.hub.queue import CallQueue, QueuedCall
+from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal, check_address
 from relayrpc.link.call import (
+    STATUS_CANCELLED,
     STATUS_DEADLINE_EXCEEDED,
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
@@ -30,9 +32,11 @@ from relayrpc.link.events import (
     BeginReceived,
     CallEnded,
     CallOpened,
+    CallReturned,
     DataReceived,
     DeadlinePassed,
     Event,
+    GoingAwayReceived,
     GrantReceived,
     HalfCloseReceived,
     LinkEnded,
@@ -43,6 +47,8 @@ from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
+    from relayrpc.hub.routing import Place
+    from relayrpc.limits import Limits
     from relayrpc.link.link import Link
 
 
@@ -59,11 +65,15 @@ _HALF_CLOSED: Final = (int(CallState.AWAITING), int(CallState.AWAITING_BEGUN))
 class Forwarder:
     """Everything one hub decides about calls."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, *, limits: Limits) -> None:
         self.router = router
+        self.queue = CallQueue(limits)
+        self._limits = limits
         # Legs whose peer granted credit that the budget of their link did not allow to pass on,
         # longest starved first.
         self._starved: dict[Call, None] = {}
+        # Monotonic seconds, of the turn that is being handled.
+        self._now_s = 0.0
 
     @property
     def starved_count(self) -> int:
@@ -77,6 +87,7 @@ class Forwarder:
         Returns:
             False when the link has ended: it is to be forgotten.
         """
+        self._now_s = now_s
         for event in events:
             kind = type(event)
             if kind is CallEnded:
@@ -103,6 +114,8 @@ class Forwarder:
                     self._take_back_credit(call.app, call)
                     call.app.link.half_close(call.app)
                     call.app.link.flush_soon()
+                elif (waiting := self.queue.get(call)) is not None:
+                    waiting.frame.open.half_close = True
             case BeginReceived(call=call, frame=frame):
                 if call.app is not None:
                     _strip(frame.begin.metadata)
@@ -111,15 +124,19 @@ class Forwarder:
                     call.app.link.flush_soon()
             case DeadlinePassed(call=call):
                 self._deadline_passed(call)
+            case CallReturned(call=call, frame=frame):
+                self._route_again(call, frame)
             case AnnounceReceived(announce=announce):
                 self._announce(link, announce)
             case WithdrawReceived(announcement_id=announcement_id):
-                self.router.remove(link, announcement_id)
+                self._withdraw(link, announcement_id)
+            case GoingAwayReceived():
+                self._take_back_waiting(link, None)
             case LinkEnded():
-                self.router.remove_link(link)
+                for registration in self.router.remove_link(link):
+                    self._serve(registration.places)
             case _:
-                # SendReady: nobody here waits to write. Announced, GoingAway: a hub announces
-                # nothing and dials nobody.
+                # SendReady: nobody here waits to write. Announced: a hub announces nothing.
                 pass
 
     # --- one call ---
@@ -129,42 +146,155 @@ class Forwarder:
         if came.is_ended:
             # Its CANCEL came in the same batch: nothing is to be charged to it any more.
             return
-        choice = self.router.pick(came.address, came.method)
-        if isinstance(choice, RoutingRefusal):
-            self._refuse(came, choice.status, choice.details)
-            return
-        host = choice.link
-        frame = event.frame
-        opening = frame.open
-        size = len(event.data)
-        if host.is_draining:
-            self._refuse(came, STATUS_UNAVAILABLE, f"the host at {came.address!r} is going away")
-            return
-        assert host.budget is not None
-        assert came.link.budget is not None
-        # Charged before the host's link is asked: a peer may call itself, on one budget then.
-        wanted = opening.credit_bytes
-        budget = came.link.budget
-        credit = budget.charge_credit(came, wanted)
-        if not host.has_room_for_call or not host.budget.has_room(size):
-            self._refuse(
-                came, STATUS_RESOURCE_EXHAUSTED, f"the host at {came.address!r} has too much queued"
-            )
-            return
+        opening = event.frame.open
         if event.has_metadata:
             _strip(opening.metadata)
         opening.caller_identity = came.link.peer_identity
         opening.caller_peer = came.link.peer_address
-        went = host.forward_open(frame, came, data=event.data, credit_bytes=credit)
+        choice = self._pick(came, opening)
+        if type(choice) is Registration:
+            self._hand(came, event.frame, choice, event.data, opening.credit_bytes)
+        else:
+            assert isinstance(choice, RoutingRefusal)
+            entry = QueuedCall(came, event.frame, opening.credit_bytes, self._now_s)
+            self._wait(entry, choice)
+
+    def _pick(self, came: Call, opening: pb.Open) -> Registration | RoutingRefusal:
+        key = opening.sticky_key
+        if not key and opening.order_key:
+            # Of this caller's link only; the order holds at one host.
+            key = f"{came.link.link_id.hex()} {opening.order_key}"  # type: ignore[attr-defined]  # a Link
+        return self.router.pick(
+            came.address, came.method, instance=opening.instance, sticky_key=key
+        )
+
+    def _hand(
+        self, came: Call, frame: pb.Frame, choice: Registration, data: bytes, credit_bytes: int
+    ) -> None:
+        """
+        Open a call towards the host that was chosen.
+
+        Args:
+            came: The leg it came on.
+            frame: Its OPEN.
+            choice: Its host, whose link takes new calls.
+            data: What the OPEN holds.
+            credit_bytes: All that the caller takes of the responses now.
+        """
+        host = choice.link
+        size = len(data)
+        assert host.budget is not None
+        assert came.link.budget is not None
+        # Charged before the host's link is asked: a peer may call itself, on one budget then.
+        credit = came.link.budget.charge_credit(
+            came, min(credit_bytes, frame.open.credit_bytes)
+        )
+        if not host.budget.has_room(size):
+            self._refuse(
+                came, STATUS_RESOURCE_EXHAUSTED, f"the host at {came.address!r} has too much queued"
+            )
+            return
+        went = host.forward_open(frame, came, data=data, credit_bytes=credit)
         if size:
             host.budget.charge(went, size)
         came.app = went
-        if credit < wanted:
-            came.withheld_bytes = wanted - credit
+        if credit < credit_bytes:
+            came.withheld_bytes = credit_bytes - credit
             self._starved[came] = None
         choice.calls_open_count += 1
         went.served_by = choice
         host.flush_soon()
+
+    # --- calls that wait ---
+
+    def _wait(self, entry: QueuedCall, refusal: RoutingRefusal) -> None:
+        """Have a call wait for what it lacks, or refuse it where waiting is not asked for."""
+        lack = refusal.lack
+        may_wait = entry.frame.open.wait_for_ready
+        if lack is Lack.UNSERVED or (lack in (Lack.ABSENT, Lack.LEAVING) and not may_wait):
+            self._refuse(entry.call, refusal.status, refusal.details)
+            return
+        entry.place = refusal.place
+        entry.details = refusal.details
+        if lack is not Lack.PARKED or may_wait:
+            entry.until_s = None
+        else:
+            entry.until_s = self._now_s + self._limits.parked_wait_s
+        fault = self.queue.add(entry)
+        if fault:
+            self._refuse(entry.call, STATUS_RESOURCE_EXHAUSTED, f"{refusal.details}, and {fault}")
+
+    def _serve(self, places: Iterable[Place]) -> None:
+        """Look again at the calls that wait where hosts came, went, or have a slot free."""
+        if not len(self.queue):
+            return
+        for place in self.queue.at_or_below(places):
+            blocked = False
+            for entry in self.queue.at(place):
+                if entry.call.is_ended or (blocked and not entry.is_choosy):
+                    continue
+                choice = self._pick(entry.call, entry.frame.open)
+                if isinstance(choice, RoutingRefusal):
+                    if choice.place == place and choice.details == entry.details:
+                        blocked = blocked or not entry.is_choosy
+                        continue
+                    self.queue.take(entry.call)
+                    self._wait(entry, choice)
+                else:
+                    self.queue.take(entry.call)
+                    self._hand(
+                        entry.call, entry.frame, choice, entry.frame.open.data, entry.credit_bytes
+                    )
+
+    def expire_queued(self, *, now_s: float) -> None:
+        """Refuse the calls that have waited enough; due at `queue.next_end_s()`."""
+        for entry in self.queue.expired(now_s=now_s):
+            self._refuse(entry.call, STATUS_UNAVAILABLE, entry.details)
+            entry.call.link.flush_soon()
+
+    def _route_again(self, went: Call, frame: pb.Frame) -> None:
+        """A call came back from a host that was never handed it: choose again."""
+        came: Call | None = went.app
+        if came is None:
+            return
+        credit = went.receive_credit_bytes + came.withheld_bytes
+        self._take_back_credit(came, went)
+        self._part(went, came)
+        if came.is_ended:
+            return
+        choice = self._pick(came, frame.open)
+        if isinstance(choice, RoutingRefusal):
+            self._wait(QueuedCall(came, frame, credit, self._now_s), choice)
+        else:
+            self._hand(came, frame, choice, frame.open.data, credit)
+        came.link.flush_soon()
+
+    def link_opened(self, link: Link, *, now_s: float) -> None:
+        """A link has a carrier again: calls that waited for its host go on."""
+        self._now_s = now_s
+        for registration in self.router.of_link(link):
+            self._serve(registration.places)
+
+    def link_parked(self, link: Link, *, now_s: float) -> None:
+        """A link lost its carrier: calls that never left by it may go to another host."""
+        self._now_s = now_s
+        self._take_back_waiting(link, None)
+        for registration in self.router.of_link(link):
+            self._serve(registration.places)
+
+    def set_drained(self, registration: Registration, *, is_drained: bool, now_s: float) -> None:
+        """Give a host no new calls, or give it some again; running ones go on."""
+        self._now_s = now_s
+        registration.is_drained = is_drained
+        if is_drained:
+            self._take_back_waiting(registration.link, registration)
+        self._serve(registration.places)
+
+    def _take_back_waiting(self, link: Link, registration: Registration | None) -> None:
+        """Choose again for the calls that wait to leave by a link; None: for all of them."""
+        for went in link.calls_waiting:
+            if went.served_by is not None and registration in (None, went.served_by):
+                self._route_again(went, link.take_back(went))
 
     def _refuse(self, came: Call, status: int, details: str) -> None:
         """End a call that no host has seen."""
@@ -174,6 +304,8 @@ class Forwarder:
     def _call_ended(self, call: Call, frame: pb.Frame, has_metadata: bool) -> None:
         other: Call | None = call.app
         if other is None:
+            if len(self.queue):
+                self.queue.take(call)
             return
         self._part(call, other)
         if call.is_opener:
@@ -190,7 +322,9 @@ class Forwarder:
     def _deadline_passed(self, came: Call) -> None:
         went: Call | None = came.app
         not_executed = True
-        if went is not None:
+        if went is None:
+            self.queue.take(came)
+        else:
             not_executed = not went.link.was_given(went)
             self._part(came, went)
             went.link.cancel_call(went, is_deadline=True)
@@ -209,7 +343,10 @@ class Forwarder:
         if self._starved:
             self._starved.pop(call, None)
             self._starved.pop(other, None)
-        (call if call.is_opener else other).served_by.calls_open_count -= 1
+        registration = (call if call.is_opener else other).served_by
+        registration.calls_open_count -= 1
+        if len(self.queue):
+            self._serve(registration.places)
 
     # --- credit ---
 
@@ -220,6 +357,10 @@ class Forwarder:
         """
         if leg.state in _HALF_CLOSED:
             # The opener sends no more: credit would lie in the budget unused until the call ends.
+            return
+        if leg.app is None:
+            if (waiting := self.queue.get(leg)) is not None:
+                waiting.credit_bytes += credit_bytes
             return
         leg.withheld_bytes += credit_bytes
         if leg in self._starved:
@@ -279,9 +420,18 @@ class Forwarder:
         if fault:
             link.answer_announce(announce.id, status=_STATUS_INVALID_ARGUMENT, details=fault)
             return
-        services = frozenset(service.name for service in announce.services)
-        self.router.add(link, announce.id, announce.address, services)
+        registration = self.router.add(link, announce)
         link.answer_announce(announce.id)
+        self._serve(registration.places)
+
+    def _withdraw(self, link: Link, announcement_id: int) -> None:
+        registration = self.router.remove(link, announcement_id)
+        if registration is None:
+            return
+        self._take_back_waiting(link, registration)
+        # Whatever is still handed to the host is in a batch before this answer.
+        link.answer_announce(announcement_id, status=STATUS_CANCELLED, details="withdrawn")
+        self._serve(registration.places)
 
 
 def _strip(metadata: Iterable[pb.Metadatum]) -> None:

@@ -20,6 +20,7 @@ from relayrpc.errors import (
     FrameDecodeError,
     ProtocolError,
     RelayError,
+    TakeoverError,
     VersionError,
 )
 from relayrpc.link.frames import decode_batch, encode_unnumbered
@@ -39,6 +40,8 @@ _FEATURES_MAX: Final = 64
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 _ATTEMPT_MAX: Final = 2**63
+# Identity and instance.
+_Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,6 @@ class Accepted:
     link: Link
     attempt: int
     is_new: bool
-    replaced: Link | None = None
-    """
-    An older link of the same instance, already ended; its events and its Close are to be seen to.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,11 @@ class LinkTable:
         self._token_bytes = token_bytes
         self.epoch = token_bytes(_ID_BYTES)
         self._by_id: dict[bytes, Link] = {}
-        self._by_instance: dict[tuple[str, str], Link] = {}
+        self._by_instance: dict[_Key, Link] = {}
+        # New links of instances that have one already: each takes over once its peer is heard of.
+        self._newcomers: dict[Link, _Key] = {}
+        # When links of an instance replaced each other, of late.
+        self._takeovers_s: dict[_Key, list[float]] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -131,8 +134,12 @@ class LinkTable:
         # Until rights exist a peer's identity is its instance id.
         identity = local_identity or hello.instance
         key = (identity, hello.instance)
-        replaced = self._by_instance.get(key)
-        if replaced is None and len(self._by_id) >= self._limits.links_max:
+        older = self._by_instance.get(key)
+        if older is not None and older.state is LinkState.OPEN:
+            self._check_takeover(key, older, peer, now_s)
+        # One newcomer has the older link's place in the count.
+        has_place = older is not None and key not in self._newcomers.values()
+        if not has_place and len(self._by_id) >= self._limits.links_max:
             raise AbuseError(f"this hub holds {self._limits.links_max} links; try later")
         link = Link(
             is_dialler=False, limits=self._limits, instance=hello.instance, is_hub=True, now_s=now_s
@@ -147,15 +154,57 @@ class LinkTable:
             epoch=self.epoch,
             websocket_url=websocket_url,
         )
-        if replaced is not None:
-            self.remove(replaced)
-            replaced.close(
-                code=pb.Close.CODE_REPLACED,
-                reason=f"instance {hello.instance} opened a new link from {peer}",
-            )
         self._by_id[link.link_id] = link
+        if older is None:
+            self._by_instance[key] = link
+        else:
+            self._newcomers[link] = key
+        return Accepted(link, attempt=0, is_new=True)
+
+    def _check_takeover(self, key: _Key, older: Link, peer: str, now_s: float) -> None:
+        limits = self._limits
+        taken_s = self._takeovers_s.get(key, ())
+        recent = sum(now_s - at_s < limits.takeovers_window_s for at_s in taken_s)
+        if recent >= limits.takeovers_max:
+            raise TakeoverError(
+                f"instance {key[1]!r} is linked from {older.peer_address}, and links from it and "
+                f"from {peer} replaced each other {recent} times within "
+                f"{limits.takeovers_window_s:g} s; give every process an instance id of its own"
+            )
+
+    def heard_of(self, link: Link, *, now_s: float) -> Link | None:
+        """
+        Let a new link that its peer uses take the place of the older one of its instance.
+
+        A Hello alone does not: a connection that stalled may deliver it when its process is long
+        gone, and its successor must not be put out by it.
+
+        Returns:
+            The older link, ended; its events and its Close are to be seen to. None: there is none.
+        """
+        key = self._newcomers.pop(link, None)
+        if key is None:
+            return None
+        older = self._by_instance.get(key)
         self._by_instance[key] = link
-        return Accepted(link, attempt=0, is_new=True, replaced=replaced)
+        if older is None:
+            return None
+        if older.state is LinkState.OPEN:
+            # Two that are both there; one that lost its carrier is a process that came back.
+            taken_s = self._takeovers_s.setdefault(key, [])
+            taken_s.append(now_s)
+            del taken_s[: -self._limits.takeovers_max]
+        self.remove(older)
+        older.close(
+            code=pb.Close.CODE_REPLACED,
+            reason=f"instance {link.instance} opened a new link from {link.peer_address}",
+        )
+        return older
+
+    @property
+    def has_newcomers(self) -> bool:
+        """True while a link waits to take the place of an older one."""
+        return bool(self._newcomers)
 
     def _resume(
         self, resume: pb.Resume, peer: str, websocket_url: str, now_s: float
@@ -181,9 +230,11 @@ class LinkTable:
         """Forget a link that is over; idempotent."""
         if self._by_id.get(link.link_id) is link:
             del self._by_id[link.link_id]
+        self._newcomers.pop(link, None)
         key = (link.peer_identity, link.instance)
         if self._by_instance.get(key) is link:
             del self._by_instance[key]
+            self._takeovers_s.pop(key, None)
 
     def links_to_expire(self) -> list[Link]:
         """

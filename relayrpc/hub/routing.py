@@ -1,18 +1,23 @@
 """
 Which host serves a call: registrations by address and service, and the choice among them. Pure.
 
-Owns: the table of announcements. Does not own: links, frames, budgets (forward.py).
+Owns: the table of announcements. Does not own: links, frames, budgets (forward.py), calls that wait
+for a host (queue.py).
 Source: LINK.md "Shape"; DESIGN.md "What a caller is told".
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.link.call import STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
 from relayrpc.link.link import LinkState
+from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
@@ -21,10 +26,20 @@ if TYPE_CHECKING:
     from relayrpc.link.link import Link
 
 
-__all__ = ["Registration", "Router", "RoutingRefusal", "check_address"]
+__all__ = [
+    "Lack",
+    "Place",
+    "Registration",
+    "Router",
+    "RoutingRefusal",
+    "check_address",
+]
 
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 _ADDRESS_BYTES_MAX: Final = 512
+
+Place = tuple[str, str]
+"""Where hosts stand: (address, service)."""
 
 
 @dataclass(eq=False, slots=True)
@@ -32,22 +47,59 @@ class Registration:
     """One announcement of one link."""
 
     link: Link
-    announcement_id: int
-    address: str
-    """Empty: each service stands at its full name."""
-    services: frozenset[str]
+    announce: pb.Announce
+    slots: int
+    """Calls at once that its host wants at most; 0: as many as the link takes."""
+    priority: int
+    """Hosts of the lowest number get the calls; the others stand by."""
     calls_open_count: int = 0
     """Calls handed to the link through this registration and not over."""
-    places: list[tuple[str, str]] = field(default_factory=list)
-    """The (address, service) pairs it stands at."""
+    is_drained: bool = False
+    """An operator wants it to get no new calls."""
+    places: list[Place] = field(default_factory=list)
+
+    @property
+    def has_free_slot(self) -> bool:
+        """True while its host takes another call."""
+        return (
+            not self.slots or self.calls_open_count < self.slots
+        ) and self.link.has_room_for_call
+
+
+class Lack(Enum):
+    """Why there is no host for a call now."""
+
+    ABSENT = auto()
+    """Nobody listens."""
+    LEAVING = auto()
+    """Those who listen take no new calls any more."""
+    PARKED = auto()
+    """Those who listen have lost their connections, and may be back."""
+    BUSY = auto()
+    """Those who listen have no free slot."""
+    UNSERVED = auto()
+    """Hosts listen at the address, and none of them serves the service."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoutingRefusal:
-    """No host for a call; nothing was executed."""
+    """No host for a call now; nothing was executed."""
 
     status: int
     details: str
+    lack: Lack
+    place: Place
+    """Where a host would have to come; the address as called where nobody listens."""
+
+
+@dataclass(eq=False, slots=True)
+class _Standing:
+    """Who stands at one place."""
+
+    hosts: list[Registration] = field(default_factory=list)
+    """In order of registration."""
+    shapes: dict[str, int] = field(default_factory=dict)
+    """pb.Shape by full method name; unknown where hosts contradict each other."""
 
 
 def check_address(address: str, *, is_local: bool = False) -> str:
@@ -74,34 +126,49 @@ class Router:
 
     def __init__(self, *, random: random.Random) -> None:
         self._random = random
-        self._registrations: dict[tuple[Link, int], Registration] = {}
-        # In order of registration.
-        self._by_place: dict[tuple[str, str], list[Registration]] = {}
+        self._by_link: dict[Link, dict[int, Registration]] = {}
+        self._by_place: dict[Place, _Standing] = {}
+        # How many registrations stand there for each service.
         self._services_by_address: dict[str, dict[str, int]] = {}
 
     @property
     def registrations(self) -> list[Registration]:
-        """All of them, oldest first."""
-        return list(self._registrations.values())
+        """All of them, link by link."""
+        return [entry for entries in self._by_link.values() for entry in entries.values()]
 
-    def add(self, link: Link, announcement_id: int, address: str, services: frozenset[str]) -> None:
+    def of_link(self, link: Link) -> list[Registration]:
+        """Return the registrations of one link, oldest first."""
+        return list(self._by_link.get(link, {}).values())
+
+    def add(self, link: Link, announce: pb.Announce) -> Registration:
         """Register; the address is already checked and the id is new on its link."""
-        registration = Registration(link, announcement_id, address, services)
-        self._registrations[link, announcement_id] = registration
-        for service in sorted(services):
-            place = (address or service, service)
+        registration = Registration(link, announce, announce.slots, announce.priority)
+        self._by_link.setdefault(link, {})[announce.id] = registration
+        for service in {entry.name: entry for entry in announce.services}.values():
+            name = service.name
+            place = (announce.address or name, name)
             registration.places.append(place)
-            self._by_place.setdefault(place, []).append(registration)
+            standing = self._by_place.setdefault(place, _Standing())
+            standing.hosts.append(registration)
+            for method in service.methods:
+                full_name = f"{name}/{method.name}"
+                known = standing.shapes.setdefault(full_name, method.shape)
+                if known != method.shape:
+                    standing.shapes[full_name] = pb.SHAPE_UNKNOWN
             counts = self._services_by_address.setdefault(place[0], {})
-            counts[service] = counts.get(service, 0) + 1
+            counts[name] = counts.get(name, 0) + 1
+        return registration
 
-    def remove(self, link: Link, announcement_id: int) -> None:
-        """Take one registration out; does nothing when it is not there."""
-        registration = self._registrations.pop((link, announcement_id), None)
+    def remove(self, link: Link, announcement_id: int) -> Registration | None:
+        """Take one registration out and return it; None when it is not there."""
+        of_link = self._by_link.get(link, {})
+        registration = of_link.pop(announcement_id, None)
         if registration is None:
-            return
+            return None
+        if not of_link:
+            del self._by_link[link]
         for place in registration.places:
-            hosts = self._by_place[place]
+            hosts = self._by_place[place].hosts
             hosts.remove(registration)
             if not hosts:
                 del self._by_place[place]
@@ -112,39 +179,130 @@ class Router:
                 del counts[service]
                 if not counts:
                     del self._services_by_address[address]
+        return registration
 
-    def remove_link(self, link: Link) -> None:
-        """Take out everything a link announced."""
-        for owner, announcement_id in list(self._registrations):
-            if owner is link:
-                self.remove(link, announcement_id)
+    def remove_link(self, link: Link) -> list[Registration]:
+        """Take out everything a link announced, and return it."""
+        registrations = self.of_link(link)
+        for registration in registrations:
+            self.remove(link, registration.announce.id)
+        return registrations
 
-    def pick(self, address: str, method: str) -> Registration | RoutingRefusal:
+    def shape(self, address: str, method: str) -> int:
         """
-        Choose the host for a call: one with a carrier before a parked one, then the least calls
-        open, ties at random.
+        Return the shape that hosts announced for a method, as pb.Shape; SHAPE_UNKNOWN when nobody
+        did.
 
         Args:
             address: Where the caller calls.
             method: "pkg.Service/Method".
         """
+        standing = self._by_place.get(self._place(address, method.partition("/")[0]))
+        return pb.SHAPE_UNKNOWN if standing is None else standing.shapes.get(method, 0)
+
+    def pick(
+        self, address: str, method: str, *, instance: str = "", sticky_key: str = ""
+    ) -> Registration | RoutingRefusal:
+        """
+        Choose the host for a call: of those with a carrier and a free slot, at the longest prefix
+        of the address, the first in priority, then the one with the least calls open, ties at
+        random.
+
+        Args:
+            address: Where the caller calls.
+            method: "pkg.Service/Method".
+            instance: The only host instance that will do; empty: any.
+            sticky_key: Calls with the same key get the same host while it is there, whatever its
+                load; a host that comes or goes changes the host of as few keys as possible.
+        """
         service = method.partition("/")[0]
-        hosts = self._by_place.get((address, service))
-        if hosts is None:
-            if address in self._services_by_address:
-                return RoutingRefusal(
-                    STATUS_UNIMPLEMENTED, f"no host at {address!r} serves {service!r}"
-                )
-            return RoutingRefusal(STATUS_UNAVAILABLE, f"no host listens at {address!r}")
-        if len(hosts) == 1:
+        place = (address, service)
+        standing = self._by_place.get(place)
+        if standing is None:
+            place = self._place(address, service)
+            standing = self._by_place.get(place)
+            if standing is None:
+                return self._nobody(address, service)
+        hosts = standing.hosts
+        if len(hosts) == 1 and not instance and _is_ready(hosts[0]) and hosts[0].has_free_slot:
             return hosts[0]
         best: list[Registration] = []
-        best_load = (True, 0)
+        best_rank = (0, 0)
+        lack = Lack.ABSENT
         for host in hosts:
-            load = (host.link.state is not LinkState.OPEN, host.calls_open_count)
-            if not best or load < best_load:
+            link = host.link
+            if instance and link.instance != instance:
+                continue
+            if link.is_draining or host.is_drained:
+                lack = Lack.LEAVING if lack is Lack.ABSENT else lack
+                continue
+            if link.state is not LinkState.OPEN:
+                if link.state is LinkState.PARKED and lack is not Lack.BUSY:
+                    lack = Lack.PARKED
+                continue
+            lack = Lack.BUSY
+            # A full host counts for its priority: a standby is for the loss of a host.
+            load = host.calls_open_count if host.has_free_slot else _FULL
+            rank = (host.priority, 0 if sticky_key else load)
+            if not best or rank < best_rank:
                 best = [host]
-                best_load = load
-            elif load == best_load:
+                best_rank = rank
+            elif rank == best_rank:
                 best.append(host)
-        return best[0] if len(best) == 1 else self._random.choice(best)
+        if sticky_key and best:
+            best = [max(best, key=lambda host: _affinity(sticky_key, host.link.instance))]
+        if best and best[0].has_free_slot:
+            return best[0] if len(best) == 1 else self._random.choice(best)
+        return _no_host(lack, address, instance, place)
+
+    def _place(self, address: str, service: str) -> Place:
+        """Find where the hosts of a call stand; the address itself when nobody does."""
+        by_place = self._by_place
+        for prefix in _prefixes(address):
+            if (prefix, service) in by_place:
+                return prefix, service
+        return address, service
+
+    def _nobody(self, address: str, service: str) -> RoutingRefusal:
+        place = (address, service)
+        if any(prefix in self._services_by_address for prefix in _prefixes(address)):
+            return RoutingRefusal(
+                STATUS_UNIMPLEMENTED,
+                f"no host at {address!r} serves {service!r}",
+                Lack.UNSERVED,
+                place,
+            )
+        return _no_host(Lack.ABSENT, address, "", place)
+
+
+# More calls than any host has open.
+_FULL: Final = 2**62
+
+_LACKS: Final = {
+    Lack.ABSENT: "no host listens at {}",
+    Lack.LEAVING: "the host at {} is going away",
+    Lack.PARKED: "the host at {} lost its connection and has not come back",
+    Lack.BUSY: "every slot of the hosts at {} is taken",
+}
+
+
+def _no_host(lack: Lack, address: str, instance: str, place: Place) -> RoutingRefusal:
+    where = f"{address!r} with instance {instance!r}" if instance else repr(address)
+    return RoutingRefusal(STATUS_UNAVAILABLE, _LACKS[lack].format(where), lack, place)
+
+
+def _is_ready(host: Registration) -> bool:
+    link = host.link
+    return link.state is LinkState.OPEN and not link.is_draining and not host.is_drained
+
+
+def _prefixes(address: str) -> Iterator[str]:
+    """Yield the address and the paths above it, longest first."""
+    while address:
+        yield address
+        address = address.rpartition("/")[0]
+
+
+def _affinity(key: str, instance: str) -> bytes:
+    """Rank an instance for a key: rendezvous hashing."""
+    return hashlib.blake2b(f"{key}\0{instance}".encode(), digest_size=8).digest()

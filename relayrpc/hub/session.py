@@ -23,6 +23,7 @@ from relayrpc.hub.links import LinkTable, Refused
 from relayrpc.hub.routing import Router
 from relayrpc.link.events import LinkEnded
 from relayrpc.link.frames import encode_unnumbered
+from relayrpc.link.link import LinkState
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -64,7 +65,7 @@ class HubSessions:
         """
         self.limits = limits
         self.table = LinkTable(limits=limits, token_bytes=token_bytes)
-        self.forwarder = Forwarder(Router(random=random))
+        self.forwarder = Forwarder(Router(random=random), limits=limits)
         self.clock = clock
         self._drivers: dict[Link, LinkDriver] = {}
         # Of links that are over, while their last carriers end.
@@ -73,6 +74,8 @@ class HubSessions:
         # Set while the hub drains, and completed when nothing is left to wait for.
         self._drained: asyncio.Event | None = None
         self._drain_until_s = 0.0
+        # Due when the first call that waits for a host has waited enough.
+        self._queue_timer: asyncio.TimerHandle | None = None
 
     @property
     def handshakes_count(self) -> int:
@@ -124,9 +127,6 @@ class HubSessions:
         if isinstance(decision, Refused):
             return decision
         link = decision.link
-        if decision.replaced is not None:
-            _log.info("instance %s: a new link replaces the old one", link.instance)
-            self._settle(decision.replaced)
         if decision.is_new:
             self._drivers[link] = LinkDriver(
                 link,
@@ -138,12 +138,20 @@ class HubSessions:
             )
             if self._drained is not None:
                 link.go_away(reason="the hub stops", time_left_s=self._drain_until_s - now_s)
+        else:
+            self.forwarder.link_opened(link, now_s=now_s)
         driver = self._drivers[link]
         _log.info("link of %s: %s carrier from %s", link.instance, carrier.kind, carrier.peer)
         return driver.adopt(carrier, decision.attempt)
 
     def _events_received(self, link: Link, events: list[Event]) -> None:
-        if not self.forwarder.handle(link, events, now_s=self.clock()):
+        now_s = self.clock()
+        is_alive = self.forwarder.handle(link, events, now_s=now_s)
+        if self.table.has_newcomers:
+            self._take_over(link, now_s)
+        if len(self.forwarder.queue):
+            self._watch_queue(now_s)
+        if not is_alive:
             self.table.remove(link)
             driver = self._drivers.pop(link, None)
             if driver is not None and driver.carriers_count:
@@ -152,6 +160,25 @@ class HubSessions:
             ended = events[-1]
             if isinstance(ended, LinkEnded) and isinstance(ended.error, ProtocolError):
                 _log.warning("link of %s ended: %s", link.instance, ended.error)
+
+    def _take_over(self, link: Link, now_s: float) -> None:
+        older = self.table.heard_of(link, now_s=now_s)
+        if older is not None:
+            _log.info("instance %s: a new link replaces the old one", link.instance)
+            self._settle(older)
+
+    def _watch_queue(self, now_s: float) -> None:
+        """Have calls that wait for a host looked at when one of them has waited enough."""
+        end_s = self.forwarder.queue.next_end_s()
+        if end_s is not None and self._queue_timer is None:
+            loop = asyncio.get_running_loop()
+            self._queue_timer = loop.call_later(max(0.0, end_s - now_s), self._queue_due)
+
+    def _queue_due(self) -> None:
+        self._queue_timer = None
+        now_s = self.clock()
+        self.forwarder.expire_queued(now_s=now_s)
+        self._watch_queue(now_s)
 
     def _settle(self, link: Link) -> None:
         """See to the events and the Close of a link that was ended from outside its driver."""
@@ -167,6 +194,10 @@ class HubSessions:
         ending = self._ending.get(link)
         if ending is not None and not ending.carriers_count:
             del self._ending[link]
+        if link.state is LinkState.PARKED:
+            now_s = self.clock()
+            self.forwarder.link_parked(link, now_s=now_s)
+            self._watch_queue(now_s)
         for heavy in self.table.links_to_expire():
             heavy.close(code=pb.Close.CODE_LIMIT, reason="parked links keep too much")
             self._settle(heavy)
@@ -211,6 +242,8 @@ class HubSessions:
 
     async def aclose(self) -> None:
         """Close every link now; returns when the carriers are over. Idempotent."""
+        if self._queue_timer is not None:
+            self._queue_timer.cancel()
         for handshake in list(self._handshakes):
             handshake.refuse(AbuseError("the hub stops"))
         for link in self.table.links:

@@ -114,6 +114,10 @@ class BatchLog:
         is_known = self._again and self._is_again_missing
         return number < (self._again[0].number if is_known else self.sent_number + 1)
 
+    def batches_not_given(self) -> list[bytes]:
+        """Return the batches that the peer is known not to hold, in order."""
+        return [batch.data for batch in self._again] if self._is_again_missing else []
+
     def first_kept(self) -> KeptBatch | None:
         """Return the oldest batch that is not acknowledged."""
         return self._kept[0] if self._kept else None

@@ -33,6 +33,7 @@ from relayrpc.link.events import (
     BeginReceived,
     CallEnded,
     CallOpened,
+    CallReturned,
     DataReceived,
     DeadlinePassed,
     Event,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["LinkCalls"]
 
 _CREDIT_BYTES_MAX: Final = 2**31 - 1
-_ORDER_KEY_BYTES_MAX: Final = 128
+_KEY_BYTES_MAX: Final = 128
 
 # Plain ints: enum members are slower to compare and to index with.
 _ENDED: Final = int(CallState.ENDED)
@@ -152,7 +153,12 @@ class LinkCalls:
         credit = opening.credit_bytes
         if len(data) > self.limits.initial_credit_bytes:
             raise FlowControlError(f"open with {len(data)} bytes of data")
-        if credit > _CREDIT_BYTES_MAX or len(opening.order_key) > _ORDER_KEY_BYTES_MAX:
+        if (
+            credit > _CREDIT_BYTES_MAX
+            or len(opening.order_key) > _KEY_BYTES_MAX
+            or len(opening.sticky_key) > _KEY_BYTES_MAX
+            or len(opening.instance) > _KEY_BYTES_MAX
+        ):
             raise FrameDecodeError("open with a field outside its range")
         has_metadata = bool(opening.metadata)
         if has_metadata:
@@ -316,6 +322,8 @@ class LinkCalls:
         data: bytes = b"",
         half_close: bool = False,
         order_key: str = "",
+        sticky_key: str = "",
+        instance: str = "",
         wait_for_ready: bool = False,
         credit_bytes: int | None = None,
         now_s: float,
@@ -333,6 +341,8 @@ class LinkCalls:
             data: First bytes of the request stream.
             half_close: No more requests follow.
             order_key: Calls of one key are started in the order of their opening.
+            sticky_key: Calls of one key go to the same host.
+            instance: The only host instance that will do; empty: any.
             wait_for_ready: Wait for a host.
             credit_bytes: First credit for the responses; None: the default.
             now_s: Monotonic seconds.
@@ -350,6 +360,10 @@ class LinkCalls:
             add_metadata(opening.metadata, metadata)
         if order_key:
             opening.order_key = order_key
+        if sticky_key:
+            opening.sticky_key = sticky_key
+        if instance:
+            opening.instance = instance
         if wait_for_ready:
             opening.wait_for_ready = True
         if credit_bytes is None:
@@ -476,6 +490,47 @@ class LinkCalls:
             self._outbox.add_control(
                 encode_frame(pb.Frame(call_id=call_id, cancel=pb.Cancel(reason=reason)))
             )
+
+    @property
+    def calls_waiting(self) -> list[Call]:
+        """Calls opened here that are in no batch yet, in order."""
+        return list(self._calls_waiting)
+
+    def take_back(self, call: Call) -> pb.Frame:
+        """
+        Take back a call whose OPEN is in no batch yet: the peer never hears of it.
+
+        Returns:
+            The OPEN, with the data that waited behind it.
+        """
+        frame = call.open_frame
+        assert frame is not None
+        opening = frame.open
+        if call.queue:
+            opening.data += b"".join(call.queue)
+        if call.tail is not None:
+            opening.half_close = True
+        self.forget(call)
+        return frame
+
+    def _opens_not_given(self) -> dict[int, pb.Frame]:
+        """
+        Return the OPENs, by call id and with what followed them, of batches that the peer is known
+        not to hold.
+        """
+        frames: dict[int, pb.Frame] = {}
+        for data in self.log.batches_not_given():
+            for frame in pb.Batch.FromString(data).frames:
+                body = frame.WhichOneof("body")
+                if body == "open":
+                    frames[frame.call_id] = frame
+                elif frame.call_id in frames:
+                    opening = frames[frame.call_id].open
+                    if body == "data":
+                        opening.data += frame.data
+                    elif body == "half_close":
+                        opening.half_close = True
+        return frames
 
     def was_given(self, call: Call) -> bool:
         """Say whether the peer may hold the OPEN of a call opened here."""
@@ -655,12 +710,19 @@ class LinkCalls:
         return text.encode()[: self.limits.details_bytes_max].decode(errors="ignore")
 
     def _end_calls(self, reason: str) -> None:
-        """End every call because the link is over."""
+        """End every call with the link; at a hub, those that the peer never had come back."""
+        not_given = self._opens_not_given() if self.is_hub else {}
         for call in [*self._calls.values(), *self._calls_waiting]:
             if call.state == _ENDED:
                 # Its END was still waiting; nobody is left to tell.
                 self.forget(call)
                 continue
+            if self.is_hub and call.is_opener and not self.was_given(call):
+                if call.id in not_given:
+                    call.open_frame = not_given[call.id]
+                if call.open_frame is not None:
+                    self._events.append(CallReturned(call, self.take_back(call)))
+                    continue
             frame = make_end(
                 STATUS_UNAVAILABLE if call.is_opener else STATUS_CANCELLED,
                 self._cut_details(reason),

@@ -22,6 +22,7 @@ __all__ = [
     "BeginReceived",
     "CallEnded",
     "CallOpened",
+    "CallReturned",
     "DataReceived",
     "DeadlinePassed",
     "Event",
@@ -55,6 +56,21 @@ class CallOpened(Event):
         self.frame = frame
         self.data = data
         self.has_metadata = has_metadata
+
+
+class CallReturned(Event):
+    """
+    The link ended, and the peer never had this call that was opened here (hub only); in place of
+    CallEnded.
+
+    `frame` is its OPEN with all data that was written, good to be opened on another link.
+    """
+
+    __slots__ = ("call", "frame")
+
+    def __init__(self, call: Call, frame: pb.Frame) -> None:
+        self.call = call
+        self.frame = frame
 
 
 class BeginReceived(Event):

@@ -498,13 +498,16 @@ class Link(LinkCalls):
         services: list[pb.ServiceDescription],
         *,
         slots: int = 0,
+        priority: int = 0,
     ) -> None:
         """
         Offer services at an address; AnnouncedReceived tells the outcome.
 
         One that is too large for a batch is refused here, by the same event.
         """
-        announce = pb.Announce(id=announcement_id, address=address, services=services, slots=slots)
+        announce = pb.Announce(
+            id=announcement_id, address=address, services=services, slots=slots, priority=priority
+        )
         frame = encode_frame(pb.Frame(announce=announce))
         limit_bytes = self._outbox.frame_bytes_max
         if len(frame) > limit_bytes:

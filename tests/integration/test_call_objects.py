@@ -21,6 +21,7 @@ from relayrpc.endpoint.handlers import MethodEntry
 from relayrpc.errors import ConfigError, LinkRefusedError
 from relayrpc.limits import Limits
 from tests.support.relay import Stub, running_hub, running_relay
+from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
@@ -111,8 +112,10 @@ async def test_wrong_metadata_raises_at_the_call() -> None:
             method(b"", metadata=(("Upper", "x"),))
         with pytest.raises(TypeError):
             method(b"", metadata=(("x-bin", "text"),))
-        with pytest.raises(grpc.aio.UsageError, match="relay-instance"):
-            method(b"", metadata=(("relay-instance", "i"),))
+        with pytest.raises(grpc.aio.UsageError, match="relay-nonsense"):
+            method(b"", metadata=(("relay-nonsense", "i"),))
+        with pytest.raises(grpc.aio.UsageError, match="at most 128 bytes"):
+            method(b"", metadata=(("relay-instance", "i" * 129),))
         assert not relay.channel.calls
 
 
@@ -380,7 +383,8 @@ async def test_stopping_with_grace_lets_a_call_finish_and_refuses_new_ones() -> 
         await started.wait()
         assert await relay.server.wait_for_termination(0)
         stopping = asyncio.create_task(relay.server.stop(60))
-        await asyncio.sleep(0)
+        router = relay.hub.sessions.forwarder.router
+        await until(lambda: not router.registrations)
         with pytest.raises(relayrpc.aio.RpcError) as caught:
             await method(b"")
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -170,11 +170,15 @@ async def test_hub_lets_a_new_link_of_an_instance_replace_the_old_one(
 ) -> None:
     old = await _worked_link(open_carrier)
     new = await RawLink.open(await open_carrier(), instance=old.instance)
+    # A Hello alone replaces nobody.
+    await _check_lives(old, 3)
+    await new.send(open_frame(1, "nowhere"))
+    await new.carrier.receive_body("end")
     last = await old.carrier.receive_last()
     assert last is not None
     assert last.close.code == pb.Close.CODE_REPLACED
     assert new.welcome.link_id != old.welcome.link_id
-    await _check_lives(new, 1)
+    await _check_lives(new, 3)
     late = await open_carrier()
     await late.send(old.resume(1))
     assert (await late.receive_body("expired")).expired.reason

@@ -137,6 +137,9 @@ def _check_hub(world: World, hub: SimHub) -> None:
     for link in hub.table.links:
         _check_link(world, f"{hub.name}'s link of {link.instance}", link)
     forwarder = hub.forwarder
+    queue = forwarder.queue
+    if len(queue) or queue.places or queue._used_bytes:
+        world.fail("leak", f"{hub.name}: {len(queue)} calls wait, {queue._used_bytes} bytes")
     if forwarder._starved:
         world.fail("leak", f"{hub.name}: {len(forwarder._starved)} starved")
     for registration in forwarder.router.registrations:
@@ -159,6 +162,8 @@ def check_closed(network: Network) -> None:
             "registrations": len(router.registrations),
             "places": len(router._by_place),
             "addresses": len(router._services_by_address),
+            "newcomers": len(hub.table._newcomers),
+            "takeovers": len(hub.table._takeovers_s),
         }
         for what, count in left.items():
             if count:

@@ -25,6 +25,7 @@ from relayrpc.link.events import (
     BeginReceived,
     CallEnded,
     CallOpened,
+    CallReturned,
     DataReceived,
     DeadlinePassed,
     Event,
@@ -409,7 +410,7 @@ class Peer:
         self.world.seen["link ended"] += 1
         if link is self.link and not self.is_final:
             detail: Any = getattr(error, "detail", {})
-            if detail.get("code") == pb.Close.CODE_REPLACED:
+            if detail.get("code") in (pb.Close.CODE_REPLACED, pb.Close.CODE_REFUSED):
                 self.is_final = True
                 self.world.seen["replaced"] += 1
                 return
@@ -428,7 +429,9 @@ class SimHub:
         self.limits = limits
         self.name = name
         self.table = LinkTable(limits=limits, token_bytes=self.world.token_bytes)
-        self.forwarder = Forwarder(Router(random=random.Random(self.world.random.random())))
+        self.forwarder = Forwarder(
+            Router(random=random.Random(self.world.random.random())), limits=limits
+        )
         self.drivers: dict[Link, LinkDriver] = {}
         self.is_dead = False
         self._clock_offset_s = self.world.random.uniform(0, 1e5)
@@ -437,6 +440,7 @@ class SimHub:
         # Carriers whose first batch has not come.
         self.handshakes: dict[_Handshake, None] = {}
         self.pairs: list[CarrierPair] = []
+        self._is_queue_due = False
         # Legs that are over, to see that nothing more is said of them.
         self._over: set[Call] = set()
 
@@ -463,20 +467,19 @@ class SimHub:
             self.world.seen[f"refused: {str(decision.error)[:40]}"] += 1
             return decision
         link = decision.link
-        if decision.replaced is not None:
-            self.world.seen["takeover"] += 1
-            self._settle(decision.replaced)
         if decision.is_new:
             self.drivers[link] = LinkDriver(
                 link,
                 loop=self.world,  # type: ignore[arg-type]
                 clock=self.clock,
                 events_received=functools.partial(self._events_received, link),
-                carrier_ended=self._carrier_ended,
+                carrier_ended=functools.partial(self._carrier_ended, link),
                 flushed=self._flushed,
             )
             if self._drain_until_s is not None:
                 link.go_away(reason="the hub stops", time_left_s=self._drain_until_s - now_s)
+        else:
+            self.forwarder.link_opened(link, now_s=now_s)
         return self.drivers[link].adopt(carrier, decision.attempt)
 
     def drain(self) -> None:
@@ -511,7 +514,14 @@ class SimHub:
         if self.is_dead:
             return
         self._check_events(events)
-        if not self.forwarder.handle(link, events, now_s=self.clock()):
+        now_s = self.clock()
+        is_alive = self.forwarder.handle(link, events, now_s=now_s)
+        older = self.table.heard_of(link, now_s=now_s)
+        if older is not None:
+            self.world.seen["takeover"] += 1
+            self._settle(older)
+        self._watch_queue()
+        if not is_alive:
             self.table.remove(link)
             self.drivers.pop(link, None)
 
@@ -525,7 +535,7 @@ class SimHub:
                 continue
             if call in over and not isinstance(event, SendReady):
                 world.fail("hub-ends-once", f"{self.name}: {type(event).__name__} after the end")
-            if isinstance(event, CallEnded):
+            if isinstance(event, (CallEnded, CallReturned)):
                 over.add(call)
 
     def _settle(self, link: Link) -> None:
@@ -534,9 +544,27 @@ class SimHub:
             self._events_received(link, events)
         link.flush_soon()
 
-    def _carrier_ended(self, carrier: Carrier, error: CarrierLostError | None) -> None:
+    def _watch_queue(self) -> None:
+        end_s = self.forwarder.queue.next_end_s()
+        if end_s is not None and not self._is_queue_due:
+            self.world.seen["waits for a parked host"] += 1
+            self._is_queue_due = True
+            self.world.call_later(max(0.0, end_s - self.clock()), self._queue_due)
+
+    def _queue_due(self) -> None:
+        self._is_queue_due = False
+        if not self.is_dead:
+            self.forwarder.expire_queued(now_s=self.clock())
+            self._watch_queue()
+
+    def _carrier_ended(
+        self, link: Link, carrier: Carrier, error: CarrierLostError | None
+    ) -> None:
         if self.is_dead:
             return
+        if link.state is LinkState.PARKED:
+            self.forwarder.link_parked(link, now_s=self.clock())
+            self._watch_queue()
         for heavy in self.table.links_to_expire():
             self.world.seen["expired for its weight"] += 1
             heavy.close(code=pb.Close.CODE_LIMIT, reason="parked links keep too much")

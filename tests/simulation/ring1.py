@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from relayrpc.limits import KIB, Limits
 from relayrpc.link.call import STATUS_INTERNAL
 from relayrpc.link.link import LinkState
+from tests.simulation.apps import CallerApp
 from tests.simulation.carriers import FaultPlan, PathShape, random_fault
 from tests.simulation.invariants import (
     check_at_rest,
@@ -29,6 +30,8 @@ from tests.simulation.world import World
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
+
+    from tests.simulation.ledger import CallRecord
 
 
 __all__ = ["Ring1", "run_seed", "run_world"]
@@ -147,6 +150,7 @@ class Ring1:
         grace_s = _GRACE_S + 4 * self._times["keepalive_interval_s"]
         self.run_until(self._are_free_calls_over, grace_s, "calls do not end after healing")
         network.free_readers()
+        self._cancel_hopeless()
         self.run_until(
             self._is_all_over, grace_s, "calls do not end after readers were let go"
         )
@@ -192,8 +196,31 @@ class Ring1:
 
     def _are_free_calls_over(self) -> bool:
         return not self.ledger.open_count or all(
-            record.is_over or record.script.is_stuck for record in self.ledger.records.values()
+            record.is_over or record.script.is_stuck or self._is_hopeless(record)
+            for record in self.ledger.records.values()
         )
+
+    def _is_hopeless(self, record: CallRecord) -> bool:
+        """A call that waits for a host to come, where none will."""
+        script = record.script
+        service = script.method.partition("/")[0]
+        return (
+            script.wait_for_ready
+            and not record.handlings
+            and not any(
+                not peer.is_dead
+                and not peer.is_final
+                and (script.address, service) in [(at or name, name) for at, name in peer.services]
+                for peer in self.network.peers
+            )
+        )
+
+    def _cancel_hopeless(self) -> None:
+        """Their callers lose patience."""
+        for app in self.network.apps:
+            if isinstance(app, CallerApp) and not app.is_over and self._is_hopeless(app.record):
+                self.world.seen["waited for nobody"] += 1
+                app.cancel()
 
     def _is_all_over(self) -> bool:
         return not self.ledger.open_count and all(

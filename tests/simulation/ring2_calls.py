@@ -224,7 +224,8 @@ def check_end(record: Record, *, now_s: float, may_be_lost: bool, may_be_refused
             early_s = record.started_s + plan.deadline_s - now_s
             assert early_s <= _EARLY_S, f"{early_s:.6f} s before its deadline: {record}"
         case grpc.StatusCode.UNAVAILABLE:
-            assert may_be_lost, f"nothing was lost for good: {record}"
+            has_waited = record.details.endswith("has not come back") and not record.instances
+            assert may_be_lost or has_waited, f"nothing was lost for good: {record}"
             has_dialled_in_vain = record.details == NOBODY_ANSWERS
             assert not (plan.waits_for_ready and has_dialled_in_vain), f"did not wait: {record}"
         case grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -47,11 +47,17 @@ class HubCore:
         self.limits = limits
         self.now_s = 100.0
         self.table = LinkTable(limits=limits, token_bytes=random.Random(1).randbytes)
-        self.forwarder = Forwarder(Router(random=random.Random(1)))
+        self.forwarder = Forwarder(Router(random=random.Random(1)), limits=limits)
         self.peers: list[CorePeer] = []
 
     def peer(
-        self, instance: str, *, address: str | None = None, limits: Limits | None = None
+        self,
+        instance: str,
+        *,
+        address: str | None = None,
+        limits: Limits | None = None,
+        slots: int = 0,
+        priority: int = 0,
     ) -> CorePeer:
         """Link a peer; with an address it serves SERVICE there."""
         link = Link(
@@ -67,9 +73,32 @@ class HubCore:
         peer = CorePeer(link, decision.link)
         self.peers.append(peer)
         if address is not None:
-            link.announce(1, address, [pb.ServiceDescription(name=SERVICE)])
+            services = [pb.ServiceDescription(name=SERVICE)]
+            link.announce(1, address, services, slots=slots, priority=priority)
         self.settle()
         return peer
+
+    def park(self, peer: CorePeer) -> None:
+        """A peer loses its connection."""
+        for link in (peer.link, peer.hub_link):
+            link.carrier_lost(link.attempt, now_s=self.now_s)
+        peer.takes = False
+        self.forwarder.link_parked(peer.hub_link, now_s=self.now_s)
+
+    def resume(self, peer: CorePeer) -> None:
+        """A peer has a connection again."""
+        attempt = peer.link.carrier_opened(now_s=self.now_s)
+        resume = peer.link.batch_to_send(attempt=attempt, now_s=self.now_s)
+        assert resume is not None
+        decision = self.table.first_batch(
+            resume, peer=f"test:{peer.link.instance}", websocket_url="", now_s=self.now_s
+        )
+        assert isinstance(decision, Accepted), decision
+        welcome = peer.hub_link.batch_to_send(attempt=attempt, now_s=self.now_s)
+        assert welcome is not None
+        peer.link.receive_batch(welcome, attempt=attempt, now_s=self.now_s)
+        peer.takes = True
+        self.forwarder.link_opened(peer.hub_link, now_s=self.now_s)
 
     def open(self, peer: CorePeer, address: str, **options: object) -> object:
         """Open a call of a peer; nothing moves yet."""

@@ -30,8 +30,11 @@ def _hello(**fields: object) -> bytes:
     return _batch(pb.Frame(hello=pb.Hello(**{**parts, **fields})))  # type: ignore[arg-type]
 
 
-def _first(table: LinkTable, data: bytes) -> Accepted | Refused:
-    return table.first_batch(data, peer="test:1", websocket_url="ws://hub", now_s=50.0)
+_PEER = "test:1"
+
+
+def _first(table: LinkTable, data: bytes, *, now_s: float = 50.0) -> Accepted | Refused:
+    return table.first_batch(data, peer=_PEER, websocket_url="ws://hub", now_s=now_s)
 
 
 def _accept(table: LinkTable, **fields: object) -> Accepted:
@@ -130,25 +133,68 @@ def test_more_links_than_the_hub_holds_are_refused_but_not_takeovers() -> None:
     old = _accept(table, instance="b").link
     frame = _answer(_first(table, _hello(instance="c")))
     assert frame.close.code == pb.Close.CODE_LIMIT
-    assert _accept(table, instance="b").replaced is old
+    new = _accept(table, instance="b").link
+    # One at a time.
+    frame = _answer(_first(table, _hello(instance="b")))
+    assert frame.close.code == pb.Close.CODE_LIMIT
+    assert table.heard_of(new, now_s=0.0) is old
     assert len(table) == 2
 
 
-def test_new_link_of_an_instance_replaces_the_old_one_at_once() -> None:
+def test_new_link_of_an_instance_replaces_the_old_one_when_its_peer_is_heard_of() -> None:
     table = _table()
     old = _accept(table).link
-    new = _accept(table)
-    assert new.replaced is old
-    assert new.link is not old
+    new = _accept(table).link
+    assert table.links == [old, new]
+    assert old.state is LinkState.OPEN
+    assert table.heard_of(old, now_s=0.0) is None
+    assert table.heard_of(new, now_s=0.0) is old
+    assert table.heard_of(new, now_s=0.0) is None
     assert old.state is LinkState.CLOSED
-    assert table.links == [new.link]
+    assert table.links == [new]
     (batch,) = take_batches(old)
     (frame,) = pb.Batch.FromString(batch).frames
     assert frame.close.code == pb.Close.CODE_REPLACED
     # The old link's end comes late, and must not take the new one out.
     table.remove(old)
-    assert table.links == [new.link]
+    assert table.links == [new]
     assert _answer(_first(table, _resume(old))).HasField("expired")
+
+
+def test_hello_of_a_dead_process_that_arrives_late_puts_nobody_out() -> None:
+    table = _table()
+    living = _accept(table).link
+    late = _accept(table).link
+    table.remove(late)
+    assert table.links == [living]
+    assert not table.has_newcomers
+    assert table.heard_of(_accept(table).link, now_s=0.0) is living
+
+
+def _take_over(table: LinkTable, now_s: float) -> None:
+    assert table.heard_of(_accept(table).link, now_s=now_s) is not None
+
+
+def test_third_takeover_within_a_minute_is_refused_and_names_both_peers() -> None:
+    table = _table()
+    _accept(table)
+    _take_over(table, 0.0)
+    _take_over(table, 30.0)
+    close = _answer(_first(table, _hello(), now_s=59.0)).close
+    assert close.code == pb.Close.CODE_REFUSED
+    assert "replaced each other 2 times within 60 s" in close.reason
+    assert close.reason.count(_PEER) == 2
+    assert isinstance(_first(table, _hello(), now_s=60.0), Accepted)
+
+
+def test_process_that_comes_back_after_its_connection_was_lost_is_no_clone() -> None:
+    table = _table()
+    link = _accept(table).link
+    for now_s in range(5):
+        link.state = LinkState.PARKED
+        newer = _accept(table).link
+        assert table.heard_of(newer, now_s=float(now_s)) is link
+        link = newer
 
 
 def test_resume_of_a_known_link_takes_the_carrier() -> None:
@@ -248,7 +294,7 @@ def test_removing_a_link_is_idempotent() -> None:
     table.remove(link)
     table.remove(link)
     assert len(table) == 0
-    assert _accept(table).replaced is None
+    assert table.heard_of(_accept(table).link, now_s=50.0) is None
 
 
 def _park(table: LinkTable, instance: str, held_bytes: int) -> Link:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayrpc.hub.routing import Registration, Router, RoutingRefusal, check_address
+from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal, check_address
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.link.call import STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
 from relayrpc.link.link import Link, LinkState
+from relayrpc.v1 import link_pb2 as pb
 
 
 def _link(state: LinkState = LinkState.OPEN) -> Link:
@@ -27,15 +28,35 @@ def _router() -> Router:
     return Router(random=random.Random(3))
 
 
+def _add(
+    router: Router,
+    link: Link,
+    announcement_id: int,
+    address: str,
+    services: frozenset[str],
+    **options: int,
+) -> Registration:
+    described = [pb.ServiceDescription(name=name) for name in sorted(services)]
+    announce = pb.Announce(
+        id=announcement_id, address=address, services=described, **options
+    )
+    return router.add(link, announce)
+
+
 def _picked(choice: Registration | RoutingRefusal) -> Registration:
     assert isinstance(choice, Registration), choice
     return choice
 
 
+def _lack(choice: Registration | RoutingRefusal) -> Lack:
+    assert isinstance(choice, RoutingRefusal), choice
+    return choice.lack
+
+
 def test_host_is_found_by_address_and_service() -> None:
     router = _router()
     link = _link()
-    router.add(link, 1, "a/b", frozenset({"s.One", "s.Two"}))
+    _add(router, link, 1, "a/b", frozenset({"s.One", "s.Two"}))
     for service in ("s.One", "s.Two"):
         assert _picked(router.pick("a/b", f"{service}/M")).link is link
 
@@ -45,7 +66,8 @@ def test_host_is_found_by_address_and_service() -> None:
     [
         ("a/b", "s.Three/M", STATUS_UNIMPLEMENTED, "no host at 'a/b' serves 's.Three'"),
         ("a", "s.One/M", STATUS_UNAVAILABLE, "no host listens at 'a'"),
-        ("a/b/c", "s.One/M", STATUS_UNAVAILABLE, "no host listens at 'a/b/c'"),
+        ("a/bc", "s.One/M", STATUS_UNAVAILABLE, "no host listens at 'a/bc'"),
+        ("a/b/c", "s.Three/M", STATUS_UNIMPLEMENTED, "no host at 'a/b/c' serves 's.Three'"),
         ("", "s.One/M", STATUS_UNAVAILABLE, "no host listens at ''"),
     ],
 )
@@ -53,13 +75,15 @@ def test_call_without_a_host_is_refused(
     address: str, method: str, status: int, says: str
 ) -> None:
     router = _router()
-    router.add(_link(), 1, "a/b", frozenset({"s.One", "s.Two"}))
-    assert router.pick(address, method) == RoutingRefusal(status, says)
+    _add(router, _link(), 1, "a/b", frozenset({"s.One", "s.Two"}))
+    refusal = router.pick(address, method)
+    assert isinstance(refusal, RoutingRefusal)
+    assert (refusal.status, refusal.details) == (status, says)
 
 
 def test_host_without_an_address_stands_at_the_name_of_each_service() -> None:
     router = _router()
-    router.add(_link(), 1, "", frozenset({"s.One", "s.Two"}))
+    _add(router, _link(), 1, "", frozenset({"s.One", "s.Two"}))
     assert isinstance(router.pick("s.One", "s.One/M"), Registration)
     refusal = router.pick("s.One", "s.Two/M")
     assert isinstance(refusal, RoutingRefusal)
@@ -70,29 +94,129 @@ def test_host_with_a_carrier_goes_before_a_parked_one_and_idle_before_busy() -> 
     router = _router()
     parked, busy, idle = _link(LinkState.PARKED), _link(), _link()
     for link in (parked, busy, idle):
-        router.add(link, 1, "a", frozenset({"s"}))
+        _add(router, link, 1, "a", frozenset({"s"}))
     _, second, _ = router.registrations
     second.calls_open_count = 1
     assert _picked(router.pick("a", "s/M")).link is idle
     router.remove_link(idle)
     assert _picked(router.pick("a", "s/M")).link is busy
     router.remove_link(busy)
-    assert _picked(router.pick("a", "s/M")).link is parked
+    refusal = router.pick("a", "s/M")
+    assert isinstance(refusal, RoutingRefusal)
+    assert refusal.lack is Lack.PARKED
+
+
+def test_longest_prefix_that_serves_the_service_is_chosen() -> None:
+    router = _router()
+    short, long, other = _link(), _link(), _link()
+    _add(router, short, 1, "a", frozenset({"s"}))
+    _add(router, long, 1, "a/b", frozenset({"s"}))
+    _add(router, other, 1, "a/b/c", frozenset({"t"}))
+    assert _picked(router.pick("a/b/c/d", "s/M")).link is long
+    assert _picked(router.pick("a/x", "s/M")).link is short
+    assert _picked(router.pick("a/b/c/d", "t/M")).link is other
+
+
+def test_full_hosts_get_no_calls_and_standbys_wait_for_the_loss_of_a_host() -> None:
+    router = _router()
+    first, second, standby = _link(), _link(), _link()
+    busy = _add(router, first, 1, "a", frozenset({"s"}), slots=2)
+    busy.calls_open_count = 2
+    idle = _add(router, second, 1, "a", frozenset({"s"}), slots=9)
+    idle.calls_open_count = 8
+    _add(router, standby, 1, "a", frozenset({"s"}), priority=1)
+    assert _picked(router.pick("a", "s/M")) is idle
+    idle.calls_open_count = 9
+    assert _lack(router.pick("a", "s/M")) is Lack.BUSY
+    for link in (first, second):
+        link.state = LinkState.PARKED
+    assert _picked(router.pick("a", "s/M")).link is standby
+    standby.is_draining = True
+    assert _lack(router.pick("a", "s/M")) is Lack.PARKED
+    for link in (first, second):
+        router.remove_link(link)
+    assert _lack(router.pick("a", "s/M")) is Lack.LEAVING
+
+
+def test_drained_host_gets_no_calls() -> None:
+    router = _router()
+    only = _add(router, _link(), 1, "a", frozenset({"s"}))
+    only.is_drained = True
+    assert _lack(router.pick("a", "s/M")) is Lack.LEAVING
+
+
+def test_call_may_name_its_host_instance() -> None:
+    router = _router()
+    links = [_link() for _ in range(3)]
+    for number, link in enumerate(links):
+        link.instance = f"i{number}"
+        _add(router, link, 1, "a", frozenset({"s"}))
+    assert _picked(router.pick("a", "s/M", instance="i1")).link is links[1]
+    refusal = router.pick("a", "s/M", instance="i9")
+    assert isinstance(refusal, RoutingRefusal)
+    assert refusal.details == "no host listens at 'a' with instance 'i9'"
+    links[1].state = LinkState.PARKED
+    assert _lack(router.pick("a", "s/M", instance="i1")) is Lack.PARKED
+
+
+def test_sticky_key_keeps_its_host_while_others_come_and_go() -> None:
+    router = _router()
+    links = [_link() for _ in range(5)]
+    for number, link in enumerate(links):
+        link.instance = f"i{number}"
+        _add(router, link, 1, "a", frozenset({"s"}))
+    keys = [f"key {number}" for number in range(200)]
+
+    def hosts() -> dict[str, Link]:
+        return {key: _picked(router.pick("a", "s/M", sticky_key=key)).link for key in keys}
+
+    before = hosts()
+    assert set(before.values()) == set(links)
+    assert hosts() == before
+    router.remove_link(links[2])
+    moved = {key for key, link in hosts().items() if before[key] is not link}
+    assert moved == {key for key, link in before.items() if link is links[2]}
+
+
+def test_sticky_call_waits_for_its_host_rather_than_go_to_another() -> None:
+    router = _router()
+    for number in range(2):
+        link = _link()
+        link.instance = f"i{number}"
+        _add(router, link, 1, "a", frozenset({"s"}), slots=1)
+    chosen = _picked(router.pick("a", "s/M", sticky_key="k"))
+    chosen.calls_open_count = 1
+    assert _lack(router.pick("a", "s/M", sticky_key="k")) is Lack.BUSY
+
+
+def test_shape_is_what_hosts_announced_unless_they_contradict_each_other() -> None:
+    router = _router()
+    methods = [pb.Method(name="M", shape=pb.SHAPE_UNARY_STREAM), pb.Method(name="N", shape=1)]
+    service = pb.ServiceDescription(name="s", methods=methods)
+    router.add(_link(), pb.Announce(id=1, address="a", services=[service]))
+    assert router.shape("a", "s/M") == pb.SHAPE_UNARY_STREAM
+    assert router.shape("a/b", "s/M") == pb.SHAPE_UNARY_STREAM
+    assert router.shape("a", "s/O") == router.shape("x", "s/M") == pb.SHAPE_UNKNOWN
+    methods[0].shape = pb.SHAPE_UNARY_UNARY
+    service = pb.ServiceDescription(name="s", methods=methods)
+    router.add(_link(), pb.Announce(id=1, address="a", services=[service]))
+    assert router.shape("a", "s/M") == pb.SHAPE_UNKNOWN
+    assert router.shape("a", "s/N") == pb.SHAPE_UNARY_UNARY
 
 
 def test_ties_are_drawn_from_all_that_are_equal() -> None:
     router = _router()
     for _ in range(3):
-        router.add(_link(), 1, "a", frozenset({"s"}))
+        _add(router, _link(), 1, "a", frozenset({"s"}))
     picked = {id(_picked(router.pick("a", "s/M"))) for _ in range(50)}
     assert len(picked) == 3
 
 
 def test_removing_takes_out_that_registration_and_no_other() -> None:
     router, left, right = _router(), _link(), _link()
-    router.add(left, 1, "a", frozenset({"s"}))
-    router.add(left, 2, "b", frozenset({"s"}))
-    router.add(right, 1, "a", frozenset({"s"}))
+    _add(router, left, 1, "a", frozenset({"s"}))
+    _add(router, left, 2, "b", frozenset({"s"}))
+    _add(router, right, 1, "a", frozenset({"s"}))
     router.remove(left, 1)
     router.remove(left, 1)
     assert _picked(router.pick("a", "s/M")).link is right
@@ -103,7 +227,7 @@ def test_removing_what_is_not_there_does_nothing() -> None:
     router = _router()
     link = _link()
     router.remove(link, 1)
-    router.add(link, 1, "a", frozenset({"s"}))
+    _add(router, link, 1, "a", frozenset({"s"}))
     router.remove(link, 2)
     assert len(router.registrations) == 1
 
@@ -148,6 +272,22 @@ _ACTS = st.lists(
 )
 
 
+def _hosts(
+    model: dict[tuple[int, int], tuple[str, frozenset[str]]], where: str, service: str
+) -> set[int]:
+    """Who serves a service at the longest prefix of a path, by looking at everything."""
+    while where:
+        hosts = {
+            index
+            for (index, _), (at, serves) in model.items()
+            if service in serves and (at or service) == where
+        }
+        if hosts:
+            return hosts
+        where = where.rpartition("/")[0]
+    return set()
+
+
 @given(_ACTS)
 def test_router_agrees_with_a_plain_list(
     acts: list[tuple[str, int, int, str, frozenset[str]]],
@@ -157,7 +297,7 @@ def test_router_agrees_with_a_plain_list(
     model: dict[tuple[int, int], tuple[str, frozenset[str]]] = {}
     for act, index, announcement_id, address, services in acts:
         if act == "add" and (index, announcement_id) not in model:
-            router.add(links[index], announcement_id, address, services)
+            _add(router, links[index], announcement_id, address, services)
             model[index, announcement_id] = (address, services)
         elif act == "remove":
             router.remove(links[index], announcement_id)
@@ -165,26 +305,19 @@ def test_router_agrees_with_a_plain_list(
         elif act == "remove_link":
             router.remove_link(links[index])
             model = {key: value for key, value in model.items() if key[0] != index}
-        for where in ("a", "a/b", "s", "t"):
+        for where in ("a", "a/b", "a/b/c", "s", "t"):
             for service in "stu":
-                hosts = {
-                    key[0]
-                    for key, (at, serves) in model.items()
-                    if service in serves and (at or service) == where
-                }
                 choice = router.pick(where, f"{service}/M")
+                hosts = _hosts(model, where, service)
                 if hosts:
                     assert links.index(_picked(choice).link) in hosts
                 else:
-                    listens = any(
-                        (at or name) == where
-                        for at, serves in model.values()
-                        for name in serves
-                    )
+                    listens = any(_hosts(model, where, name) for name in "stu")
                     assert isinstance(choice, RoutingRefusal)
                     assert (choice.status == STATUS_UNIMPLEMENTED) == listens
     for link in links:
         router.remove_link(link)
     assert not router.registrations
     assert not router._by_place
+    assert not router._by_link
     assert not router._services_by_address

@@ -1,0 +1,143 @@
+"""
+Calls that wait at the hub for a host: for a free slot, for a host that lost its connection, or,
+with wait_for_ready, for one to come. Pure.
+
+Owns: their order, their bounds, how long they wait. Does not own: which host they get (routing.py),
+deadlines (the link they came on watches those).
+Source: LINK.md "Resume, takeover, expiry"; DESIGN.md "What a caller is told".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from relayrpc.hub.routing import Place
+    from relayrpc.limits import Limits
+    from relayrpc.link.call import Call
+    from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = ["CallQueue", "QueuedCall"]
+
+# Counted for every call beside what its OPEN holds.
+_CALL_BYTES: Final = 1024
+
+
+@dataclass(eq=False, slots=True)
+class QueuedCall:
+    """One call that waits."""
+
+    call: Call
+    """The leg it came on."""
+    frame: pb.Frame
+    """Its OPEN, with the data in it."""
+    credit_bytes: int
+    """What its caller takes of the responses."""
+    since_s: float
+    place: Place = ("", "")
+    """Where its host has to come."""
+    details: str = ""
+    """What it lacks."""
+    until_s: float | None = None
+    """When it has waited enough; None: it waits to its deadline."""
+
+    @property
+    def is_choosy(self) -> bool:
+        """True when not every host at its place will do."""
+        opening = self.frame.open
+        return bool(opening.instance or opening.sticky_key or opening.order_key)
+
+    @property
+    def size_bytes(self) -> int:
+        """What it counts in the queue's bound."""
+        return len(self.frame.open.data) + _CALL_BYTES
+
+
+class CallQueue:
+    """All waiting calls of one hub, in order of arrival at each place."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._by_call: dict[Call, QueuedCall] = {}
+        self._by_place: dict[Place, dict[Call, QueuedCall]] = {}
+        self._used_bytes = 0
+        # Those with an end to their patience, which is the same for all: earliest first. A call
+        # that left the queue or waits for something else by now is skipped.
+        self._impatient: deque[QueuedCall] = deque()
+
+    def __len__(self) -> int:
+        return len(self._by_call)
+
+    @property
+    def places(self) -> list[Place]:
+        """Where calls wait."""
+        return list(self._by_place)
+
+    def get(self, call: Call) -> QueuedCall | None:
+        """Return the entry of a call; None when it does not wait."""
+        return self._by_call.get(call)
+
+    def at(self, place: Place) -> list[QueuedCall]:
+        """Return who waits at a place, first come first."""
+        return list(self._by_place.get(place, {}).values())
+
+    def at_or_below(self, places: Iterable[Place]) -> list[Place]:
+        """Return the places with waiting calls for which hosts that stand at `places` will do."""
+        standing = set(places)
+        return [
+            (address, service)
+            for address, service in self._by_place
+            if any(
+                service == name and (address == path or address.startswith(f"{path}/"))
+                for path, name in standing
+            )
+        ]
+
+    def add(self, entry: QueuedCall) -> str:
+        """Have a call wait at `entry.place`; returns why it cannot, empty when it does."""
+        waiting = self._by_place.get(entry.place, {})
+        limits = self._limits
+        if len(waiting) >= limits.queue_calls_max:
+            return f"{limits.queue_calls_max} calls wait already"
+        if self._used_bytes + entry.size_bytes > limits.queue_bytes_max:
+            return f"calls that wait hold {limits.queue_bytes_max} bytes already"
+        self._by_place.setdefault(entry.place, waiting)[entry.call] = entry
+        self._by_call[entry.call] = entry
+        self._used_bytes += entry.size_bytes
+        if entry.until_s is not None:
+            self._impatient.append(entry)
+        return ""
+
+    def take(self, call: Call) -> QueuedCall | None:
+        """Take a call out; None when it does not wait."""
+        entry = self._by_call.pop(call, None)
+        if entry is None:
+            return None
+        waiting = self._by_place[entry.place]
+        del waiting[call]
+        if not waiting:
+            del self._by_place[entry.place]
+        self._used_bytes -= entry.size_bytes
+        return entry
+
+    def next_end_s(self) -> float | None:
+        """Return when the first call will have waited enough; None: none will."""
+        impatient = self._impatient
+        while impatient and self._by_call.get(impatient[0].call) is not impatient[0]:
+            impatient.popleft()
+        return impatient[0].until_s if impatient else None
+
+    def expired(self, *, now_s: float) -> list[QueuedCall]:
+        """Take out the calls that have waited enough."""
+        due: list[QueuedCall] = []
+        while (end_s := self.next_end_s()) is not None and end_s <= now_s:
+            entry = self._impatient.popleft()
+            self.take(entry.call)
+            due.append(entry)
+        return due
