@@ -211,7 +211,9 @@ class Forwarder:
         """Have a call wait for what it lacks, or refuse it where waiting is not asked for."""
         lack = refusal.lack
         may_wait = entry.frame.open.wait_for_ready
-        if lack is Lack.UNSERVED or (lack in (Lack.ABSENT, Lack.LEAVING) and not may_wait):
+        if lack in (Lack.UNSERVED, Lack.FULL) or (
+            lack in (Lack.ABSENT, Lack.LEAVING) and not may_wait
+        ):
             self._refuse(entry.call, refusal.status, refusal.details)
             return
         entry.place = refusal.place
@@ -345,7 +347,7 @@ class Forwarder:
             self._starved.pop(other, None)
         registration = (call if call.is_opener else other).served_by
         registration.calls_open_count -= 1
-        if len(self.queue):
+        if registration.slots and len(self.queue):
             self._serve(registration.places)
 
     # --- credit ---

@@ -15,7 +15,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from relayrpc.link.call import STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
+from relayrpc.link.call import (
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAVAILABLE,
+    STATUS_UNIMPLEMENTED,
+)
 from relayrpc.link.link import LinkState
 from relayrpc.v1 import link_pb2 as pb
 
@@ -60,10 +64,8 @@ class Registration:
 
     @property
     def has_free_slot(self) -> bool:
-        """True while its host takes another call."""
-        return (
-            not self.slots or self.calls_open_count < self.slots
-        ) and self.link.has_room_for_call
+        """True while its host wants another call."""
+        return not self.slots or self.calls_open_count < self.slots
 
 
 class Lack(Enum):
@@ -77,6 +79,8 @@ class Lack(Enum):
     """Those who listen have lost their connections, and may be back."""
     BUSY = auto()
     """Those who listen have no free slot."""
+    FULL = auto()
+    """The links of those who listen take no more calls."""
     UNSERVED = auto()
     """Hosts listen at the address, and none of them serves the service."""
 
@@ -224,7 +228,7 @@ class Router:
             if standing is None:
                 return self._nobody(address, service)
         hosts = standing.hosts
-        if len(hosts) == 1 and not instance and _is_ready(hosts[0]) and hosts[0].has_free_slot:
+        if len(hosts) == 1 and not instance and _takes_calls(hosts[0]):
             return hosts[0]
         best: list[Registration] = []
         best_rank = (0, 0)
@@ -237,8 +241,11 @@ class Router:
                 lack = Lack.LEAVING if lack is Lack.ABSENT else lack
                 continue
             if link.state is not LinkState.OPEN:
-                if link.state is LinkState.PARKED and lack is not Lack.BUSY:
+                if link.state is LinkState.PARKED and lack not in (Lack.BUSY, Lack.FULL):
                     lack = Lack.PARKED
+                continue
+            if not link.has_room_for_call:
+                lack = lack if lack is Lack.BUSY else Lack.FULL
                 continue
             lack = Lack.BUSY
             # A full host counts for its priority: a standby is for the loss of a host.
@@ -282,18 +289,26 @@ _LACKS: Final = {
     Lack.ABSENT: "no host listens at {}",
     Lack.LEAVING: "the host at {} is going away",
     Lack.PARKED: "the host at {} lost its connection and has not come back",
+    Lack.FULL: "the host at {} has too many calls open",
     Lack.BUSY: "every slot of the hosts at {} is taken",
 }
 
 
 def _no_host(lack: Lack, address: str, instance: str, place: Place) -> RoutingRefusal:
     where = f"{address!r} with instance {instance!r}" if instance else repr(address)
-    return RoutingRefusal(STATUS_UNAVAILABLE, _LACKS[lack].format(where), lack, place)
+    status = STATUS_RESOURCE_EXHAUSTED if lack is Lack.FULL else STATUS_UNAVAILABLE
+    return RoutingRefusal(status, _LACKS[lack].format(where), lack, place)
 
 
-def _is_ready(host: Registration) -> bool:
+def _takes_calls(host: Registration) -> bool:
     link = host.link
-    return link.state is LinkState.OPEN and not link.is_draining and not host.is_drained
+    return (
+        link.state is LinkState.OPEN
+        and not link.is_draining
+        and not host.is_drained
+        and host.has_free_slot
+        and link.has_room_for_call
+    )
 
 
 def _prefixes(address: str) -> Iterator[str]:

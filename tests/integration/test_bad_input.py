@@ -7,6 +7,7 @@ through the same hub, and the hub's log is searched for exceptions that went ast
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -281,13 +282,24 @@ async def test_hub_answers_pings_and_survives_a_flood(open_carrier: OpenCarrier)
 
 async def test_hub_refuses_calls_over_the_bound_one_by_one(open_carrier: OpenCarrier) -> None:
     host, caller = await _pair(open_carrier)
+    answering = asyncio.create_task(_answer_pings(host))
     for start in range(0, 4096, 256):
         await caller.send(*[open_frame(2 * n + 1, "adversary") for n in range(start, start + 256)])
     await caller.send(open_frame(9001, "adversary"))
     refused = await caller.carrier.receive_body("end")
     assert (refused.call_id, refused.end.status, refused.end.not_executed) == (9001, 8, True)
+    answering.cancel()
+    await asyncio.wait([answering])
     await caller.carrier.aclose()
     await host.carrier.aclose()
+
+
+async def _answer_pings(host: RawLink) -> None:
+    """Stay alive, and do nothing else; a host that is silent gets no calls."""
+    while (received := await host.carrier.receive_batch()) is not None:
+        for each in received.frames:
+            if each.HasField("ping"):
+                await host.carrier.send(batch(frame(pong=each.ping)))
 
 
 async def test_hub_refuses_announcements_over_the_bound(open_carrier: OpenCarrier) -> None:

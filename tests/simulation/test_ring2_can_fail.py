@@ -197,7 +197,7 @@ def hub_forgets_no_link(patch: pytest.MonkeyPatch) -> None:
 
 @_finds("registrations are left")
 def hub_forgets_no_registration(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Router, "remove_link", lambda self, link: None)
+    patch.setattr(Router, "remove_link", lambda self, link: [])
 
 
 @_finds("nothing was broken")
