@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from relayrpc.hub.observer import Observers
 from relayrpc.hub.queue import CallQueue, QueuedCall
 from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal, check_address
 from relayrpc.link.call import (
@@ -67,11 +68,14 @@ class Forwarder:
 
     def __init__(self, router: Router, *, limits: Limits) -> None:
         self.router = router
+        self.observers = Observers()
         self.queue = CallQueue(limits)
         self._limits = limits
         # Legs whose peer granted credit that the budget of their link did not allow to pass on,
         # longest starved first.
         self._starved: dict[Call, None] = {}
+        self.stalls_count = 0
+        """How often credit had to wait for room in a budget."""
         # Monotonic seconds, of the turn that is being handled.
         self._now_s = 0.0
 
@@ -131,10 +135,12 @@ class Forwarder:
             case WithdrawReceived(announcement_id=announcement_id):
                 self._withdraw(link, announcement_id)
             case GoingAwayReceived():
+                for observe in self.observers.link_leaving:
+                    observe(link)
                 self._take_back_waiting(link, None)
             case LinkEnded():
                 for registration in self.router.remove_link(link):
-                    self._serve(registration.places)
+                    self._gone(registration)
             case _:
                 # SendReady: nobody here waits to write. Announced: a hub announces nothing.
                 pass
@@ -143,14 +149,17 @@ class Forwarder:
 
     def _call_opened(self, event: CallOpened) -> None:
         came = event.call
-        if came.is_ended:
-            # Its CANCEL came in the same batch: nothing is to be charged to it any more.
-            return
         opening = event.frame.open
+        came.opened_s = self._now_s
         if event.has_metadata:
             _strip(opening.metadata)
         opening.caller_identity = came.link.peer_identity
         opening.caller_peer = came.link.peer_address
+        for observe in self.observers.call_opened:
+            observe(came, opening)
+        if came.is_ended:
+            # Its CANCEL came in the same batch: nothing is to be charged to it any more.
+            return
         choice = self._pick(came, opening)
         if type(choice) is Registration:
             self._hand(came, event.frame, choice, event.data, opening.credit_bytes)
@@ -200,7 +209,7 @@ class Forwarder:
         came.app = went
         if credit < credit_bytes:
             came.withheld_bytes = credit_bytes - credit
-            self._starved[came] = None
+            self._starve(came)
         choice.calls_open_count += 1
         went.served_by = choice
         host.flush_soon()
@@ -244,6 +253,8 @@ class Forwarder:
                     self._wait(entry, choice)
                 else:
                     self.queue.take(entry.call)
+                    for observe in self.observers.call_dequeued:
+                        observe(entry.call, self._now_s - entry.since_s)
                     self._hand(
                         entry.call, entry.frame, choice, entry.frame.open.data, entry.credit_bytes
                     )
@@ -288,6 +299,8 @@ class Forwarder:
         """Give a host no new calls, or give it some again; running ones go on."""
         self._now_s = now_s
         registration.is_drained = is_drained
+        for observe in self.observers.host_drained:
+            observe(registration)
         if is_drained:
             self._take_back_waiting(registration.link, registration)
         self._serve(registration.places)
@@ -301,43 +314,53 @@ class Forwarder:
     def _refuse(self, came: Call, status: int, details: str) -> None:
         """End a call that no host has seen."""
         frame = make_end(status, details, origin=pb.End.ORIGIN_HUB, not_executed=True)
+        self._observe_end(came, frame.end, None)
         came.link.forward_end(came, frame, discard=True)
 
     def _call_ended(self, call: Call, frame: pb.Frame, has_metadata: bool) -> None:
         other: Call | None = call.app
         if other is None:
-            if len(self.queue):
+            if not call.is_opener:
                 self.queue.take(call)
+                self._observe_end(call, frame.end, None)
             return
+        end = frame.end
+        if call.is_opener:
+            self._observe_end(other, end, call.served_by)
+        else:
+            self._observe_end(call, end, other.served_by)
         self._part(call, other)
         if call.is_opener:
-            end = frame.end
             if has_metadata:
                 _strip(end.trailing_metadata)
                 _strip(end.initial_metadata)
             self._take_back_credit(other, call)
             other.link.forward_end(other, frame, discard=end.origin == pb.End.ORIGIN_HUB)
         else:
-            other.link.cancel_call(other, is_deadline=frame.end.status == STATUS_DEADLINE_EXCEEDED)
+            other.link.cancel_call(other, is_deadline=end.status == STATUS_DEADLINE_EXCEEDED)
         other.link.flush_soon()
 
     def _deadline_passed(self, came: Call) -> None:
         went: Call | None = came.app
-        not_executed = True
-        if went is None:
-            self.queue.take(came)
-        else:
-            not_executed = not went.link.was_given(went)
-            self._part(came, went)
-            went.link.cancel_call(went, is_deadline=True)
-            went.link.flush_soon()
         frame = make_end(
             STATUS_DEADLINE_EXCEEDED,
             "Deadline Exceeded",
             origin=pb.End.ORIGIN_HUB,
-            not_executed=not_executed,
+            not_executed=went is None or not went.link.was_given(went),
         )
+        self._observe_end(came, frame.end, None if went is None else went.served_by)
+        if went is None:
+            self.queue.take(came)
+        else:
+            self._part(came, went)
+            went.link.cancel_call(went, is_deadline=True)
+            went.link.flush_soon()
         came.link.forward_end(came, frame, discard=True)
+
+    def _observe_end(self, came: Call, end: pb.End, registration: Registration | None) -> None:
+        duration_s = self._now_s - came.opened_s
+        for observe in self.observers.call_ended:
+            observe(came, end, registration, duration_s)
 
     def _part(self, call: Call, other: Call) -> None:
         """Let the two legs of a call forget each other."""
@@ -368,7 +391,11 @@ class Forwarder:
         if leg in self._starved:
             return
         if not self._pass_withheld(leg):
-            self._starved[leg] = None
+            self._starve(leg)
+
+    def _starve(self, leg: Call) -> None:
+        self._starved[leg] = None
+        self.stalls_count += 1
 
     def _pass_withheld(self, leg: Call) -> bool:
         """Pass on what the budget allows; True when nothing is left to pass."""
@@ -424,6 +451,8 @@ class Forwarder:
             return
         registration = self.router.add(link, announce)
         link.answer_announce(announce.id)
+        for observe in self.observers.host_came:
+            observe(registration)
         self._serve(registration.places)
 
     def _withdraw(self, link: Link, announcement_id: int) -> None:
@@ -433,6 +462,11 @@ class Forwarder:
         self._take_back_waiting(link, registration)
         # Whatever is still handed to the host is in a batch before this answer.
         link.answer_announce(announcement_id, status=STATUS_CANCELLED, details="withdrawn")
+        self._gone(registration)
+
+    def _gone(self, registration: Registration) -> None:
+        for observe in self.observers.host_went:
+            observe(registration)
         self._serve(registration.places)
 
 

@@ -66,6 +66,7 @@ class HubSessions:
         self.limits = limits
         self.table = LinkTable(limits=limits, token_bytes=token_bytes)
         self.forwarder = Forwarder(Router(random=random), limits=limits)
+        self.observers = self.forwarder.observers
         self.clock = clock
         self._drivers: dict[Link, LinkDriver] = {}
         # Of links that are over, while their last carriers end.
@@ -136,12 +137,15 @@ class HubSessions:
                 carrier_ended=functools.partial(self._carrier_ended, link),
                 flushed=self._flushed,
             )
+            for observe in self.observers.link_opened:
+                observe(link, carrier.kind)
             if self._drained is not None:
                 link.go_away(reason="the hub stops", time_left_s=self._drain_until_s - now_s)
         else:
+            for observe in self.observers.link_resumed:
+                observe(link, carrier.kind)
             self.forwarder.link_opened(link, now_s=now_s)
         driver = self._drivers[link]
-        _log.info("link of %s: %s carrier from %s", link.instance, carrier.kind, carrier.peer)
         return driver.adopt(carrier, decision.attempt)
 
     def _events_received(self, link: Link, events: list[Event]) -> None:
@@ -158,8 +162,9 @@ class HubSessions:
                 self._ending[link] = driver
             self._check_drained()
             ended = events[-1]
-            if isinstance(ended, LinkEnded) and isinstance(ended.error, ProtocolError):
-                _log.warning("link of %s ended: %s", link.instance, ended.error)
+            assert isinstance(ended, LinkEnded)
+            for observe in self.observers.link_ended:
+                observe(link, ended.error)
 
     def _take_over(self, link: Link, now_s: float) -> None:
         older = self.table.heard_of(link, now_s=now_s)
@@ -187,14 +192,15 @@ class HubSessions:
             self._events_received(link, events)
         link.flush_soon()
 
-    def _carrier_ended(self, link: Link, carrier: Carrier, error: CarrierLostError | None) -> None:
-        _log.info(
-            "link of %s: %s carrier is over (%s)", link.instance, carrier.kind, error or "closed"
-        )
+    def _carrier_ended(
+        self, link: Link, _carrier: Carrier, error: CarrierLostError | None
+    ) -> None:
         ending = self._ending.get(link)
         if ending is not None and not ending.carriers_count:
             del self._ending[link]
         if link.state is LinkState.PARKED:
+            for observe in self.observers.link_parked:
+                observe(link, error)
             now_s = self.clock()
             self.forwarder.link_parked(link, now_s=now_s)
             self._watch_queue(now_s)

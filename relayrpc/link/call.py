@@ -210,6 +210,7 @@ class Call:
         "method",
         "open_frame",
         "open_number",
+        "opened_s",
         "queue",
         "queue_turn",
         "receive_credit_bytes",
@@ -253,6 +254,8 @@ class Call:
         # passed on yet.
         self.charged_bytes = 0
         self.withheld_bytes = 0
+        # Hub: when the leg that came in did so, monotonic seconds.
+        self.opened_s = 0.0
         # Hub: the registration that was chosen, on the leg that went out.
         self.served_by: Any = None
 

@@ -1,0 +1,107 @@
+"""
+What happens in a hub, told as it happens to whoever keeps count of it: journal, metrics, logs,
+spans. Pure.
+
+Owns: the seam, and who listens. Does not own: what listeners make of it (observe/, journal.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+
+if TYPE_CHECKING:
+    from relayrpc.errors import CarrierLostError, RelayError
+    from relayrpc.hub.routing import Registration
+    from relayrpc.link.call import Call
+    from relayrpc.link.link import Link
+    from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = ["HubObserver", "Observers"]
+
+
+class HubObserver:
+    """
+    A listener; each method is called where its name says, does nothing unless overridden, must not
+    block and must not raise. `Link.is_local` tells links of parts of the hub itself.
+    """
+
+    def link_opened(self, link: Link, carrier_kind: str) -> None:
+        """A peer opened a link."""
+
+    def link_resumed(self, link: Link, carrier_kind: str) -> None:
+        """A link goes on over a new carrier, because it lost one or because it moved."""
+
+    def link_parked(self, link: Link, error: CarrierLostError | None) -> None:
+        """A link lost its carrier and waits for the next one; None: the peer closed it."""
+
+    def link_leaving(self, link: Link) -> None:
+        """The peer of a link takes no new calls any more."""
+
+    def link_ended(self, link: Link, error: RelayError | None) -> None:
+        """A link is over; all that it announced went before. None: it was closed in good order."""
+
+    def host_came(self, registration: Registration) -> None:
+        """A host listens."""
+
+    def host_went(self, registration: Registration) -> None:
+        """A host listens no more."""
+
+    def host_drained(self, registration: Registration) -> None:
+        """An operator drained a host, or took that back: see `is_drained`."""
+
+    def call_opened(self, call: Call, opening: pb.Open) -> None:
+        """
+        A call came in; the frame is what its host will get.
+
+        Args:
+            call: The leg that it came on.
+            opening: Its OPEN; metadata may be changed.
+        """
+
+    def call_dequeued(self, call: Call, waited_s: float) -> None:
+        """A call was handed to a host after it had waited in the queue so long."""
+
+    def call_ended(
+        self, call: Call, end: pb.End, registration: Registration | None, duration_s: float
+    ) -> None:
+        """
+        A call is over.
+
+        Args:
+            call: The leg that it came on.
+            end: What its caller is told, or would have been.
+            registration: The host that it was last handed to; None: none.
+            duration_s: Since its OPEN came to the hub.
+        """
+
+
+_HOOKS: Final = tuple(name for name in vars(HubObserver) if not name.startswith("_"))
+
+
+class Observers:
+    """
+    Everyone who listens to one hub. Each hook is a list of the functions that overrode it, so that
+    what nobody listens to costs an empty loop.
+    """
+
+    def __init__(self) -> None:
+        self.link_opened: list[Callable[[Link, str], None]] = []
+        self.link_resumed: list[Callable[[Link, str], None]] = []
+        self.link_parked: list[Callable[[Link, CarrierLostError | None], None]] = []
+        self.link_leaving: list[Callable[[Link], None]] = []
+        self.link_ended: list[Callable[[Link, RelayError | None], None]] = []
+        self.host_came: list[Callable[[Registration], None]] = []
+        self.host_went: list[Callable[[Registration], None]] = []
+        self.host_drained: list[Callable[[Registration], None]] = []
+        self.call_opened: list[Callable[[Call, pb.Open], None]] = []
+        self.call_dequeued: list[Callable[[Call, float], None]] = []
+        self.call_ended: list[Callable[[Call, pb.End, Registration | None, float], None]] = []
+
+    def add(self, observer: HubObserver) -> None:
+        """Have one more listen."""
+        for name in _HOOKS:
+            if getattr(type(observer), name) is not getattr(HubObserver, name):
+                getattr(self, name).append(getattr(observer, name))
