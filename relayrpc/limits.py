@@ -120,6 +120,10 @@ class Limits:
     """Records of calls that failed, for each address and status; what is beyond is counted."""
     log_keys_max: int = 1_024
     """Addresses and statuses that are told apart for that; the others count as one."""
+    metric_series_max: int = 2_000
+    """Series of one metric; what is beyond counts under the labels `other`."""
+    scrapes_open_max: int = 4
+    """Answers to /metrics on their way at a time; at the bounds one of them has 4 MiB."""
 
     # --- the endpoint ---
     handler_threads_max: int = 32

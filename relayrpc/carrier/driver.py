@@ -20,15 +20,29 @@ from relayrpc.link.link import LinkState
 if TYPE_CHECKING:
     import asyncio
 
-    from relayrpc.carrier.base import Carrier
+    from relayrpc.carrier.base import Carrier, CarrierKind
     from relayrpc.errors import CarrierLostError
     from relayrpc.link.events import Event
     from relayrpc.link.link import Link
 
 
-__all__ = ["LinkDriver"]
+__all__ = ["LinkDriver", "Traffic"]
 
 _FAREWELL_TIMEOUT_S: Final = 5.0
+
+
+class Traffic:
+    """What passed over some carriers, a carrier's first batch on a hub not counted."""
+
+    __slots__ = ("received_bytes", "received_count", "sent_bytes", "sent_count")
+
+    def __init__(self) -> None:
+        self.received_bytes = 0
+        self.received_count = 0
+        """Batches."""
+        self.sent_bytes = 0
+        self.sent_count = 0
+        """Batches."""
 
 
 class LinkDriver:
@@ -50,6 +64,7 @@ class LinkDriver:
         "_rides",
         "_timer",
         "_timer_due_s",
+        "_traffic",
         "_waiters",
         "link",
     )
@@ -63,6 +78,7 @@ class LinkDriver:
         events_received: Callable[[list[Event]], None],
         carrier_ended: Callable[[Carrier, CarrierLostError | None], None],
         flushed: Callable[[], None] | None = None,
+        traffic: dict[CarrierKind, Traffic] | None = None,
     ) -> None:
         """
         Args:
@@ -72,6 +88,8 @@ class LinkDriver:
             events_received: Acts on the link's events; must not raise.
             carrier_ended: Told when a carrier of this link is over, current or not.
             flushed: Called after something was sent: budget may have come free.
+            traffic: Where to count what passes; links of one process may share it. None: nobody
+                asks.
         """
         self.link = link
         self._loop = loop
@@ -79,6 +97,7 @@ class LinkDriver:
         self._events_received = events_received
         self._carrier_ended = carrier_ended
         self._flushed = flushed
+        self._traffic: dict[CarrierKind, Traffic] = {} if traffic is None else traffic
         self._rides: list[_Ride] = []
         self._is_flush_due = False
         # The carrier in use took everything there was to send.
@@ -219,6 +238,8 @@ class LinkDriver:
                 if batch is None:
                     break
                 carrier.send_nowait(batch)
+                ride.traffic.sent_count += 1
+                ride.traffic.sent_bytes += len(batch)
             if ride.attempt == link.attempt:
                 self._can_send = carrier.is_writable
 
@@ -257,18 +278,21 @@ class LinkDriver:
 class _Ride:
     """One carrier in the service of one link."""
 
-    __slots__ = ("_driver", "attempt", "carrier", "is_closing")
+    __slots__ = ("_driver", "attempt", "carrier", "is_closing", "traffic")
 
     def __init__(self, driver: LinkDriver, carrier: Carrier, attempt: int) -> None:
         self._driver = driver
         self.carrier = carrier
         self.attempt = attempt
+        self.traffic = driver._traffic.setdefault(carrier.kind, Traffic())
         # Closed here, because the link is over.
         self.is_closing = False
 
     def batch_received(self, batch: bytes) -> None:
         driver = self._driver
         link = driver.link
+        self.traffic.received_count += 1
+        self.traffic.received_bytes += len(batch)
         now_s = driver._clock()
         link.receive_batch(batch, attempt=self.attempt, now_s=now_s)
         is_answered_soon = driver._deliver() and not link.is_hub

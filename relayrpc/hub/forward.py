@@ -76,6 +76,8 @@ class Forwarder:
         self._starved: dict[Call, None] = {}
         self.stalls_count = 0
         """How often credit had to wait for room in a budget."""
+        self.reroutes_count = 0
+        """How often a call came back from a host that was never handed it."""
         # Monotonic seconds, of the turn that is being handled.
         self._now_s = 0.0
 
@@ -261,6 +263,7 @@ class Forwarder:
 
     def expire_queued(self, *, now_s: float) -> None:
         """Refuse the calls that have waited enough; due at `queue.next_end_s()`."""
+        self._now_s = now_s
         for entry in self.queue.expired(now_s=now_s):
             self._refuse(entry.call, STATUS_UNAVAILABLE, entry.details)
             entry.call.link.flush_soon()
@@ -270,6 +273,7 @@ class Forwarder:
         came: Call | None = went.app
         if came is None:
             return
+        self.reroutes_count += 1
         credit = went.receive_credit_bytes + came.withheld_bytes
         self._take_back_credit(came, went)
         self._part(went, came)

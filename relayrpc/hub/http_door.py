@@ -12,7 +12,8 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, cast
 
 import h11
@@ -32,14 +33,26 @@ from relayrpc.carrier.websocket import (
 from relayrpc.limits import KIB, Limits
 
 
-__all__ = ["HTTPDoor"]
+__all__ = ["Answer", "HTTPDoor"]
 
 _LOGGER: Final = logging.getLogger(__name__)
 _HEAD_BYTES_MAX: Final = 16 * KIB
+# Answers above it are those that `Limits.scrapes_open_max` counts.
+_SMALL_ANSWER_BYTES: Final = 16 * KIB
 _BACKLOG: Final = 1024
 _ACCEPT_PAUSE_S: Final = 1.0
 # How long an answered connection may take to go away.
 _CLOSE_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a page says."""
+
+    body: bytes
+    status: int = 200
+    reason: str = "OK"
+    content_type: str = "text/plain; charset=utf-8"
 
 
 class HTTPDoor:
@@ -54,8 +67,20 @@ class HTTPDoor:
         *,
         limits: Limits,
         ssl_context: ssl.SSLContext | None = None,
+        pages: Mapping[str, Callable[[], Answer]] | None = None,
     ) -> None:
+        """
+        Args:
+            on_carrier: Called in the loop; it must see to `start`, `close` or `abort`.
+            limits: `handshakes_open_max`, `handshake_timeout_s` and `scrapes_open_max` count here.
+            ssl_context: None: plaintext.
+            pages: What GET and HEAD answer, by path, beside /healthz; each must be quick and must
+                not raise.
+        """
         self.limits = limits
+        self.pages = {"/healthz": lambda: Answer(b"ok\n"), **(pages or {})}
+        # Connections with a large answer on its way; at most limits.scrapes_open_max.
+        self.scrapes: set[_HTTPConnection] = set()
         self.ssl_context = ssl_context
         self.on_carrier = on_carrier
         self._listening: list[socket.socket] = []
@@ -111,6 +136,7 @@ class HTTPDoor:
     def forget(self, connection: _HTTPConnection) -> None:
         """Stop counting a connection that is gone or has become a carrier."""
         self._open.discard(connection)
+        self.scrapes.discard(connection)
         if not self._open and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
@@ -208,8 +234,8 @@ class _HTTPConnection(asyncio.Protocol):
         path = request.target.partition(b"?")[0].decode("ascii", "replace")
         if path == LINK_PATH:
             self._open_link(request)
-        elif path == "/healthz" and request.method in (b"GET", b"HEAD"):
-            self._answer(200, "OK", "ok\n", is_head=request.method == b"HEAD")
+        elif path in self._door.pages and request.method in (b"GET", b"HEAD"):
+            self._answer_page(self._door.pages[path](), is_head=request.method == b"HEAD")
         else:
             self._answer(404, "Not Found", f"nothing at {path}\n")
 
@@ -242,16 +268,29 @@ class _HTTPConnection(asyncio.Protocol):
             WebSocketCarrier(protocol, transport, early=protocol.events_received())
         )
 
-    def _answer(self, status: int, reason: str, text: str, *, is_head: bool = False) -> None:
-        body = text.encode()
+    def _answer_page(self, page: Answer, *, is_head: bool) -> None:
+        """Answer with a page, unless too many large ones wait for readers that are slow."""
+        door = self._door
+        if len(page.body) > _SMALL_ANSWER_BYTES and not is_head:
+            if len(door.scrapes) >= door.limits.scrapes_open_max:
+                self._answer(503, "Service Unavailable", "too many large answers on their way\n")
+                return
+            door.scrapes.add(self)
+        self._write_page(page, is_head=is_head)
+
+    def _answer(self, status: int, reason: str, text: str) -> None:
+        self._write_page(Answer(text.encode(), status, reason))
+
+    def _write_page(self, page: Answer, *, is_head: bool = False) -> None:
         headers = Headers(
             [
-                ("Content-Type", "text/plain; charset=utf-8"),
-                ("Content-Length", str(len(body))),
+                ("Content-Type", page.content_type),
+                ("Content-Length", str(len(page.body))),
                 ("Connection", "close"),
             ]
         )
-        self._write_last(Response(status, reason, headers, b"" if is_head else body))
+        body = b"" if is_head else page.body
+        self._write_last(Response(page.status, page.reason, headers, body))
 
     def _write_last(self, response: Response) -> None:
         """Answer and close; what the peer still sends is dropped."""

@@ -204,6 +204,17 @@ class Router:
         standing = self._by_place.get(self._place(address, method.partition("/")[0]))
         return pb.SHAPE_UNKNOWN if standing is None else standing.shapes.get(method, 0)
 
+    def place_of(self, address: str, method: str) -> Place | None:
+        """
+        Find where the hosts of a call stand; None when nobody listens.
+
+        Args:
+            address: Where the caller calls.
+            method: "pkg.Service/Method".
+        """
+        place = self._place(address, method.partition("/")[0])
+        return place if place in self._by_place else None
+
     def pick(
         self, address: str, method: str, *, instance: str = "", sticky_key: str = ""
     ) -> Registration | RoutingRefusal:

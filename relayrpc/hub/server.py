@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
 from relayrpc.errors import ConfigError
 from relayrpc.hub.grpc_door import GRPCDoor
-from relayrpc.hub.http_door import HTTPDoor
+from relayrpc.hub.http_door import Answer, HTTPDoor
+from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.session import HubSessions
 from relayrpc.limits import DEFAULT_LIMITS, Limits
+from relayrpc.observe.metrics import CONTENT_TYPE
 
 
 __all__ = ["Hub", "HubConfig"]
@@ -44,6 +46,8 @@ class HubConfig:
     """PEM file with its key."""
     http_public: str | None = None
     """URL of the HTTP door as peers reach it, "wss://relay.example:443", where it differs."""
+    metrics: bool = True
+    """Count, and tell whoever reaches the HTTP door at /metrics: addresses, methods, statuses."""
     limits: Limits = DEFAULT_LIMITS
 
 
@@ -71,11 +75,18 @@ class Hub:
             random=random.Random(),
             token_bytes=secrets.token_bytes,
         )
+        self._is_listening = False
+        pages = {"/readyz": self._readiness}
+        if self.config.metrics:
+            metrics = HubMetrics(self.sessions)
+            self.sessions.observers.add(metrics)
+            pages["/metrics"] = lambda: Answer(metrics.render(), content_type=CONTENT_TYPE)
         cert, key = self.config.tls_cert, self.config.tls_key
         self._http = HTTPDoor(
             self.sessions.accept,
             limits=limits,
             ssl_context=server_ssl_context(cert, key) if cert and key else None,
+            pages=pages,
         )
         self._grpc = GRPCDoor(
             self.sessions.accept,
@@ -103,6 +114,7 @@ class Hub:
         """
         self._http_port = await self._http.start(self._http_host, self._http_port)
         self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
+        self._is_listening = True
 
     async def drain(self) -> None:
         """Close the ports, let calls finish up to the drain timeout, then end every link."""
@@ -118,8 +130,15 @@ class Hub:
         await self._http.aclose()
 
     def _stop_listening(self) -> None:
+        self._is_listening = False
         self._http.stop_listening()
         self._grpc.stop_listening()
+
+    def _readiness(self) -> Answer:
+        if self._is_listening:
+            return Answer(b"ready\n")
+        reason = b"draining\n" if self.sessions.is_draining else b"not listening\n"
+        return Answer(reason, 503, "Service Unavailable")
 
     def _websocket_url(self, reached_as: str) -> str:
         """

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from relayrpc.carrier.driver import LinkDriver
+from relayrpc.carrier.driver import LinkDriver, Traffic
 from relayrpc.errors import AbuseError, ProtocolError
 from relayrpc.hub.forward import Forwarder
 from relayrpc.hub.links import LinkTable, Refused
@@ -30,7 +30,7 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     import random
 
-    from relayrpc.carrier.base import Carrier, CarrierEvents
+    from relayrpc.carrier.base import Carrier, CarrierEvents, CarrierKind
     from relayrpc.errors import CarrierLostError
     from relayrpc.limits import Limits
     from relayrpc.link.events import Event
@@ -67,6 +67,8 @@ class HubSessions:
         self.table = LinkTable(limits=limits, token_bytes=token_bytes)
         self.forwarder = Forwarder(Router(random=random), limits=limits)
         self.observers = self.forwarder.observers
+        self.traffic: dict[CarrierKind, Traffic] = {}
+        """What passed over the carriers of each kind since the start."""
         self.clock = clock
         self._drivers: dict[Link, LinkDriver] = {}
         # Of links that are over, while their last carriers end.
@@ -136,6 +138,7 @@ class HubSessions:
                 events_received=functools.partial(self._events_received, link),
                 carrier_ended=functools.partial(self._carrier_ended, link),
                 flushed=self._flushed,
+                traffic=self.traffic,
             )
             for observe in self.observers.link_opened:
                 observe(link, carrier.kind)

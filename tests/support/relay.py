@@ -57,9 +57,9 @@ _HANDLER_MAKERS = {
 
 
 @contextlib.asynccontextmanager
-async def running_hub() -> AsyncIterator[Hub]:
-    """Run a hub on free ports."""
-    hub = Hub(HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0"))
+async def running_hub(**options: Any) -> AsyncIterator[Hub]:
+    """Run a hub on free ports; `options` are for HubConfig."""
+    hub = Hub(HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0", **options))
     await hub.start()
     try:
         yield hub

@@ -37,6 +37,7 @@ LAYERS: Final[dict[str, int]] = {
     "link": 1,
     "auth": 1,
     "contract": 1,
+    "observe": 1,
     "carrier": 2,
     "endpoint": 3,
     "hub": 4,

@@ -1,0 +1,6 @@
+"""What an operator sees of a running hub."""
+
+from __future__ import annotations
+
+
+__all__: list[str] = []
