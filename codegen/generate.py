@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from codegen import limits_page, state_table
+from codegen import limits_page, metrics_page, state_table
 
 
 __all__ = ["JOBS", "Job", "differences", "generate", "main"]
@@ -92,6 +92,10 @@ def differences() -> list[str]:
     text = page.read_text(encoding="utf-8")
     if text != state_table.render(text):
         problems.append(f"docs/reference/{page.name} differs from relayrpc/link/call.py")
+    page = metrics_page.PAGE
+    text = page.read_text(encoding="utf-8")
+    if text != metrics_page.render(text):
+        problems.append(f"docs/reference/{page.name} differs from relayrpc/observe/metrics.py")
     return problems
 
 
@@ -111,6 +115,9 @@ def main() -> int:
     text = state_table.PAGE.read_text(encoding="utf-8")
     state_table.PAGE.write_text(state_table.render(text), encoding="utf-8")
     print(state_table.PAGE.relative_to(ROOT))
+    text = metrics_page.PAGE.read_text(encoding="utf-8")
+    metrics_page.PAGE.write_text(metrics_page.render(text), encoding="utf-8")
+    print(metrics_page.PAGE.relative_to(ROOT))
     return 0
 
 

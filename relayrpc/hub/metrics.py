@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 from relayrpc import __version__
 from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
 from relayrpc.hub.observer import HubObserver
-from relayrpc.link.call import STATUS_UNIMPLEMENTED, CallOutcome
+from relayrpc.link.call import ORIGINS, STATUS_UNIMPLEMENTED, STATUS_UNKNOWN
 from relayrpc.observe.metrics import BOUNDS_S, OTHER, CappedSeries, Histogram, Page
+from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from relayrpc.hub.session import HubSessions
     from relayrpc.link.call import Call
     from relayrpc.link.link import Link
-    from relayrpc.v1 import link_pb2 as pb
 
 
 __all__ = ["UNSERVED", "HubMetrics"]
@@ -57,8 +57,8 @@ class HubMetrics(HubObserver):
         self._calls_found: dict[tuple[str, str, int], Histogram] = {}
         # By metric: how often labels were replaced.
         self._folded: Counter[tuple[str, ...]] = Counter({(_CALLS,): 0})
-        # By status, origin and may_have_executed.
-        self._failures: Counter[tuple[str, ...]] = Counter()
+        # By status, origin and not_executed, as in an END.
+        self._failures: Counter[tuple[int, int, bool]] = Counter()
         self._queue = Histogram()
         # By link: its carrier's kind, or _PARKED.
         self._link_states: dict[Link, str] = {}
@@ -107,9 +107,10 @@ class HubMetrics(HubObserver):
         series.counts[bisect_left(BOUNDS_S, duration_s)] += 1
         series.sum_s += duration_s
         if status:
-            outcome = CallOutcome.from_end(end)
-            may_have_executed = "true" if outcome.may_have_executed else "false"
-            self._failures[(_status_name(status), outcome.origin, may_have_executed)] += 1
+            # Peers may send any number; what is unknown counts as CallOutcome reads it.
+            origin = end.origin if end.origin < len(ORIGINS) else pb.End.ORIGIN_HOST
+            known = status if status in STATUS_BY_NUMBER else STATUS_UNKNOWN
+            self._failures[(known, origin, end.not_executed)] += 1
 
     def _find_calls(self, call: Call, status: int, registration: Registration | None) -> Histogram:
         place = self._sessions.forwarder.router.place_of(call.address, call.method)
@@ -160,7 +161,13 @@ class HubMetrics(HubObserver):
         page = Page()
         page.add(_CALLS, {labels: each.count for labels, each in self._calls.items()})
         page.add_histograms("relayrpc_call_duration_seconds", self._durations().items())
-        page.add("relayrpc_call_failures_total", self._failures)
+        page.add(
+            "relayrpc_call_failures_total",
+            {
+                (_status_name(status), ORIGINS[origin], "false" if not_executed else "true"): count
+                for (status, origin, not_executed), count in self._failures.items()
+            },
+        )
         gauges = self._by_address()
         for name, gauge in gauges.items():
             page.add(name, gauge.values)

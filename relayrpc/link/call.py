@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NEXT_STATE",
     "NO_STATE",
+    "ORIGINS",
     "STATUS_CANCELLED",
     "STATUS_DEADLINE_EXCEEDED",
     "STATUS_INTERNAL",
@@ -56,7 +57,8 @@ STATUS_UNAVAILABLE: Final = 14
 _STATUS_LAST: Final = 16
 
 Origin = Literal["host", "hub", "caller"]
-_ORIGINS: Final[tuple[Origin, ...]] = ("host", "hub", "caller")
+ORIGINS: Final[tuple[Origin, ...]] = ("host", "hub", "caller")
+"""By the number in pb.End."""
 
 
 class CallState(IntEnum):
@@ -291,7 +293,7 @@ class CallOutcome:
             status=end.status if end.status <= _STATUS_LAST else STATUS_UNKNOWN,
             details=end.details,
             trailing_metadata=tuple((entry.key, entry.value) for entry in end.trailing_metadata),
-            origin=_ORIGINS[end.origin] if end.origin < len(_ORIGINS) else "host",
+            origin=ORIGINS[end.origin] if end.origin < len(ORIGINS) else "host",
             may_have_executed=not end.not_executed,
         )
 

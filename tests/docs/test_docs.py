@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from codegen import limits_page
+from codegen import limits_page, metrics_page
 from relayrpc import errors
 from relayrpc.cli.main import app
 
@@ -54,6 +54,12 @@ def test_architecture_is_short() -> None:
 def test_limits_page_lists_every_limit_with_its_reason() -> None:
     assert read("docs/reference/limits.md") == limits_page.render()
     assert all(reason for _, _, reason in limits_page.bounds())
+
+
+def test_metrics_page_has_the_table() -> None:
+    page = read("docs/reference/metrics.md")
+    assert page == metrics_page.render(page)
+    assert "| `relayrpc_calls_total` | counter |" in page
 
 
 def test_cli_page_has_every_command_and_flag() -> None:

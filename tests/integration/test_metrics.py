@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import ANY
 
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from relayrpc.hub.http_door import Answer, HTTPDoor
+from relayrpc.limits import MIB, Limits
 from relayrpc.observe.metrics import METRICS
 from tests.support.relay import ADDRESS, Stub, running_hub, running_relay
+from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
@@ -104,3 +108,75 @@ async def test_metrics_may_be_turned_off() -> None:
     async with running_hub(metrics=False) as hub:
         status, _, _ = await get(hub.http_port, "/metrics")
     assert status == 404
+
+
+async def test_links_are_counted_where_they_are() -> None:
+    async with running_relay({"uu:Echo": echo}) as relay:
+        await Stub(relay.channel).unary_unary("Echo")(b"x")
+        sessions = relay.hub.sessions
+        of_link = sessions.forwarder.router.of_link
+        (link,) = (link for link in sessions.table.links if not of_link(link))
+        driver = sessions.driver(link)
+        assert driver.carrier is not None
+        driver.carrier.abort()
+        await until(lambda: link.resumed_count == 1)
+        values = await scrape(relay.hub.http_port)
+        assert values[key("links", carrier="websocket")] == 2
+        assert values[key("links_parked")] == 0
+        assert values[key("link_parks_total")] == 1
+        assert values[key("link_resumes_total", carrier="websocket")] == 1
+        await relay.channel.close()
+        await until(lambda: len(sessions.table) == 1)
+        values = await scrape(relay.hub.http_port)
+        assert values[key("links", carrier="websocket")] == 1
+        assert values[key("links_ended_total", reason="closed")] == 1
+
+
+async def test_ready_while_it_listens_and_not_while_it_drains() -> None:
+    release = asyncio.Event()
+
+    async def wait(request: bytes, _context: Any) -> bytes:
+        await release.wait()
+        return request
+
+    async with running_relay({"uu:Wait": wait}) as relay:
+        hub = relay.hub
+        assert await get(hub.http_port, "/readyz") == (200, ANY, "ready\n")
+        call = Stub(relay.channel).unary_unary("Wait")(b"x")
+        await until(lambda: any(link.calls_open_count for link in hub.sessions.table.links))
+        # The port closes at once: only who is connected already can ask.
+        reader, writer = await asyncio.open_connection("127.0.0.1", hub.http_port)
+        writer.write(b"GET /readyz HTTP/1.1\r\n")
+        await until(lambda: bool(hub._http._open))
+        draining = asyncio.create_task(hub.drain())
+        await until(lambda: hub.sessions.is_draining)
+        writer.write(b"Host: hub\r\n\r\n")
+        answer = (await reader.read()).decode()
+        assert answer.startswith("HTTP/1.1 503 ")
+        assert answer.endswith("\r\n\r\ndraining\n")
+        writer.close()
+        release.set()
+        assert await call == b"x"
+        await relay.server.stop(None)
+        await relay.channel.close()
+        await draining
+
+
+async def test_large_answers_to_slow_readers_are_bounded() -> None:
+    limits = Limits(scrapes_open_max=1)
+    door = HTTPDoor(
+        lambda _: None, limits=limits, pages={"/large": lambda: Answer(b"x" * 64 * MIB)}
+    )
+    port = await door.start("127.0.0.1", 0)
+    try:
+        _, slow = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        slow.write(b"GET /large HTTP/1.1\r\nHost: hub\r\n\r\n")
+        await until(lambda: len(door.scrapes) == 1)
+        status, _, body = await get(port, "/large")
+        assert (status, body) == (503, "too many large answers on their way\n")
+        assert (await get(port, "/healthz"))[0] == 200
+        slow.transport.abort()
+        await until(lambda: not door.scrapes)
+        assert (await get(port, "/large", method="HEAD"))[0] == 200
+    finally:
+        await door.aclose()
