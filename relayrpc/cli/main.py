@@ -13,7 +13,7 @@ from typing import Final
 import typer
 
 from relayrpc import __version__
-from relayrpc.cli import hub
+from relayrpc.cli import hub, ls
 from relayrpc.errors import ConfigError, RelayError, UsageError
 
 
@@ -35,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command(name="hub")(hub.hub)
+app.command(name="ls")(ls.ls)
 
 
 @app.command()

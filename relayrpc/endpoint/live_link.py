@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import platform
 import random as random_module
 import secrets
 import time
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import grpc
 
+from relayrpc import __version__
 from relayrpc.carrier.dial import dial, dial_websocket_url
 from relayrpc.carrier.driver import LinkDriver
 from relayrpc.errors import CarrierError, ConnectError, LinkRefusedError, RelayError
@@ -58,6 +60,7 @@ __all__ = ["DIALLING", "REFUSED_CALL", "Dialling", "LiveLink"]
 
 _log = logging.getLogger("relayrpc.link")
 
+_AGENT: Final = f"relayrpc/{__version__} python/{platform.python_version()}"
 _BACKOFF_FACTOR: Final = 1.6
 _BACKOFF_JITTER: Final = 0.2
 _INSTANCE_BYTES: Final = 12
@@ -495,7 +498,13 @@ class LiveLink:
         old, old_driver = self._link, self._driver
         if old is not None and old_driver is not None and not old.is_closed:
             self._draining[old] = old_driver
-        link = Link(is_dialler=True, limits=self.limits, instance=self.instance, now_s=self.now_s())
+        link = Link(
+            is_dialler=True,
+            limits=self.limits,
+            instance=self.instance,
+            agent=_AGENT,
+            now_s=self.now_s(),
+        )
         self._link = link
         self._driver = LinkDriver(
             link,

@@ -37,6 +37,7 @@ __all__ = ["Accepted", "LinkTable", "Refused"]
 _INSTANCE: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _VERSIONS_MAX: Final = 16
 _FEATURES_MAX: Final = 64
+_AGENT_CHARS_MAX: Final = 256
 _ID_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
 _ATTEMPT_MAX: Final = 2**63
@@ -147,6 +148,7 @@ class LinkTable:
         link.peer_identity = identity
         link.is_local = bool(local_identity)
         link.peer_address = peer
+        link.peer_agent = hello.agent[:_AGENT_CHARS_MAX]
         link.accept(
             hello,
             link_id=self._token_bytes(_ID_BYTES),

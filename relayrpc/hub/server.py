@@ -1,5 +1,5 @@
 """
-The hub process's object: two doors, and the sessions behind them.
+The hub process's object: two doors, the sessions behind them, and what it serves itself.
 
 Owns: the configuration, where it listens and what that needs. Does not own: what happens behind the
 doors (session.py).
@@ -18,6 +18,7 @@ from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
 from relayrpc.errors import ConfigError
 from relayrpc.hub.grpc_door import GRPCDoor
 from relayrpc.hub.http_door import Answer, HTTPDoor
+from relayrpc.hub.management import Management
 from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.session import HubSessions
 from relayrpc.limits import DEFAULT_LIMITS, Limits
@@ -81,6 +82,7 @@ class Hub:
             metrics = HubMetrics(self.sessions)
             self.sessions.observers.add(metrics)
             pages["/metrics"] = lambda: Answer(metrics.render(), content_type=CONTENT_TYPE)
+        self._management = Management(self.sessions)
         cert, key = self.config.tls_cert, self.config.tls_key
         self._http = HTTPDoor(
             self.sessions.accept,
@@ -112,6 +114,7 @@ class Hub:
         Raises:
             OSError: A port cannot be listened on.
         """
+        await self._management.start()
         self._http_port = await self._http.start(self._http_host, self._http_port)
         self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
         self._is_listening = True
@@ -119,12 +122,15 @@ class Hub:
     async def drain(self) -> None:
         """Close the ports, let calls finish up to the drain timeout, then end every link."""
         self._stop_listening()
+        # Its watchers would stay to the end.
+        await self._management.aclose()
         await self.sessions.drain()
         await self.aclose()
 
     async def aclose(self) -> None:
         """Stop now: every call ends. Idempotent."""
         self._stop_listening()
+        await self._management.aclose()
         await self.sessions.aclose()
         await self._grpc.aclose()
         await self._http.aclose()

@@ -88,6 +88,8 @@ class LinkCalls:
         # What a hub vouches for to hosts; set by the hub.
         self.peer_identity = ""
         self.peer_address = ""
+        # Hub: what the peer's program says it is.
+        self.peer_agent = ""
         self.budget = (
             # Calls of both directions leave by this link, and each has its share.
             Budget(limit_bytes=limits.link_budget_bytes, calls_max=2 * limits.calls_open_max)

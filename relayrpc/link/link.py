@@ -95,6 +95,7 @@ class Link(LinkCalls):
         limits: Limits,
         instance: str,
         is_hub: bool = False,
+        agent: str = "",
         now_s: float,
     ) -> None:
         """
@@ -104,12 +105,14 @@ class Link(LinkCalls):
             instance: This process's instance id (dialler), or the peer's from its Hello (acceptor).
             is_hub: Calls are forwarded: ends made here say HUB, and queued data is charged to a
                 budget.
+            agent: What Hello says this program is, for people and logs (dialler).
             now_s: Monotonic seconds.
         """
         super().__init__(is_dialler=is_dialler, limits=limits, is_hub=is_hub)
         self.state = LinkState.CONNECTING if is_dialler else LinkState.OPEN
         self.instance = instance
         self.resumed_count = 0
+        self._agent = agent
         # Set by Welcome (dialler) or accept() (acceptor).
         self.link_id = b""
         self.secret = b""
@@ -210,6 +213,7 @@ class Link(LinkCalls):
                     versions=[PROTOCOL_VERSION],
                     instance=self.instance,
                     limits=_encode_limits(self.limits),
+                    agent=self._agent,
                 )
             )
         self._first_batch = encode_unnumbered(frame)

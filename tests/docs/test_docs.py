@@ -34,12 +34,12 @@ def read(path: str) -> str:
 
 
 def commands() -> dict[str, list[str]]:
-    """Name of each command -> its flags, but --help."""
+    """Name of each command -> its flags in their long form, but --help."""
     group = typer.main.get_command(app)
     found = {}
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         flags = [flag for option in command.params for flag in option.opts]
-        found[name] = [flag for flag in flags if flag != "--help"]
+        found[name] = [flag for flag in flags if flag[:2] == "--" and flag != "--help"]
     return found
 
 

@@ -384,7 +384,7 @@ async def test_stopping_with_grace_lets_a_call_finish_and_refuses_new_ones() -> 
         assert await relay.server.wait_for_termination(0)
         stopping = asyncio.create_task(relay.server.stop(60))
         router = relay.hub.sessions.forwarder.router
-        await until(lambda: not router.registrations)
+        await until(lambda: all(host.link.is_local for host in router.registrations))
         with pytest.raises(relayrpc.aio.RpcError) as caught:
             await method(b"")
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

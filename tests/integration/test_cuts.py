@@ -22,6 +22,7 @@ from tests.integration.peers import RecorderStub, calling, host_process, recordi
 from tests.integration.recorder import calls_count, memory_kib
 from tests.integration.watched_hub import WatchedHub, sockets_count, watched_hub
 from tests.support.raw_peer import Door
+from tests.support.relay import peer_links
 from tests.support.tcp_proxy import TCPProxy
 from tests.support.until import until
 
@@ -203,10 +204,10 @@ async def test_hub_forgets_links_and_calls_that_went_through_cuts(door: Door) ->
             storm = Storm("storm", stub, [host_proxy, caller_proxy], calls=1_000)
             await storm.run()
             assert recorder.executed == dict.fromkeys(storm.names, 1)
-            assert len(hub.sessions.table) == 2
-            await until(lambda: all(link.is_idle for link in hub.sessions.table.links))
+            assert len(peer_links(hub)) == 2
+            await until(lambda: all(link.is_idle for link in peer_links(hub)))
             assert hub.sessions.forwarder.starved_count == 0
-        await until(lambda: len(hub.sessions.table) == 0)
+        await until(lambda: len(peer_links(hub)) == 0)
     gc.collect()
     assert calls_count() == 0
     await hub.aclose()

@@ -21,6 +21,7 @@ from relayrpc.hub.server import Hub, HubConfig
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.integration.watched_hub import Neighbour, WatchedHub, neighbour_of
 from tests.support.raw_peer import Door, RawLink, batch, hello, open_raw
+from tests.support.relay import peer_links
 from tests.support.until import until
 
 
@@ -210,7 +211,7 @@ async def test_hub_frees_the_place_of_a_finished_handshake(door: Door) -> None:
             await carrier.send(batch(hello()))
             await carrier.receive_body("welcome")
             carriers.append(carrier)
-        assert len(hub.sessions.table) == 10
+        assert len(peer_links(hub)) == 10
         for carrier in carriers:
             await carrier.aclose()
-        await until(lambda: len(hub.sessions.table) == 0)
+        await until(lambda: len(peer_links(hub)) == 0)

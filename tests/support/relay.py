@@ -11,9 +11,10 @@ import grpc
 
 import relayrpc.aio
 from relayrpc.hub.server import Hub, HubConfig
+from relayrpc.link.link import Link
 
 
-__all__ = ["ADDRESS", "Relay", "Stub", "running_hub", "running_relay"]
+__all__ = ["ADDRESS", "Relay", "Stub", "peer_links", "running_hub", "running_relay"]
 
 ADDRESS = "contoso/test"
 
@@ -46,6 +47,11 @@ class Stub:
 
     def stream_stream(self, method: str) -> Any:
         return self._channel.stream_stream(f"/{self._service}/{method}")
+
+
+def peer_links(hub: Hub) -> list[Link]:
+    """The links of a hub that are not its own parts'."""
+    return [link for link in hub.sessions.table.links if not link.is_local]
 
 
 _HANDLER_MAKERS = {

@@ -1,0 +1,183 @@
+"""
+`relayrpc ls`: who listens at a hub, and what changes.
+
+Owns: how relayrpc.v1.Hub's answers are shown. Does not own: what they say (hub/management.py).
+Source: docs/reference/cli.md; protos/relayrpc/v1/hub.proto.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from relayrpc.cli.connection import DEFAULT_URL, HUB_SERVICE, CAFile, run_at_hub
+from relayrpc.cli.table import print_table
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.channel import Channel
+    from relayrpc.v1 import hub_pb2 as pb
+
+
+__all__ = ["ls"]
+
+_HOSTS: Final = (
+    "ADDRESS", "INSTANCE", "STATE", "CALLS", "PRIORITY", "CARRIER", "RTT", "RESUMES", "WIRE",
+    "AGENT", "SERVICES",
+)  # fmt: skip
+_LINKS: Final = (
+    "LINK", "INSTANCE", "PEER", "STATE", "CARRIER", "RTT", "RESUMES", "CALLS", "BYTES", "WIRE",
+    "AGENT",
+)  # fmt: skip
+_CONTRACTS: Final = ("ADDRESS", "SERVICE", "METHOD", "SHAPE")
+_SHAPES: Final = (
+    "unknown",
+    "unary -> unary",
+    "unary -> stream",
+    "stream -> unary",
+    "stream -> stream",
+)
+
+
+def ls(
+    url: Annotated[
+        str, typer.Argument(metavar="[URL]", help="The hub, and an address to look below.")
+    ] = DEFAULT_URL,
+    *,
+    links: Annotated[
+        bool, typer.Option("--links", help="Show links, callers' too, instead of hosts.")
+    ] = False,
+    contracts: Annotated[
+        bool, typer.Option("--contracts", help="Show services and methods instead of hosts.")
+    ] = False,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Show parts of the hub itself, too.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all of it as one JSON object.")
+    ] = False,
+    tls_ca: CAFile = None,
+) -> None:
+    """
+    List the hosts at a hub.
+
+    \b
+    Example:
+      relayrpc ls relay://127.0.0.1:7350/contoso
+
+    \b
+    Exit codes:
+      0  listed
+      1  the hub cannot be reached, or said no
+      2  a flag or the URL cannot be used
+    """
+    listing = run_at_hub(url, _list, tls_ca=tls_ca)
+    if not parts:
+        _leave_out_parts(listing)
+    if as_json:
+        typer.echo(_json(listing))
+    elif links:
+        print_table(_LINKS, _link_rows(listing))
+    elif contracts:
+        print_table(_CONTRACTS, sorted(_contract_rows(listing)))
+    else:
+        print_table(_HOSTS, sorted(_host_rows(listing)))
+
+
+async def _list(channel: Channel, address: str) -> pb.ListResponse:
+    """Ask, and put the parts of the answer together."""
+    from relayrpc.v1 import hub_pb2 as pb
+
+    ask = channel.unary_stream(
+        f"/{HUB_SERVICE}/List", pb.ListRequest.SerializeToString, pb.ListResponse.FromString
+    )
+    listing = pb.ListResponse()
+    async for part in ask(pb.ListRequest(address=address)):
+        listing.MergeFrom(part)
+    return listing
+
+
+def _leave_out_parts(listing: pb.ListResponse) -> None:
+    links = [link for link in listing.links if not link.is_local]
+    hosts = [host for host in listing.hosts if not host.is_local]
+    del listing.links[:], listing.hosts[:]
+    listing.links.extend(links)
+    listing.hosts.extend(hosts)
+
+
+def _json(message: Any) -> str:
+    from google.protobuf.json_format import MessageToDict
+
+    # What is 0 or false is told too: who reads it need not know the defaults.
+    return json.dumps(MessageToDict(message, always_print_fields_with_no_presence=True))
+
+
+def _host_rows(listing: pb.ListResponse) -> Iterator[tuple[str, ...]]:
+    from relayrpc.v1 import hub_pb2 as pb
+
+    links = {link.link_id: link for link in listing.links}
+    for host in listing.hosts:
+        link = links.get(host.link_id, pb.LinkInfo())
+        slots = f"/{host.slots}" if host.slots else ""
+        row = (
+            host.instance,
+            _state(pb.HostState.Name(host.state)),
+            f"{host.calls_open_count}{slots}",
+            f"{host.priority}",
+            link.carrier,
+            _round_trip(link),
+            f"{link.resumes_count}",
+            f"{link.wire_version}",
+            link.agent,
+        )
+        if host.address:
+            yield (host.address, *row, ", ".join(service.name for service in host.services))
+        else:
+            # Each at its own name.
+            for service in host.services:
+                yield (service.name, *row, service.name)
+
+
+def _link_rows(listing: pb.ListResponse) -> Iterator[tuple[str, ...]]:
+    from relayrpc.v1 import hub_pb2 as pb
+
+    for link in listing.links:
+        yield (
+            link.link_id,
+            link.instance,
+            link.peer,
+            _state(pb.LinkState.Name(link.state)),
+            link.carrier,
+            _round_trip(link),
+            f"{link.resumes_count}",
+            f"{link.calls_open_count}",
+            f"{link.held_bytes}",
+            f"{link.wire_version}",
+            link.agent,
+        )
+
+
+def _contract_rows(listing: pb.ListResponse) -> set[tuple[str, ...]]:
+    """Return what is served, once however many hosts serve it."""
+    return {
+        (host.address or service.name, service.name, name, shape)
+        for host in listing.hosts
+        for service in host.services
+        for name, shape in _methods(service)
+    }
+
+
+def _methods(service: Any) -> list[tuple[str, str]]:
+    known = [(method.name, _SHAPES[method.shape]) for method in service.methods]
+    return known or [("?", _SHAPES[0])]
+
+
+def _state(name: str) -> str:
+    return name.rpartition("_")[2].lower()
+
+
+def _round_trip(link: pb.LinkInfo) -> str:
+    return f"{link.round_trip_us / 1000:.1f}ms" if link.round_trip_us else ""

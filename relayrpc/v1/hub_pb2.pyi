@@ -1,0 +1,211 @@
+from relayrpc.v1 import link_pb2 as _link_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LinkState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LINK_STATE_UNSPECIFIED: _ClassVar[LinkState]
+    LINK_STATE_OPEN: _ClassVar[LinkState]
+    LINK_STATE_PARKED: _ClassVar[LinkState]
+    LINK_STATE_LEAVING: _ClassVar[LinkState]
+
+class HostState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HOST_STATE_UNSPECIFIED: _ClassVar[HostState]
+    HOST_STATE_SERVING: _ClassVar[HostState]
+    HOST_STATE_PARKED: _ClassVar[HostState]
+    HOST_STATE_DRAINED: _ClassVar[HostState]
+    HOST_STATE_LEAVING: _ClassVar[HostState]
+LINK_STATE_UNSPECIFIED: LinkState
+LINK_STATE_OPEN: LinkState
+LINK_STATE_PARKED: LinkState
+LINK_STATE_LEAVING: LinkState
+HOST_STATE_UNSPECIFIED: HostState
+HOST_STATE_SERVING: HostState
+HOST_STATE_PARKED: HostState
+HOST_STATE_DRAINED: HostState
+HOST_STATE_LEAVING: HostState
+
+class ListRequest(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...
+
+class ListResponse(_message.Message):
+    __slots__ = ("hub", "links", "hosts")
+    HUB_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    hub: HubInfo
+    links: _containers.RepeatedCompositeFieldContainer[LinkInfo]
+    hosts: _containers.RepeatedCompositeFieldContainer[HostInfo]
+    def __init__(self, hub: _Optional[_Union[HubInfo, _Mapping]] = ..., links: _Optional[_Iterable[_Union[LinkInfo, _Mapping]]] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ...) -> None: ...
+
+class HubInfo(_message.Message):
+    __slots__ = ("epoch", "version", "links_count", "hosts_count", "calls_open_count", "calls_waiting_count", "uptime_ms")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LINKS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CALLS_OPEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CALLS_WAITING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    version: str
+    links_count: int
+    hosts_count: int
+    calls_open_count: int
+    calls_waiting_count: int
+    uptime_ms: int
+    def __init__(self, epoch: _Optional[str] = ..., version: _Optional[str] = ..., links_count: _Optional[int] = ..., hosts_count: _Optional[int] = ..., calls_open_count: _Optional[int] = ..., calls_waiting_count: _Optional[int] = ..., uptime_ms: _Optional[int] = ...) -> None: ...
+
+class LinkInfo(_message.Message):
+    __slots__ = ("link_id", "instance", "identity", "peer", "state", "carrier", "round_trip_us", "resumes_count", "wire_version", "agent", "calls_open_count", "held_bytes", "is_local")
+    LINK_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CARRIER_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TRIP_US_FIELD_NUMBER: _ClassVar[int]
+    RESUMES_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    CALLS_OPEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IS_LOCAL_FIELD_NUMBER: _ClassVar[int]
+    link_id: str
+    instance: str
+    identity: str
+    peer: str
+    state: LinkState
+    carrier: str
+    round_trip_us: int
+    resumes_count: int
+    wire_version: int
+    agent: str
+    calls_open_count: int
+    held_bytes: int
+    is_local: bool
+    def __init__(self, link_id: _Optional[str] = ..., instance: _Optional[str] = ..., identity: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[_Union[LinkState, str]] = ..., carrier: _Optional[str] = ..., round_trip_us: _Optional[int] = ..., resumes_count: _Optional[int] = ..., wire_version: _Optional[int] = ..., agent: _Optional[str] = ..., calls_open_count: _Optional[int] = ..., held_bytes: _Optional[int] = ..., is_local: _Optional[bool] = ...) -> None: ...
+
+class HostInfo(_message.Message):
+    __slots__ = ("link_id", "announcement_id", "instance", "address", "services", "state", "slots", "priority", "calls_open_count", "is_local")
+    LINK_ID_FIELD_NUMBER: _ClassVar[int]
+    ANNOUNCEMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    CALLS_OPEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    IS_LOCAL_FIELD_NUMBER: _ClassVar[int]
+    link_id: str
+    announcement_id: int
+    instance: str
+    address: str
+    services: _containers.RepeatedCompositeFieldContainer[_link_pb2.ServiceDescription]
+    state: HostState
+    slots: int
+    priority: int
+    calls_open_count: int
+    is_local: bool
+    def __init__(self, link_id: _Optional[str] = ..., announcement_id: _Optional[int] = ..., instance: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[_link_pb2.ServiceDescription, _Mapping]]] = ..., state: _Optional[_Union[HostState, str]] = ..., slots: _Optional[int] = ..., priority: _Optional[int] = ..., calls_open_count: _Optional[int] = ..., is_local: _Optional[bool] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("epoch", "after_number")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    AFTER_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    after_number: int
+    def __init__(self, epoch: _Optional[str] = ..., after_number: _Optional[int] = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("epoch", "number", "snapshot", "events")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    number: int
+    snapshot: HostSnapshot
+    events: _containers.RepeatedCompositeFieldContainer[HostEvent]
+    def __init__(self, epoch: _Optional[str] = ..., number: _Optional[int] = ..., snapshot: _Optional[_Union[HostSnapshot, _Mapping]] = ..., events: _Optional[_Iterable[_Union[HostEvent, _Mapping]]] = ...) -> None: ...
+
+class HostSnapshot(_message.Message):
+    __slots__ = ("is_first", "is_last", "hosts")
+    IS_FIRST_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    is_first: bool
+    is_last: bool
+    hosts: _containers.RepeatedCompositeFieldContainer[HostInfo]
+    def __init__(self, is_first: _Optional[bool] = ..., is_last: _Optional[bool] = ..., hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ...) -> None: ...
+
+class HostEvent(_message.Message):
+    __slots__ = ("number", "kind", "time_unix_ms", "host")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[HostEvent.Kind]
+        KIND_CAME: _ClassVar[HostEvent.Kind]
+        KIND_WENT: _ClassVar[HostEvent.Kind]
+        KIND_PARKED: _ClassVar[HostEvent.Kind]
+        KIND_RETURNED: _ClassVar[HostEvent.Kind]
+        KIND_DRAINED: _ClassVar[HostEvent.Kind]
+        KIND_UNDRAINED: _ClassVar[HostEvent.Kind]
+        KIND_LEAVING: _ClassVar[HostEvent.Kind]
+    KIND_UNSPECIFIED: HostEvent.Kind
+    KIND_CAME: HostEvent.Kind
+    KIND_WENT: HostEvent.Kind
+    KIND_PARKED: HostEvent.Kind
+    KIND_RETURNED: HostEvent.Kind
+    KIND_DRAINED: HostEvent.Kind
+    KIND_UNDRAINED: HostEvent.Kind
+    KIND_LEAVING: HostEvent.Kind
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    kind: HostEvent.Kind
+    time_unix_ms: int
+    host: HostInfo
+    def __init__(self, number: _Optional[int] = ..., kind: _Optional[_Union[HostEvent.Kind, str]] = ..., time_unix_ms: _Optional[int] = ..., host: _Optional[_Union[HostInfo, _Mapping]] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("instance", "address", "undo")
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    instance: str
+    address: str
+    undo: bool
+    def __init__(self, instance: _Optional[str] = ..., address: _Optional[str] = ..., undo: _Optional[bool] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("hosts",)
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    hosts: _containers.RepeatedCompositeFieldContainer[HostInfo]
+    def __init__(self, hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ...) -> None: ...
+
+class EndLinkRequest(_message.Message):
+    __slots__ = ("link_id", "reason")
+    LINK_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    link_id: str
+    reason: str
+    def __init__(self, link_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class EndLinkResponse(_message.Message):
+    __slots__ = ("calls_ended_count",)
+    CALLS_ENDED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    calls_ended_count: int
+    def __init__(self, calls_ended_count: _Optional[int] = ...) -> None: ...
