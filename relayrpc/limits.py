@@ -106,6 +106,17 @@ class Limits:
     parked_identity_bytes_max: int = 64 * MIB
     """Of that, for one identity."""
 
+    native_calls_max: int = 4_096
+    """Calls of plain gRPC clients open at once on one hub."""
+    native_streams_max: int = 100
+    """... and on one of their connections, where gRPC makes further ones wait."""
+    native_idle_s: float = 60.0
+    """A gRPC client that calls nothing for so long gives its place up; its next call gets one."""
+    grpc_window_bytes: int = 256 * KIB
+    """
+    What a stream on the gRPC port may send ahead of its reader. Links there take it too: a far host
+    pinned to gRPC sends this much a round trip at most.
+    """
     queue_calls_max: int = 1_024
     """Calls that wait at one address for a host of one service."""
     queue_bytes_max: int = 64 * MIB
@@ -124,6 +135,13 @@ class Limits:
     """Series of one metric; what is beyond counts under the labels `other`."""
     scrapes_open_max: int = 4
     """Answers to /metrics on their way at a time; at the bounds one of them has 4 MiB."""
+
+    journal_events_max: int = 4_096
+    """Events that a hub keeps for watchers of `$hub` who come back,"""
+    journal_bytes_max: int = 4 * MIB
+    """... and their size; whoever was away for longer gets a snapshot."""
+    watchers_max: int = 64
+    """Watchers at once."""
 
     # --- the endpoint ---
     handler_threads_max: int = 32

@@ -24,7 +24,8 @@ from relayrpc.limits import DEFAULT_LIMITS
 
 
 if TYPE_CHECKING:
-    from relayrpc.hub.server import Hub, HubConfig
+    from relayrpc.hub.server import GRPCGateway, Hub, HubConfig
+    from relayrpc.hub.session import HubSessions
 
 __all__ = ["hub", "serve"]
 
@@ -112,7 +113,7 @@ def hub(
         limits=limits,
     )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(server.Hub(config), config))
+        runner.run(serve(server.Hub(config, grpc_gateways=(_native_gateway(),)), config))
 
 
 async def serve(hub: Hub, config: HubConfig) -> None:
@@ -168,6 +169,13 @@ def _import_server() -> ModuleType:
             "pip install 'relayrpc[hub]'"
         ) from error
     return server
+
+
+def _native_gateway() -> Callable[[HubSessions], GRPCGateway]:
+    # Imported as late as the hub.
+    from relayrpc.gateway.grpc import NativeGateway
+
+    return NativeGateway
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -158,6 +158,14 @@ class CallCore:
             return Metadata(*decode_metadata(self.end.initial_metadata))
         return Metadata()
 
+    @property
+    def has_initial_metadata(self) -> bool:
+        """True when initial metadata has arrived, if only with the end."""
+        begin = self.begin if self.begin is not None else self.end
+        if begin is None:
+            return False
+        return bool(begin.metadata if isinstance(begin, pb.Begin) else begin.initial_metadata)
+
     # --- watching ---
 
     async def wait_end(self) -> None:

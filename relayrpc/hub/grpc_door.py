@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import grpc
@@ -20,7 +20,6 @@ from relayrpc.carrier.base import Carrier
 from relayrpc.carrier.grpc_stream import (
     DIALLED_HOST_KEY,
     LINK_METHOD,
-    MESSAGE_OPTIONS,
     GRPCServerCarrier,
 )
 from relayrpc.limits import Limits
@@ -30,7 +29,6 @@ __all__ = ["GRPCDoor"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._:%~-]{1,255}")
 _NEVER_MS: Final = 2**31 - 1
-_STREAMS_PER_CONNECTION: Final = 100
 
 
 class GRPCDoor:
@@ -43,6 +41,7 @@ class GRPCDoor:
         limits: Limits,
         credentials: grpc.ServerCredentials | None = None,
         websocket_url: Callable[[str], str] | str = "",
+        handlers: Sequence[grpc.GenericRpcHandler] = (),
     ) -> None:
         """
         Set the door up; nothing listens yet.
@@ -50,16 +49,19 @@ class GRPCDoor:
         Args:
             on_carrier: Called in the loop for every stream that opened; it must see to `start`,
                 `close` or `abort`.
-            limits: `links_max`, `handshakes_open_max` and the timeouts count here.
+            limits: `links_max`, `handshakes_open_max`, `native_*`, `grpc_window_bytes`,
+                `message_bytes_max` and the timeouts count here.
             credentials: None: plaintext.
             websocket_url: What carriers say about where a link may move: a URL, or a function that
                 makes it from the host by which the dialler says it reached this hub ("" when it
                 does not say).
+            handlers: Of what else is served on this port, asked in order.
         """
         self._on_carrier = on_carrier
         self._limits = limits
         self._credentials = credentials
         self._websocket_url = websocket_url
+        self._handlers = handlers
         self._server: grpc.aio.Server | None = None
         self._stopping: asyncio.Task[None] | None = None
 
@@ -72,17 +74,25 @@ class GRPCDoor:
         """
         limits = self._limits
         server = grpc.aio.server(
-            maximum_concurrent_rpcs=limits.links_max + limits.handshakes_open_max,
+            maximum_concurrent_rpcs=(
+                # Links have their own bound; the gateway refuses what is beyond its own, in words.
+                limits.links_max + limits.handshakes_open_max + 2 * limits.native_calls_max
+            ),
             options=(
-                *MESSAGE_OPTIONS,
+                ("grpc.max_receive_message_length", limits.message_bytes_max),
+                ("grpc.max_send_message_length", limits.message_bytes_max),
+                # Windows that gRPC fits to the traffic grow to 16 MiB for every stream nobody
+                # reads.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", limits.grpc_window_bytes),
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_time_ms", _NEVER_MS),
-                ("grpc.max_concurrent_streams", _STREAMS_PER_CONNECTION),
+                ("grpc.max_concurrent_streams", limits.native_streams_max),
                 ("grpc.server_handshake_timeout_ms", int(limits.handshake_timeout_s * 1000)),
                 ("grpc.max_metadata_size", limits.metadata_bytes_max),
             ),
         )
-        server.add_generic_rpc_handlers((_LinkHandler(self._connect),))
+        server.add_generic_rpc_handlers((_LinkHandler(self._connect), *self._handlers))
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
             if self._credentials is None:

@@ -12,20 +12,27 @@ import ipaddress
 import random
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
 
 from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
 from relayrpc.errors import ConfigError
 from relayrpc.hub.grpc_door import GRPCDoor
 from relayrpc.hub.http_door import Answer, HTTPDoor
+from relayrpc.hub.journal import Journal
 from relayrpc.hub.management import Management
 from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.session import HubSessions
+from relayrpc.hub.tracing import HubTracing
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.observe.metrics import CONTENT_TYPE
+from relayrpc.observe.tracing import find_tracing
 
 
-__all__ = ["Hub", "HubConfig"]
+__all__ = ["GRPCGateway", "Hub", "HubConfig"]
 
 _LINK_PATH = "/relayrpc.v1.Link/Connect"
 _PORT_MAX = 65535
@@ -52,11 +59,30 @@ class HubConfig:
     limits: Limits = DEFAULT_LIMITS
 
 
+class GRPCGateway(Protocol):
+    """What serves other calls than links on the gRPC port."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """As grpc.GenericRpcHandler's."""
+
+    async def aclose(self) -> None:
+        """End what is left of it. Idempotent."""
+
+
 class Hub:
     """One hub. `start()`, then `drain()` or `aclose()`."""
 
-    def __init__(self, config: HubConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: HubConfig | None = None,
+        *,
+        grpc_gateways: Sequence[Callable[[HubSessions], GRPCGateway]] = (),
+    ) -> None:
         """
+        Args:
+            config: How it is run.
+            grpc_gateways: Makers of what else answers on the gRPC port, asked in order.
+
         Raises:
             ConfigError: The configuration contradicts itself or would listen beyond loopback
             without leave.
@@ -82,7 +108,14 @@ class Hub:
             metrics = HubMetrics(self.sessions)
             self.sessions.observers.add(metrics)
             pages["/metrics"] = lambda: Answer(metrics.render(), content_type=CONTENT_TYPE)
-        self._management = Management(self.sessions)
+        journal = Journal(
+            epoch=self.sessions.table.epoch,
+            limits=limits,
+            hosts_of=self.sessions.forwarder.router.of_link,
+            wall_clock=time.time,
+        )
+        self.sessions.observers.add(journal)
+        self._management = Management(self.sessions, journal)
         cert, key = self.config.tls_cert, self.config.tls_key
         self._http = HTTPDoor(
             self.sessions.accept,
@@ -90,11 +123,13 @@ class Hub:
             ssl_context=server_ssl_context(cert, key) if cert and key else None,
             pages=pages,
         )
+        self._grpc_gateways = [make(self.sessions) for make in grpc_gateways]
         self._grpc = GRPCDoor(
             self.sessions.accept,
             limits=limits,
             credentials=grpc_server_credentials(cert, key) if cert and key else None,
             websocket_url=self._websocket_url,
+            handlers=self._grpc_gateways,
         )
 
     @property
@@ -115,6 +150,9 @@ class Hub:
             OSError: A port cannot be listened on.
         """
         await self._management.start()
+        tracing = find_tracing()
+        if tracing is not None:
+            self.sessions.observers.add(HubTracing(tracing, limits=self.config.limits))
         self._http_port = await self._http.start(self._http_host, self._http_port)
         self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
         self._is_listening = True
@@ -131,6 +169,8 @@ class Hub:
         """Stop now: every call ends. Idempotent."""
         self._stop_listening()
         await self._management.aclose()
+        for gateway in self._grpc_gateways:
+            await gateway.aclose()
         await self.sessions.aclose()
         await self._grpc.aclose()
         await self._http.aclose()

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 import relayrpc.aio
+from relayrpc.gateway.grpc import NativeGateway
 from relayrpc.hub.server import Hub, HubConfig
 from relayrpc.link.link import Link
 
@@ -65,7 +66,8 @@ _HANDLER_MAKERS = {
 @contextlib.asynccontextmanager
 async def running_hub(**options: Any) -> AsyncIterator[Hub]:
     """Run a hub on free ports; `options` are for HubConfig."""
-    hub = Hub(HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0", **options))
+    config = HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0", **options)
+    hub = Hub(config, grpc_gateways=(NativeGateway,))
     await hub.start()
     try:
         yield hub

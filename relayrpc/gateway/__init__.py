@@ -1,0 +1,1 @@
+"""Other protocols at the hub's doors, each turned into calls through the one router."""

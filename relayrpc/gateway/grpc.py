@@ -1,0 +1,269 @@
+"""
+Native gRPC: any gRPC client calls the hub's gRPC port as if the hub were the service.
+
+Each client connection gets a link of its own to the hub, so that its calls share one budget and the
+hub treats it as it treats any caller. Payloads stay bytes.
+Owns: gRPC's server side of such calls, links per connection. Does not own: the port
+(hub/grpc_door.py), routing, what a call's end says (endpoint/).
+Source: DESIGN.md decision 9 and "Front doors"; LINK.md "What a call's end may claim".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from relayrpc.endpoint.channel import Channel
+from relayrpc.endpoint.rpc_error import RpcError
+from relayrpc.hub.local import local_link
+from relayrpc.v1 import link_pb2 as pb
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
+    from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
+    from relayrpc.hub.session import HubSessions
+
+
+__all__ = ["NativeGateway"]
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+_UnaryCall: TypeAlias = "UnaryUnaryCall | StreamUnaryCall"
+_StreamCall: TypeAlias = "UnaryStreamCall | StreamStreamCall"
+
+_IDENTITY: Final = "$grpc"
+_ADDRESS_KEY: Final = "relay-address"
+# Told to a client whose call may have run, so that its retry policy does not run it again.
+_PUSHBACK: Final = ("grpc-retry-pushback-ms", "-1")
+# Handlers and callables are kept for this many methods; clients may make up names.
+_METHODS_MAX: Final = 1024
+
+
+class _Client:
+    """One client connection: its link, as a channel, and the calls that are open on it."""
+
+    __slots__ = ("_callables", "calls_open_count", "channel", "idle_since_s")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.calls_open_count = 0
+        # Monotonic seconds; of a client without calls.
+        self.idle_since_s = 0.0
+        self._callables: dict[tuple[str, str], Callable[..., Any]] = {}
+
+    def method(self, kind: str, name: str) -> Callable[..., Any]:
+        """Return what calls a method; `kind` as Channel's methods are named."""
+        key = (kind, name)
+        found = self._callables.get(key)
+        if found is None:
+            if len(self._callables) >= _METHODS_MAX:
+                self._callables.clear()
+            found = self._callables[key] = getattr(self.channel, kind)(name)
+        return found
+
+
+class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ships no types
+    """
+    Takes every call that the gRPC port has no service of its own for.
+
+    Its metadata `relay-address` names the address; without it the service's full name is one.
+    """
+
+    def __init__(self, sessions: HubSessions) -> None:
+        """
+        Args:
+            sessions: Of the hub. Its limits' `native_*` count here.
+        """
+        self._sessions = sessions
+        self._limits = sessions.limits
+        self._router = sessions.forwarder.router
+        # By gRPC's name of the peer, as connections cannot be told apart otherwise.
+        self._clients: dict[str, _Client] = {}
+        self._handlers: dict[tuple[str, int], grpc.RpcMethodHandler] = {}
+        self._calls_open_count = 0
+        # Due while there are clients.
+        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """Return what serves a method, in the shape that its hosts announced."""
+        method = details.method.removeprefix("/")
+        address = method.partition("/")[0]
+        for key, value in details.invocation_metadata:
+            if key == _ADDRESS_KEY:
+                address = value
+                break
+        shape = self._router.shape(address, method)
+        handler = self._handlers.get((method, shape))
+        if handler is None:
+            if len(self._handlers) >= _METHODS_MAX:
+                self._handlers.clear()
+            handler = self._handlers[method, shape] = self._make_handler(method, shape)
+        return handler
+
+    def _make_handler(self, method: str, shape: int) -> grpc.RpcMethodHandler:
+        def serve(
+            answer: Callable[..., Awaitable[Any]], kind: str
+        ) -> Callable[..., Awaitable[Any]]:
+            return functools.partial(self._serve, answer, kind, method)
+
+        match shape:
+            case pb.SHAPE_UNARY_UNARY:
+                return grpc.unary_unary_rpc_method_handler(serve(_answer_one, "unary_unary"))
+            case pb.SHAPE_UNARY_STREAM:
+                return grpc.unary_stream_rpc_method_handler(serve(_answer_many, "unary_stream"))
+            case pb.SHAPE_STREAM_UNARY:
+                return grpc.stream_unary_rpc_method_handler(serve(_answer_one, "stream_unary"))
+            case _:
+                # Nobody announced the method, or not everybody the same: any shape is one of these.
+                return grpc.stream_stream_rpc_method_handler(serve(_answer_many, "stream_stream"))
+
+    async def aclose(self) -> None:
+        """End the links; calls that are left end with them. Idempotent."""
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+        clients = list(self._clients.values())
+        self._clients.clear()
+        await asyncio.gather(*[client.channel.close() for client in clients], *self._closing)
+
+    # --- one call ---
+
+    async def _serve(
+        self,
+        answer: Callable[[Any, _Context], Awaitable[Any]],
+        kind: str,
+        method: str,
+        request: bytes | AsyncIterator[bytes],
+        context: _Context,
+    ) -> Any:
+        if self._calls_open_count >= self._limits.native_calls_max:
+            _refuse(
+                context,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"this hub has {self._calls_open_count} calls of gRPC clients open; try later",
+            )
+            return b""
+        client = self._client(context.peer())
+        client.calls_open_count += 1
+        self._calls_open_count += 1
+        try:
+            if not isinstance(request, bytes):
+                request = _requests(context)
+            try:
+                call = client.method(kind, method)(
+                    request,
+                    timeout=context.time_remaining(),
+                    metadata=context.invocation_metadata(),
+                )
+            except grpc.aio.UsageError as error:
+                _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+                return b""
+            return await _relay(answer, call, context)
+        finally:
+            self._calls_open_count -= 1
+            client.calls_open_count -= 1
+            if not client.calls_open_count:
+                client.idle_since_s = self._sessions.clock()
+
+    # --- clients ---
+
+    def _client(self, peer: str) -> _Client:
+        client = self._clients.get(peer)
+        if client is None:
+            live = local_link(self._sessions, identity=_IDENTITY, peer=peer)
+            client = self._clients[peer] = _Client(Channel(live))
+            if self._sweep_timer is None:
+                self._sweep_later()
+        return client
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep_timer = loop.call_later(self._limits.native_idle_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """End the links of clients that have not called for long: gRPC does not say who left."""
+        self._sweep_timer = None
+        idle_until_s = self._sessions.clock() - self._limits.native_idle_s
+        for peer, client in list(self._clients.items()):
+            if not client.calls_open_count and client.idle_since_s <= idle_until_s:
+                del self._clients[peer]
+                task = asyncio.get_running_loop().create_task(client.channel.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+        if self._clients:
+            self._sweep_later()
+
+
+async def _relay(
+    answer: Callable[[Any, _Context], Awaitable[Any]],
+    call: _UnaryCall | _StreamCall,
+    context: _Context,
+) -> Any:
+    """Hand on what a call brings, in gRPC's order: initial metadata, messages, status."""
+    try:
+        await call.core.wait_begin()
+        if call.core.begin is not None or call.core.has_initial_metadata:
+            await context.send_initial_metadata(call.core.received_metadata())
+        response = await answer(call, context)
+    except RpcError as error:
+        trailing = error.trailing_metadata()
+        if error.may_have_executed and _PUSHBACK[0] not in trailing:
+            trailing.add(*_PUSHBACK)
+        context.set_trailing_metadata(trailing)
+        context.set_code(error.code())
+        context.set_details(error.details() or "")
+        return b""
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # The client is still there: it is the hub that ended its calls.
+        context.set_trailing_metadata((_PUSHBACK,))
+        context.set_code(grpc.StatusCode.UNAVAILABLE)
+        context.set_details("the hub stopped")
+        return b""
+    finally:
+        # Over, unless the client left or cancelled.
+        call.cancel()
+    trailing = await call.trailing_metadata()
+    if trailing:
+        context.set_trailing_metadata(trailing)
+    details = await call.details()
+    if details:
+        context.set_details(details)
+    return response
+
+
+async def _answer_one(call: _UnaryCall, _context: _Context) -> bytes:
+    response: bytes = await call
+    return response
+
+
+async def _answer_many(call: _StreamCall, context: _Context) -> None:
+    async for message in call:
+        # Returns when gRPC took it: what the client does not read stays at the host.
+        await context.write(message)
+
+
+async def _requests(context: _Context) -> AsyncIterator[bytes]:
+    """Yield what a client sends, one at a time: the next is read when the last has left."""
+    while (message := await context.read()) is not grpc.aio.EOF:
+        yield message
+    if context.cancelled():
+        # gRPC ends the requests of a client that cancelled as if they were complete.
+        raise asyncio.CancelledError
+
+
+def _refuse(context: _Context, code: grpc.StatusCode, details: str) -> None:
+    """End a call that went no further than this."""
+    context.set_trailing_metadata(
+        (("relay-origin", "hub"), ("relay-may-have-executed", "false"))
+    )
+    context.set_code(code)
+    context.set_details(details)
