@@ -22,14 +22,11 @@ from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
 from relayrpc.errors import ConfigError
 from relayrpc.hub.grpc_door import GRPCDoor
 from relayrpc.hub.http_door import Answer, HTTPDoor
-from relayrpc.hub.journal import Journal
 from relayrpc.hub.management import Management
 from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.session import HubSessions
-from relayrpc.hub.tracing import HubTracing
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.observe.metrics import CONTENT_TYPE
-from relayrpc.observe.tracing import find_tracing
 
 
 __all__ = ["GRPCGateway", "Hub", "HubConfig"]
@@ -108,14 +105,7 @@ class Hub:
             metrics = HubMetrics(self.sessions)
             self.sessions.observers.add(metrics)
             pages["/metrics"] = lambda: Answer(metrics.render(), content_type=CONTENT_TYPE)
-        journal = Journal(
-            epoch=self.sessions.table.epoch,
-            limits=limits,
-            hosts_of=self.sessions.forwarder.router.of_link,
-            wall_clock=time.time,
-        )
-        self.sessions.observers.add(journal)
-        self._management = Management(self.sessions, journal)
+        self._management = Management(self.sessions)
         cert, key = self.config.tls_cert, self.config.tls_key
         self._http = HTTPDoor(
             self.sessions.accept,
@@ -150,9 +140,6 @@ class Hub:
             OSError: A port cannot be listened on.
         """
         await self._management.start()
-        tracing = find_tracing()
-        if tracing is not None:
-            self.sessions.observers.add(HubTracing(tracing, limits=self.config.limits))
         self._http_port = await self._http.start(self._http_host, self._http_port)
         self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
         self._is_listening = True
