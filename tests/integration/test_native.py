@@ -16,6 +16,7 @@ import grpc.aio
 import pytest
 
 import relayrpc.aio
+from relayrpc.hub.observer import HubObserver
 from relayrpc.limits import Limits
 from tests.support.relay import Relay, Stub, running_hub, running_relay
 
@@ -237,14 +238,23 @@ async def test_hosts_without_a_path_are_called_by_their_service() -> None:
 
 
 async def test_client_that_is_idle_gives_its_link_up_and_gets_another() -> None:
-    async with running_hub(limits=Limits(native_idle_s=0.05)) as hub:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.grpc_port}") as channel:
-            for _ in range(2):
-                with pytest.raises(grpc.aio.AioRpcError, match="no host listens"):
-                    await Stub(channel).unary_unary("Echo")(b"", metadata=AT)
-                async with asyncio.timeout(10):
-                    while any(link.peer_identity == "$grpc" for link in hub.sessions.table.links):
-                        await asyncio.sleep(0.01)
+    ended = asyncio.Semaphore(0)
+
+    class Watch(HubObserver):
+        def link_ended(self, link: Any, error: Any) -> None:
+            if link.peer_identity == "$grpc":
+                ended.release()
+
+    async with (
+        running_hub(limits=Limits(native_idle_s=0.05)) as hub,
+        grpc.aio.insecure_channel(f"127.0.0.1:{hub.grpc_port}") as channel,
+    ):
+        hub.sessions.observers.add(Watch())
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError, match="no host listens"):
+                await Stub(channel).unary_unary("Echo")(b"", metadata=AT)
+            async with asyncio.timeout(10):
+                await ended.acquire()
 
 
 async def test_too_many_calls_are_refused() -> None:
