@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from relayrpc.link.link import Link
 
 
-__all__ = ["describe_host", "describe_link", "identify_host", "is_at"]
+__all__ = ["describe_host", "describe_link", "describe_state", "identify_host", "is_at"]
 
 
 def describe_link(link: Link, *, carrier: str) -> pb.LinkInfo:
@@ -57,15 +57,21 @@ def identify_host(registration: Registration) -> pb.HostInfo:
     )
 
 
-def describe_host(registration: Registration) -> pb.HostInfo:
-    """Describe an announcement as it is now."""
+def describe_state(registration: Registration) -> pb.HostInfo:
+    """Say how an announcement stands now, without its services."""
     info = identify_host(registration)
-    info.services.extend(registration.announce.services)
     info.state = _host_state(registration)
     info.slots = registration.slots
     info.priority = registration.priority
     info.calls_open_count = registration.calls_open_count
     info.is_local = registration.link.is_local
+    return info
+
+
+def describe_host(registration: Registration) -> pb.HostInfo:
+    """Describe an announcement as it is now."""
+    info = describe_state(registration)
+    info.services.extend(registration.announce.services)
     return info
 
 

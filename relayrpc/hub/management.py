@@ -2,7 +2,7 @@
 The contract relayrpc.v1.Hub, served at "$hub" by the hub as an ordinary host would.
 
 Owns: its handlers, and the link they are served over. Does not own: what is told of links and hosts
-(describe.py), what acts on them (session.py, forward.py).
+(describe.py), what happened to them (journal.py), what acts on them (link.py, forward.py).
 Source: protos/relayrpc/v1/hub.proto; DESIGN.md decision 8.
 """
 
@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 
 from relayrpc import __version__
 from relayrpc.endpoint.server import Server
-from relayrpc.hub.describe import describe_host, describe_link, is_at
+from relayrpc.hub.describe import describe_host, describe_link, describe_state, is_at
 from relayrpc.hub.local import local_link
 from relayrpc.hub.routing import Registration
 from relayrpc.v1 import hub_pb2 as pb
+from relayrpc.v1 import link_pb2
 
 
 if TYPE_CHECKING:
+    from relayrpc.endpoint.context import Context
+    from relayrpc.hub.journal import Journal
     from relayrpc.hub.session import HubSessions
     from relayrpc.link.link import Link
 
@@ -35,17 +38,21 @@ SERVICE: Final = "relayrpc.v1.Hub"
 # A part of a long answer is closed once it holds so much: the hub does nothing else while it makes
 # one.
 _PART_BYTES: Final = 32 * 1024
+_REASON_CHARS_MAX: Final = 256
 
 
 class Management:
     """What a hub tells its operators, and does for them."""
 
-    def __init__(self, sessions: HubSessions) -> None:
+    def __init__(self, sessions: HubSessions, journal: Journal) -> None:
         """
         Args:
             sessions: Of the hub.
+            journal: Listens to them.
         """
         self._sessions = sessions
+        self._journal = journal
+        self._watchers_count = 0
         self._started_s = 0.0
         self._server = Server(
             lambda on_call: local_link(
@@ -61,6 +68,21 @@ class Management:
                     request_deserializer=pb.ListRequest.FromString,
                     response_serializer=pb.ListResponse.SerializeToString,
                 ),
+                "Watch": grpc.unary_stream_rpc_method_handler(
+                    self._watch,
+                    request_deserializer=pb.WatchRequest.FromString,
+                    response_serializer=pb.WatchResponse.SerializeToString,
+                ),
+                "Drain": grpc.unary_unary_rpc_method_handler(
+                    self._drain,
+                    request_deserializer=pb.DrainRequest.FromString,
+                    response_serializer=pb.DrainResponse.SerializeToString,
+                ),
+                "EndLink": grpc.unary_unary_rpc_method_handler(
+                    self._end_link,
+                    request_deserializer=pb.EndLinkRequest.FromString,
+                    response_serializer=pb.EndLinkResponse.SerializeToString,
+                ),
             },
         )
 
@@ -75,7 +97,9 @@ class Management:
 
     # --- handlers ---
 
-    async def _list(self, request: pb.ListRequest, _context: Any) -> AsyncIterator[pb.ListResponse]:
+    async def _list(
+        self, request: pb.ListRequest, _context: Context
+    ) -> AsyncIterator[pb.ListResponse]:
         sessions = self._sessions
         hosts = [
             registration
@@ -132,3 +156,114 @@ class Management:
             calls_waiting_count=waiting_count,
             uptime_ms=round((sessions.clock() - self._started_s) * 1000),
         )
+
+    async def _watch(
+        self, request: pb.WatchRequest, context: Context
+    ) -> AsyncIterator[pb.WatchResponse]:
+        watchers_max = self._sessions.limits.watchers_max
+        if self._watchers_count >= watchers_max:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{watchers_max} watchers are there; try later"
+            )
+        news = asyncio.Event()
+        self._watchers_count += 1
+        self._journal.listeners[news.set] = None
+        try:
+            async for response in self._tell(request.epoch, request.after_number, news):
+                yield response
+        finally:
+            self._watchers_count -= 1
+            del self._journal.listeners[news.set]
+
+    async def _tell(
+        self, epoch: str, number: int, news: asyncio.Event
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """Tell what came after an event, and what comes, for ever."""
+        journal = self._journal
+        # The first answer says where the watcher stands, also where nothing happened since.
+        is_answered = False
+        while True:
+            news.clear()
+            events = journal.after(epoch, number, bytes_max=_PART_BYTES)
+            if events is None:
+                epoch, number = journal.epoch, journal.number
+                async for response in self._take_stock(epoch, number):
+                    yield response
+            elif events or not is_answered:
+                number = events[-1].number if events else number
+                yield pb.WatchResponse(epoch=epoch, number=number, events=events)
+                await asyncio.sleep(0)
+            else:
+                await news.wait()
+            is_answered = True
+
+    async def _take_stock(self, epoch: str, number: int) -> AsyncIterator[pb.WatchResponse]:
+        """Tell which hosts there are, as of an event that is the last one now."""
+        hosts = [
+            registration
+            for registration in self._sessions.forwarder.router.registrations
+            if not registration.link.is_local
+        ]
+        part = pb.HostSnapshot(is_first=True)
+        size = 0
+        for registration in hosts:
+            if size > _PART_BYTES:
+                yield pb.WatchResponse(snapshot=part)
+                await asyncio.sleep(0)
+                part, size = pb.HostSnapshot(), 0
+            if not registration.link.is_closed:
+                info = describe_host(registration)
+                part.hosts.append(info)
+                size += info.ByteSize()
+        part.is_last = True
+        yield pb.WatchResponse(epoch=epoch, number=number, snapshot=part)
+
+    async def _drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        if not request.instance:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "which instance? List tells their ids"
+            )
+        forwarder = self._sessions.forwarder
+        of_instance = [
+            registration
+            for registration in forwarder.router.registrations
+            if registration.link.instance == request.instance and not registration.link.is_local
+        ]
+        hosts = [
+            registration
+            for registration in of_instance
+            if not request.address
+            or any(address == request.address for address, _ in registration.places)
+        ]
+        if not hosts:
+            what = f"no host with instance {request.instance!r} listens"
+            if of_instance:
+                what = f"instance {request.instance!r} does not listen at {request.address!r}"
+            await context.abort(grpc.StatusCode.NOT_FOUND, what)
+        for registration in hosts:
+            if registration.is_drained == request.undo:
+                forwarder.set_drained(
+                    registration, is_drained=not request.undo, now_s=self._sessions.clock()
+                )
+        return pb.DrainResponse(hosts=[describe_state(registration) for registration in hosts])
+
+    async def _end_link(self, request: pb.EndLinkRequest, context: Context) -> pb.EndLinkResponse:
+        link = next(
+            (link for link in self._sessions.table.links if link.link_id.hex() == request.link_id),
+            None,
+        )
+        if link is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no link {request.link_id[:80]!r}")
+        if link.is_local:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION, "the link is a part of the hub itself"
+            )
+        calls_count = link.calls_open_count
+        reason = request.reason[:_REASON_CHARS_MAX]
+        link.close(
+            code=link_pb2.Close.CODE_SHUTDOWN,
+            reason=f"an operator ended the link: {reason}" if reason else "an operator ended it",
+        )
+        # Its driver has the calls ended and the link forgotten.
+        link.flush_soon()
+        return pb.EndLinkResponse(calls_ended_count=calls_count)

@@ -22,6 +22,7 @@ from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
 from relayrpc.errors import ConfigError
 from relayrpc.hub.grpc_door import GRPCDoor
 from relayrpc.hub.http_door import Answer, HTTPDoor
+from relayrpc.hub.journal import Journal
 from relayrpc.hub.management import Management
 from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.session import HubSessions
@@ -105,7 +106,14 @@ class Hub:
             metrics = HubMetrics(self.sessions)
             self.sessions.observers.add(metrics)
             pages["/metrics"] = lambda: Answer(metrics.render(), content_type=CONTENT_TYPE)
-        self._management = Management(self.sessions)
+        journal = Journal(
+            epoch=self.sessions.table.epoch,
+            limits=limits,
+            hosts_of=self.sessions.forwarder.router.of_link,
+            wall_clock=time.time,
+        )
+        self.sessions.observers.add(journal)
+        self._management = Management(self.sessions, journal)
         cert, key = self.config.tls_cert, self.config.tls_key
         self._http = HTTPDoor(
             self.sessions.accept,

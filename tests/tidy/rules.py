@@ -52,7 +52,12 @@ LAYERS: Final[dict[str, int]] = {
 # The public surface re-exports from anywhere below the hub; programs import it, parts do not.
 _SURFACE: Final = {"__init__", "__main__", "aio", "testing"}
 _PURE: Final = ("relayrpc/link/", "relayrpc/auth/")
-_PURE_FILES: Final = ("relayrpc/hub/routing.py", "relayrpc/hub/admission.py")
+_PURE_FILES: Final = (
+    "relayrpc/hub/admission.py",
+    "relayrpc/hub/describe.py",
+    "relayrpc/hub/journal.py",
+    "relayrpc/hub/routing.py",
+)
 _IMPURE_MODULES: Final = {"asyncio", "grpc", "random", "secrets", "socket", "threading", "time"}
 _DECODING: Final = ("frames.py", "framing.py", "handshake.py", "messages.py")
 _PRINTING: Final = ("relayrpc/cli/", "samples/", "benchmarks/", "codegen/", "tests/simulation/")
