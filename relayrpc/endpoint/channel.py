@@ -9,6 +9,7 @@ Source: grpc.aio.Channel; DESIGN.md decision 10.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import weakref
@@ -23,6 +24,7 @@ from relayrpc.endpoint.metadata import (
     EMPTY,
     MetadataInput,
     MetadataTooLargeError,
+    Pairs,
     encode_invocation_metadata,
 )
 from relayrpc.endpoint.multicallable import (
@@ -45,9 +47,12 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from opentelemetry.trace import Span
+
     from relayrpc.endpoint.call_core import CallCore
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
+    from relayrpc.observe.tracing import Tracing
 
 
 __all__ = ["Channel"]
@@ -105,6 +110,8 @@ class Channel(grpc.aio.Channel):
         )
         self._address = address
         self._assembly = Assembly(live.limits)
+        # Set by start() where the process has an OpenTelemetry SDK; else no call has a span.
+        self._tracing: Tracing | None = None
         self._interceptors = _sort_interceptors(interceptors)
         # Why no call may be started now; None: one may.
         self._refusal: str | None = None
@@ -243,6 +250,7 @@ class Channel(grpc.aio.Channel):
         """Begin to connect; idempotent. Needs a running loop."""
         if not self._is_started:
             self.loop = asyncio.get_running_loop()
+            self._tracing = self.live.find_tracing()
             self.live.start()
             self._is_started = True
 
@@ -279,7 +287,12 @@ class Channel(grpc.aio.Channel):
             _LOGGER.exception("request serializer failed")
             core.fail(STATUS_INTERNAL, "Exception serializing request!")
             return
-        if metadata or credentials is not None or timeout is not None:
+        if (
+            metadata
+            or credentials is not None
+            or timeout is not None
+            or self._tracing is not None
+        ):
             self._open(
                 core,
                 method,
@@ -359,6 +372,8 @@ class Channel(grpc.aio.Channel):
             if timeout <= 0:
                 core.fail(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
                 return
+        if self._tracing is not None:
+            pairs = self._trace(self._tracing, core, method, address, pairs)
         try:
             link = self.live.link
             core.call = link.open_call(
@@ -380,6 +395,14 @@ class Channel(grpc.aio.Channel):
             return
         self.calls[core] = None
         link.flush_soon()
+
+    def _trace(
+        self, tracing: Tracing, core: CallCore, method: str, address: str, pairs: Pairs
+    ) -> Pairs:
+        """Make the span of a call; returns its metadata with the span's context in it."""
+        span = tracing.start_caller_span(method, address)
+        core.add_callback(functools.partial(_end_span, tracing, span), core)
+        return tracing.carry(span, pairs, limit_bytes=self.limits.metadata_bytes_max)
 
     def make_inbox(self, call: Call) -> Inbox:
         """Make the inbox of a call's responses; the OPEN gave the first credit."""
@@ -422,6 +445,18 @@ class Channel(grpc.aio.Channel):
 
 
 _READY: Final = grpc.ChannelConnectivity.READY
+
+
+def _end_span(tracing: Tracing, span: Span, core: CallCore) -> None:
+    outcome = core.outcome()
+    tracing.end_span(
+        span,
+        status=outcome.status,
+        is_caller=True,
+        origin=outcome.origin,
+        may_have_executed=outcome.may_have_executed,
+        details=outcome.details,
+    )
 
 
 def _sort_interceptors(

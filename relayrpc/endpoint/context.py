@@ -146,6 +146,7 @@ class Context(grpc.aio.ServicerContext):
         """Cancel the handler: the caller cancelled, the deadline passed, or the link is lost."""
         if self.call is None:
             return
+        self._status = end.status
         self._finish()
         self.cancel_task()
 
@@ -217,6 +218,11 @@ class Context(grpc.aio.ServicerContext):
                 told.
         """
         self.end(self._status or STATUS_UNKNOWN, self._details if details is None else details)
+
+    @property
+    def end_status(self) -> int:
+        """The status that the call ended with, gRPC's number; only after its end."""
+        return self._status or 0
 
     @property
     def has_details(self) -> bool:

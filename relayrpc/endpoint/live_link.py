@@ -43,6 +43,7 @@ from relayrpc.link.events import (
     WelcomeReceived,
 )
 from relayrpc.link.link import Link, LinkState
+from relayrpc.observe.tracing import Tracing, find_tracing
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -90,6 +91,8 @@ class Dialling:
     """Jitter of the backoff."""
     token_hex: Callable[[int], str] = secrets.token_hex
     """Source of instance ids."""
+    find_tracing: Callable[[], Tracing | None] = find_tracing
+    """Says what makes the spans of calls; None: nothing does."""
 
 
 DIALLING: Final = Dialling()
@@ -216,6 +219,10 @@ class LiveLink:
     def now_s(self) -> float:
         """Monotonic seconds, the clock of every deadline on this link."""
         return self._dialling.clock()
+
+    def find_tracing(self) -> Tracing | None:
+        """Return what makes the spans of this process's calls; None: they have none."""
+        return self._dialling.find_tracing()
 
     def add_state_callback(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         """Have every change of `state` told."""

@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from relayrpc.endpoint.context import Context
-from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call
+from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.live_link import REFUSED_CALL
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
+    from relayrpc.observe.tracing import Tracing
     from relayrpc.v1 import link_pb2 as pb
 
 
@@ -107,6 +108,8 @@ class Server(grpc.aio.Server):
         self.clock: Callable[[], float] = self.live.now_s
         self.interceptors = tuple(interceptors)
         self.include_exception_detail = include_exception_detail
+        # Set by start() where the process has an OpenTelemetry SDK; else no handler has a span.
+        self.tracing: Tracing | None = None
         self.make_incident_id: Callable[[], str] = functools.partial(
             secrets.token_hex, _INCIDENT_BYTES
         )
@@ -201,6 +204,7 @@ class Server(grpc.aio.Server):
         self._is_started = True
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
+        self.tracing = self.live.find_tracing()
         try:
             await self.live.connected()
             await self.live.announce(
@@ -320,7 +324,11 @@ class Server(grpc.aio.Server):
             context.open_inbox(data, is_complete=is_complete)
             if context.call is None:
                 return
-        context.task = self.loop.create_task(run_call(context))
+        if self.tracing is None:
+            handling = run_call(context)
+        else:
+            handling = run_traced_call(context, self.tracing, call.address)
+        context.task = self.loop.create_task(handling)
 
     def _resolve(self, call: Call, opening: pb.Open) -> MethodEntry | None:
         """

@@ -26,8 +26,10 @@ from relayrpc.hub.journal import Journal
 from relayrpc.hub.management import Management
 from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.session import HubSessions
+from relayrpc.hub.tracing import HubTracing
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.observe.metrics import CONTENT_TYPE
+from relayrpc.observe.tracing import find_tracing
 
 
 __all__ = ["GRPCGateway", "Hub", "HubConfig"]
@@ -148,6 +150,9 @@ class Hub:
             OSError: A port cannot be listened on.
         """
         await self._management.start()
+        tracing = find_tracing()
+        if tracing is not None:
+            self.sessions.observers.add(HubTracing(tracing, limits=self.config.limits))
         self._http_port = await self._http.start(self._http_host, self._http_port)
         self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
         self._is_listening = True
