@@ -133,6 +133,8 @@ class Limits:
     """Addresses and statuses that are told apart for that; the others count as one."""
     metric_series_max: int = 2_000
     """Series of one metric; what is beyond counts under the labels `other`."""
+    health_watches_max: int = 256
+    """Streams of grpc.health.v1 Watch."""
     scrapes_open_max: int = 4
     """Answers to /metrics on their way at a time; at the bounds one of them has 4 MiB."""
 

@@ -215,6 +215,16 @@ class Router:
         place = self._place(address, method.partition("/")[0])
         return place if place in self._by_place else None
 
+    def is_served(self, address: str, service: str) -> bool | None:
+        """Say whether a host takes calls of a service; None: none listens for it at all."""
+        standing = self._by_place.get(self._place(address, service))
+        if standing is None:
+            return None
+        return any(
+            host.link.state is LinkState.OPEN and not host.link.is_draining and not host.is_drained
+            for host in standing.hosts
+        )
+
     def pick(
         self, address: str, method: str, *, instance: str = "", sticky_key: str = ""
     ) -> Registration | RoutingRefusal:

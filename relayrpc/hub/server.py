@@ -21,6 +21,7 @@ import grpc
 from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
 from relayrpc.errors import ConfigError
 from relayrpc.hub.grpc_door import GRPCDoor
+from relayrpc.hub.health import HubHealth
 from relayrpc.hub.http_door import Answer, HTTPDoor
 from relayrpc.hub.journal import Journal
 from relayrpc.hub.management import Management
@@ -115,6 +116,8 @@ class Hub:
             wall_clock=time.time,
         )
         self.sessions.observers.add(journal)
+        self._health = HubHealth(self.sessions, is_ready=lambda: self._is_listening)
+        self.sessions.observers.add(self._health)
         self._management = Management(self.sessions, journal)
         cert, key = self.config.tls_cert, self.config.tls_key
         self._http = HTTPDoor(
@@ -129,7 +132,7 @@ class Hub:
             limits=limits,
             credentials=grpc_server_credentials(cert, key) if cert and key else None,
             websocket_url=self._websocket_url,
-            handlers=self._grpc_gateways,
+            handlers=(self._health, *self._grpc_gateways),
         )
 
     @property
@@ -156,6 +159,7 @@ class Hub:
         self._http_port = await self._http.start(self._http_host, self._http_port)
         self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
         self._is_listening = True
+        self._health.changed()
 
     async def drain(self) -> None:
         """Close the ports, let calls finish up to the drain timeout, then end every link."""
@@ -177,6 +181,7 @@ class Hub:
 
     def _stop_listening(self) -> None:
         self._is_listening = False
+        self._health.changed()
         self._http.stop_listening()
         self._grpc.stop_listening()
 
