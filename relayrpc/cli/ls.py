@@ -1,20 +1,22 @@
 """
-`relayrpc ls`: who listens at a hub, and what changes.
+`relayrpc ls`: who listens at a hub.
 
-Owns: how relayrpc.v1.Hub's answers are shown. Does not own: what they say (hub/management.py).
+Owns: how a list is shown. Does not own: what is in it (hub/management.py), what changes (watch.py).
 Source: docs/reference/cli.md; protos/relayrpc/v1/hub.proto.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from relayrpc.cli.connection import DEFAULT_URL, HUB_SERVICE, CAFile, run_at_hub
-from relayrpc.cli.table import print_table
+from relayrpc.cli.table import message_line, print_table
+from relayrpc.cli.watch import follow
+from relayrpc.errors import ConfigError
 
 
 if TYPE_CHECKING:
@@ -56,8 +58,11 @@ def ls(
     parts: Annotated[
         bool, typer.Option("--parts", help="Show parts of the hub itself, too.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on and print who comes and goes, until Ctrl-C.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print all of it as one JSON object.")
+        bool, typer.Option("--json", help="Print one JSON object; with --watch, one a line.")
     ] = False,
     tls_ca: CAFile = None,
 ) -> None:
@@ -70,15 +75,21 @@ def ls(
 
     \b
     Exit codes:
-      0  listed
-      1  the hub cannot be reached, or said no
-      2  a flag or the URL cannot be used
+      0    listed
+      1    the hub cannot be reached, or said no
+      2    a flag or the URL cannot be used
+      130  stopped by Ctrl-C
     """
+    if watch:
+        if links or contracts or parts:
+            raise ConfigError("--watch shows hosts: leave out --links, --contracts and --parts")
+        run_at_hub(url, functools.partial(follow, as_json=as_json), tls_ca=tls_ca)
+        return
     listing = run_at_hub(url, _list, tls_ca=tls_ca)
     if not parts:
         _leave_out_parts(listing)
     if as_json:
-        typer.echo(_json(listing))
+        typer.echo(message_line(listing))
     elif links:
         print_table(_LINKS, _link_rows(listing))
     elif contracts:
@@ -106,13 +117,6 @@ def _leave_out_parts(listing: pb.ListResponse) -> None:
     del listing.links[:], listing.hosts[:]
     listing.links.extend(links)
     listing.hosts.extend(hosts)
-
-
-def _json(message: Any) -> str:
-    from google.protobuf.json_format import MessageToDict
-
-    # What is 0 or false is told too: who reads it need not know the defaults.
-    return json.dumps(MessageToDict(message, always_print_fields_with_no_presence=True))
 
 
 def _host_rows(listing: pb.ListResponse) -> Iterator[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import Final
 import typer
 
 from relayrpc import __version__
-from relayrpc.cli import hub, ls
+from relayrpc.cli import call, drain, hub, ls
 from relayrpc.errors import ConfigError, RelayError, UsageError
 
 
@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 app.command(name="hub")(hub.hub)
 app.command(name="ls")(ls.ls)
+app.command(name="call")(call.call)
+app.command(name="drain")(drain.drain)
 
 
 @app.command()

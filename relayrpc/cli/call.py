@@ -1,0 +1,288 @@
+"""
+`relayrpc call`: one call, with JSON in and out.
+
+Owns: reading requests, printing responses, the exit code. Does not own: contracts (schema.py), how
+the hub is reached (connection.py).
+Source: docs/reference/cli.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import typer
+
+from relayrpc.cli.connection import CAFile, run_at
+from relayrpc.cli.table import as_text
+from relayrpc.errors import ConfigError
+from relayrpc.limits import DEFAULT_LIMITS
+
+
+if TYPE_CHECKING:
+    from relayrpc.cli.schema import Method
+    from relayrpc.endpoint.channel import Channel
+    from relayrpc.endpoint.rpc_error import RpcError
+
+
+__all__ = ["call"]
+
+_STDIN: Final = "-"
+_STDIN_FD: Final = 0
+_READ_BYTES: Final = 64 * 1024
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+_Metadata = list[tuple[str, str | bytes]]
+
+
+def call(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The hub, and the address to call.")],
+    method: Annotated[
+        str, typer.Argument(metavar="SERVICE/METHOD", help="As in package.Service/Method.")
+    ],
+    request: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[JSON]",
+            help="The request; '-': read it from standard input, for a request stream one a line. "
+            "Without it: {}, or '-' for a request stream.",
+        ),
+    ] = None,
+    *,
+    proto: Annotated[
+        list[str] | None,
+        typer.Option("--proto", metavar="FILE", help="A .proto file of the contract; repeatable."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-I", "--include", metavar="DIR", help="Where --proto's imports are; repeatable."
+        ),
+    ] = None,
+    descriptor_set: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The contract as protoc's --descriptor_set_out made it."),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-H",
+            "--header",
+            metavar="KEY=VALUE",
+            help="Metadata; base64 where the key ends in -bin; repeatable.",
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, help="How long the call may take; without: ever."),
+    ] = None,
+    tls_ca: CAFile = None,
+) -> None:
+    """
+    Call a method with JSON, and print each response as a line of JSON.
+
+    \b
+    Example:
+      relayrpc call relay://127.0.0.1:7350/contoso/greeter samples.Greeter/SayHello \\
+        '{"name": "Ada"}' --proto greeter.proto --deadline 5
+
+    \b
+    Contracts of the hub itself need no file:
+      relayrpc call 'relay://127.0.0.1:7350/$hub' relayrpc.v1.Hub/List
+
+    \b
+    Exit codes: the call's gRPC status; standard error tells more.
+      0      OK
+      1-16   the status: 5 NOT_FOUND, 14 UNAVAILABLE ...
+      2      also when a flag, the contract or the request cannot be used,
+      1      also when a response cannot be shown; both then say
+             "relayrpc: ..." instead of "status: ..."
+    """
+    from relayrpc.cli.schema import load_method
+    from relayrpc.endpoint.rpc_error import RpcError
+
+    found = load_method(
+        method, protos=proto or (), includes=include or (), descriptor_set=descriptor_set
+    )
+    metadata = [_metadatum(text) for text in header or ()]
+    _check_metadata(metadata)
+    one = None if found.has_request_stream and request in (None, _STDIN) else _one(found, request)
+    try:
+        run_at(
+            url,
+            lambda channel: _call(channel, found, one, metadata, deadline),
+            tls_ca=tls_ca,
+        )
+    except RpcError as error:
+        _tell(error, found)
+
+
+async def _call(
+    channel: Channel,
+    method: Method,
+    request: bytes | None,
+    metadata: _Metadata,
+    deadline_s: float | None,
+) -> None:
+    """
+    Make the call and print what comes.
+
+    Args:
+        channel: To the address.
+        method: What is called.
+        request: The only one; None: they are lines of standard input.
+        metadata: Of the call.
+        deadline_s: From now on; None: no deadline.
+    """
+    start = getattr(channel, method.shape)(method.path)
+    options = {"metadata": metadata, "timeout": deadline_s}
+    if not method.has_request_stream:
+        running = start(request, **options)
+        sender = None
+    else:
+        running = start(**options)
+        sender = asyncio.create_task(_send(running, method, request))
+    try:
+        if method.has_response_stream:
+            async for response in running:
+                typer.echo(method.decode(response))
+        else:
+            typer.echo(method.decode(await running))
+    except asyncio.CancelledError:
+        if sender is not None and sender.done() and not sender.cancelled():
+            # What is wrong with the request, which the sender cancelled the call for.
+            sender.result()
+        raise
+    finally:
+        if sender is not None:
+            sender.cancel()
+            await asyncio.wait((sender,))
+            if not sender.cancelled():
+                # Taken note of: a call that is over lets nobody write any more.
+                sender.exception()
+
+
+async def _send(call: Any, method: Method, request: bytes | None) -> None:
+    """Send the requests of a stream; what stops that on this side cancels the call."""
+    try:
+        if request is not None:
+            await call.write(request)
+        else:
+            async for message in _stdin_messages(method):
+                await call.write(message)
+        await call.done_writing()
+    except Exception:
+        call.cancel()
+        raise
+
+
+async def _stdin_messages(method: Method) -> AsyncIterator[bytes]:
+    """Yield a request for each line of standard input that is not empty, as they come."""
+    number = 0
+    async for line in _stdin_lines():
+        number += 1
+        if line.strip():
+            yield method.encode(_text(line), f"line {number} of standard input")
+
+
+def _one(method: Method, request: str | None) -> bytes:
+    """Read the one request of a call."""
+    if request != _STDIN:
+        return method.encode("{}" if request is None else request, "the request")
+    bytes_max = DEFAULT_LIMITS.message_bytes_max
+    data = sys.stdin.buffer.read(bytes_max + 1)
+    if len(data) > bytes_max:
+        raise ConfigError(f"the request on standard input is over {bytes_max} bytes")
+    return method.encode(_text(data), "standard input")
+
+
+async def _stdin_lines() -> AsyncIterator[bytes]:
+    """
+    Yield lines of standard input as they come; no line is longer than a message may be.
+
+    They are read in a thread that nobody waits for: the call may end before the input does.
+    """
+    loop = asyncio.get_running_loop()
+    chunks: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
+
+    def read() -> None:
+        # The loop may be over by the time that something comes.
+        with suppress(CancelledError, RuntimeError):
+            chunk = None
+            while chunk != b"":
+                chunk = b""
+                with suppress(OSError):
+                    chunk = os.read(_STDIN_FD, _READ_BYTES)
+                asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+
+    threading.Thread(target=read, name="relayrpc stdin", daemon=True).start()
+    begun: list[bytes] = []
+    size = 0
+    bytes_max = DEFAULT_LIMITS.message_bytes_max
+    while chunk := await chunks.get():
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*begun, end])
+            begun.clear()
+            size = 0
+        begun.append(rest)
+        size += len(rest)
+        if size > bytes_max:
+            raise ConfigError(f"a line of standard input is over {bytes_max} bytes")
+    yield b"".join(begun)
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"standard input is not UTF-8: {error.reason}") from error
+
+
+def _metadatum(text: str) -> tuple[str, str | bytes]:
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise ConfigError(f"-H {text!r} is no metadata: write key=value")
+    key = key.lower()
+    if not key.endswith("-bin"):
+        return key, value
+    try:
+        return key, base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise ConfigError(f"-H {text!r}: a key that ends in -bin takes base64") from error
+
+
+def _check_metadata(metadata: _Metadata) -> None:
+    from grpc.aio import InternalError, UsageError
+
+    from relayrpc.endpoint.metadata import MetadataTooLargeError, encode_invocation_metadata
+
+    try:
+        encode_invocation_metadata(metadata, limit_bytes=DEFAULT_LIMITS.metadata_bytes_max)
+    except (InternalError, UsageError, MetadataTooLargeError) as error:
+        raise ConfigError(f"-H: {error}") from error
+
+
+def _tell(error: RpcError, method: Method) -> NoReturn:
+    """Say on standard error how the call ended, and exit with its status."""
+    code = error.code()
+    lines = [
+        f"status: {code.name} ({code.value[0]})",
+        f"details: {' '.join((error.details() or '').split())}",
+        f"origin: {error.origin}",
+        f"may_have_executed: {'true' if error.may_have_executed else 'false'}",
+    ]
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            lines += [f"detail: {detail}" for detail in method.decode_details(value)]
+    for line in lines:
+        typer.echo(as_text(line), err=True)
+    raise typer.Exit(code.value[0])

@@ -1,0 +1,234 @@
+"""
+What a method takes and gives, from .proto files, a descriptor set, or the package's own contracts.
+
+Owns: finding it, and the JSON form of its messages. Does not own: the call (call.py).
+Source: docs/reference/cli.md; protobuf's JSON mapping.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.message import DecodeError, Message
+
+from relayrpc.errors import ConfigError, RelayError
+
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import MethodDescriptor
+
+
+__all__ = ["Method", "load_method"]
+
+# What ends lines or begins commands where a terminal shows it; JSON has escapes for it.
+_CONTROL: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
+# What the package serves itself needs no file.
+_OWN_MODULES: Final = ("relayrpc.v1.hub_pb2",)
+
+
+class Method:
+    """One method of a contract."""
+
+    def __init__(
+        self, descriptor: MethodDescriptor, pool: descriptor_pool.DescriptorPool
+    ) -> None:
+        """
+        Args:
+            descriptor: What it is.
+            pool: Where the messages are found that an Any holds.
+        """
+        service = descriptor.containing_service
+        self.path = f"/{service.full_name}/{descriptor.name}"
+        self.has_request_stream = bool(descriptor.client_streaming)
+        self.has_response_stream = bool(descriptor.server_streaming)
+        self._request = message_factory.GetMessageClass(descriptor.input_type)
+        self._response = message_factory.GetMessageClass(descriptor.output_type)
+        self._pool = pool
+
+    @property
+    def shape(self) -> str:
+        """As grpc's channels name it: "unary_stream"."""
+        words = {False: "unary", True: "stream"}
+        return f"{words[self.has_request_stream]}_{words[self.has_response_stream]}"
+
+    def encode(self, text: str, where: str) -> bytes:
+        """
+        Read a request.
+
+        Raises:
+            ConfigError: It is no JSON, or not of the request's type; the text says where.
+        """
+        message = self._request()
+        try:
+            json_format.Parse(text, message, descriptor_pool=self._pool)
+        except (json_format.ParseError, RecursionError) as error:
+            raise ConfigError(
+                f"{where} is no {message.DESCRIPTOR.full_name}: {_one_line(error)}"
+            ) from error
+        return message.SerializeToString()
+
+    def decode(self, data: bytes) -> str:
+        """
+        Write a response as one line of JSON.
+
+        Raises:
+            RelayError: It is not of the response's type, or holds one that is not known.
+        """
+        try:
+            return to_json(self._response.FromString(data), self._pool)
+        except (DecodeError, TypeError, json_format.Error) as error:
+            name = self._response.DESCRIPTOR.full_name
+            raise RelayError(
+                f"a response cannot be shown as {name}: {_one_line(error)}; is the host's contract "
+                "another one?"
+            ) from error
+
+    def decode_details(self, data: bytes) -> list[str]:
+        """Write the rich details of a status, each as one line; what is not known as its name."""
+        # The types that most details are of come with it.
+        from google.rpc import error_details_pb2, status_pb2
+
+        standard = error_details_pb2.DESCRIPTOR.pool
+        try:
+            status = status_pb2.Status.FromString(data)
+        except DecodeError:
+            return [f"{len(data)} bytes that are no google.rpc.Status"]
+        return [_describe_any(detail, (self._pool, standard)) for detail in status.details]
+
+
+def to_json(message: Message, pool: descriptor_pool.DescriptorPool) -> str:
+    """Write a message as one line of JSON that no terminal acts on."""
+    text = json_format.MessageToJson(
+        message, indent=None, ensure_ascii=False, descriptor_pool=pool
+    )
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _describe_any(detail: Any, pools: Iterable[descriptor_pool.DescriptorPool]) -> str:
+    for pool in pools:
+        try:
+            return to_json(detail, pool)
+        except (TypeError, DecodeError, json_format.Error):
+            continue
+    return f"{detail.type_url}, {len(detail.value)} bytes of a type that is not known here"
+
+
+def load_method(
+    name: str,
+    *,
+    protos: Sequence[str] = (),
+    includes: Sequence[str] = (),
+    descriptor_set: str | None = None,
+) -> Method:
+    """
+    Find a method.
+
+    Args:
+        name: "package.Service/Method".
+        protos: .proto files that define it; compiled here.
+        includes: Folders in which their imports are found; none: the folders they stand in.
+        descriptor_set: A FileDescriptorSet with everything that is imported.
+
+    Raises:
+        ConfigError: It cannot be found; the text says what there is instead.
+    """
+    service_name, slash, method_name = name.removeprefix("/").rpartition("/")
+    if not (slash and service_name and method_name):
+        raise ConfigError(f"{name!r} is no method: write package.Service/Method")
+    if protos and descriptor_set is not None:
+        raise ConfigError("--proto and --descriptor-set exclude each other")
+    if includes and not protos:
+        raise ConfigError("-I has no use without --proto")
+    if protos:
+        pool, files = _fill_pool(_compile(protos, includes), ", ".join(protos))
+    elif descriptor_set is not None:
+        pool, files = _fill_pool(_read(descriptor_set), descriptor_set)
+    else:
+        pool, files = descriptor_pool.Default(), None
+        for module in _OWN_MODULES:
+            importlib.import_module(module)
+    try:
+        service = pool.FindServiceByName(service_name)
+    except KeyError:
+        if files is None:
+            hint = "pass the contract with --proto FILE or --descriptor-set FILE"
+        else:
+            hint = f"there is {_enumerate(_services(files))}"
+        raise ConfigError(f"service {service_name!r} is not known: {hint}") from None
+    if method_name not in service.methods_by_name:
+        raise ConfigError(
+            f"{service_name} has no method {method_name!r}: there is "
+            f"{_enumerate(service.methods_by_name)}"
+        )
+    return Method(service.methods_by_name[method_name], pool)
+
+
+def _compile(protos: Sequence[str], includes: Sequence[str]) -> bytes:
+    if importlib.util.find_spec("grpc_tools") is None:
+        raise ConfigError(
+            "--proto needs grpc_tools, which comes with the extra [codegen]: "
+            "pip install 'relayrpc[codegen]'; or pass what protoc made, with --descriptor-set"
+        )
+    for proto in protos:
+        if not Path(proto).is_file():
+            raise ConfigError(f"--proto {proto}: no such file")
+    folders = includes or list(dict.fromkeys(str(Path(proto).parent) for proto in protos))
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "descriptor_set"
+        command = [
+            sys.executable, "-m", "grpc_tools.protoc", *(f"-I{include}" for include in folders),
+            f"--descriptor_set_out={target}", "--include_imports", *protos,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # the user's own files
+        if done.returncode:
+            told = done.stderr.strip().splitlines() or ["protoc said nothing"]
+            raise ConfigError(f"--proto cannot be compiled: {told[0]}")
+        return target.read_bytes()
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--descriptor-set {path}: {error.strerror or error}") from error
+
+
+def _fill_pool(
+    data: bytes, where: str
+) -> tuple[descriptor_pool.DescriptorPool, list[descriptor_pb2.FileDescriptorProto]]:
+    try:
+        files = list(descriptor_pb2.FileDescriptorSet.FromString(data).file)
+        pool = descriptor_pool.DescriptorPool()
+        for file in files:
+            pool.AddSerializedFile(file.SerializeToString())
+    except (DecodeError, TypeError) as error:
+        raise ConfigError(
+            f"{where} is no usable descriptor set: {_one_line(error)}; make it with "
+            "protoc --descriptor_set_out=FILE --include_imports"
+        ) from error
+    return pool, files
+
+
+def _services(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> list[str]:
+    return [
+        f"{file.package}.{service.name}" if file.package else service.name
+        for file in files
+        for service in file.service
+    ]
+
+
+def _enumerate(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
