@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -137,6 +138,7 @@ class Server(grpc.aio.Server):
         self._is_refusing = False
         # Set when the handlers that remain are to be given up; the earliest grace wins.
         self._give_up: asyncio.TimerHandle | None = None
+        self._give_up_s = math.inf
         self._idle = asyncio.Event()
         self._terminated = asyncio.Event()
 
@@ -281,12 +283,13 @@ class Server(grpc.aio.Server):
             await asyncio.sleep(_FLUSH_CHECK_S)
 
     def _give_up_in(self, grace_s: float) -> None:
+        # Kept apart: uvloop's handle of what is due at once does not say when.
         due_s = self.loop.time() + grace_s
-        if self._give_up is not None:
-            if self._give_up.when() <= due_s:
-                return
-            self._give_up.cancel()
-        self._give_up = self.loop.call_at(due_s, self._cancel_calls)
+        if due_s < self._give_up_s:
+            self._give_up_s = due_s
+            if self._give_up is not None:
+                self._give_up.cancel()
+            self._give_up = self.loop.call_at(due_s, self._cancel_calls)
 
     def _cancel_calls(self) -> None:
         self._is_refusing = True
