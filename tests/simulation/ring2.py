@@ -620,6 +620,8 @@ class World:
         _check_loop(self.loop)
         for hub in self.network.hubs:
             _check_hub(hub)
+        for books in self.network.books:
+            books.check()
         for record in self.records.values():
             check_truth(record)
             self._count(record)

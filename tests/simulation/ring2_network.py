@@ -20,6 +20,8 @@ from relayrpc.carrier.faulty import FaultyCarrier
 from relayrpc.carrier.memory import memory_pair
 from relayrpc.endpoint.live_link import Dialling
 from relayrpc.errors import CarrierLostError, ConnectError
+from relayrpc.hub.metrics import HubMetrics
+from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.session import HubSessions
 from tests.simulation.ring2_calls import NOBODY_ANSWERS
 
@@ -28,14 +30,42 @@ if TYPE_CHECKING:
     from relayrpc.carrier.base import Carrier
     from relayrpc.carrier.url import RelayURL
     from relayrpc.limits import Limits
+    from relayrpc.link.call import Call
+    from relayrpc.v1 import link_pb2 as pb
     from tests.support.virtual_loop import VirtualLoop
 
 
-__all__ = ["Connection", "HubSessions", "Network", "Trace"]
+__all__ = ["Books", "Connection", "HubSessions", "Network", "Trace"]
 
 _LINES_KEPT: Final = 4000
 _NEVER: Final = 10**9
 _WEBSOCKET_URL: Final = "ws://hub:7351/relayrpc.v1.Link/Connect"
+
+
+class Books(HubObserver):
+    """What a hub counts, and beside it what came in: in the end both are the same."""
+
+    def __init__(self, hub: HubSessions) -> None:
+        self.metrics = HubMetrics(hub)
+        self.opened_count = 0
+        hub.observers.add(self)
+        hub.observers.add(self.metrics)
+
+    def call_opened(self, call: Call, opening: pb.Open) -> None:
+        self.opened_count += 1
+
+    def check(self) -> None:
+        """Assert that nothing is open: each call ended once, and each link."""
+        lines = self.metrics.render().decode().splitlines()
+        ended_count = sum(
+            int(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith("relayrpc_calls_total{")
+        )
+        assert ended_count == self.opened_count, f"{ended_count} of {self.opened_count} ended"
+        open_links = [line for line in lines if line.startswith("relayrpc_links{")]
+        assert not open_links, open_links
+        assert "relayrpc_links_parked 0" in lines
 
 
 class Trace:
@@ -123,6 +153,8 @@ class Network:
         # The hub that answers now; None while none does.
         self.hub: HubSessions | None = None
         self.hubs: list[HubSessions] = []
+        # Of each of them, in that order.
+        self.books: list[Books] = []
         # Parties whose dialling fails.
         self.unreachable: set[str] = set()
         # Chance that a dialling fails, or takes long.
@@ -141,6 +173,7 @@ class Network:
             token_bytes=random.Random(self.rng.getrandbits(32)).randbytes,
         )
         self.hubs.append(self.hub)
+        self.books.append(Books(self.hub))
         self.trace.add(f"hub {len(self.hubs)} starts")
         return self.hub
 

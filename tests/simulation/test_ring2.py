@@ -68,9 +68,12 @@ _OUTSIDE: Final = {
     "carrier.websocket.WebSocketCarrier": "is a socket's",
     "hub.grpc_door.GRPCDoor": "listens",
     "hub.grpc_door._LinkHandler": "is a door's",
+    "hub.health.HubHealth": "is a door's",
     "hub.http_door.HTTPDoor": "listens",
     "hub.http_door._HTTPConnection": "is a door's",
+    "hub.observer.HubObserver": "has no code",
     "hub.server.Hub": "is two doors and the sessions behind them",
+    "hub.tracing.HubTracing": "is there with an SDK only",
     "link.calls.LinkCalls": "runs as Link",
     "link.events.Event": "has no code",
 }
