@@ -20,9 +20,11 @@ from relayrpc.carrier.faulty import FaultyCarrier
 from relayrpc.carrier.memory import memory_pair
 from relayrpc.endpoint.live_link import Dialling
 from relayrpc.errors import CarrierLostError, ConnectError
+from relayrpc.hub.journal import Journal
 from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.session import HubSessions
+from relayrpc.v1 import hub_pb2
 from tests.simulation.ring2_calls import NOBODY_ANSWERS
 
 
@@ -43,13 +45,20 @@ _WEBSOCKET_URL: Final = "ws://hub:7351/relayrpc.v1.Link/Connect"
 
 
 class Books(HubObserver):
-    """What a hub counts, and beside it what came in: in the end both are the same."""
+    """What a hub counts and notes, and beside it what came in: in the end both are the same."""
 
     def __init__(self, hub: HubSessions) -> None:
         self.metrics = HubMetrics(hub)
+        self.journal = Journal(
+            epoch=hub.table.epoch,
+            limits=hub.limits,
+            hosts_of=hub.forwarder.router.of_link,
+            wall_clock=hub.clock,
+        )
         self.opened_count = 0
         hub.observers.add(self)
         hub.observers.add(self.metrics)
+        hub.observers.add(self.journal)
 
     def call_opened(self, call: Call, opening: pb.Open) -> None:
         self.opened_count += 1
@@ -66,6 +75,22 @@ class Books(HubObserver):
         open_links = [line for line in lines if line.startswith("relayrpc_links{")]
         assert not open_links, open_links
         assert "relayrpc_links_parked 0" in lines
+        self._check_journal()
+
+    def _check_journal(self) -> None:
+        """Assert that each host that went had come, and that none is left."""
+        events = self.journal.after(self.journal.epoch, 0, bytes_max=_NEVER)
+        assert events is not None
+        there: set[tuple[str, int]] = set()
+        for event in events:
+            host = (event.host.link_id, event.host.announcement_id)
+            if event.kind == hub_pb2.HostEvent.KIND_CAME:
+                assert host not in there, f"came twice: {event}"
+                there.add(host)
+            elif event.kind == hub_pb2.HostEvent.KIND_WENT:
+                assert host in there, f"went, and was not there: {event}"
+                there.remove(host)
+        assert not there, there
 
 
 class Trace:
