@@ -14,18 +14,17 @@ import dataclasses
 import logging
 import signal
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from relayrpc.errors import ConfigError, ConnectError
+from relayrpc.errors import ConnectError
+from relayrpc.extras import needs_extra
 from relayrpc.limits import DEFAULT_LIMITS
 
 
 if TYPE_CHECKING:
-    from relayrpc.hub.server import GRPCGateway, Hub, HubConfig
-    from relayrpc.hub.session import HubSessions
+    from relayrpc.hub.server import Hub, HubConfig
 
 __all__ = ["hub", "serve"]
 
@@ -102,8 +101,10 @@ def hub(
         keepalive_interval_s=keepalive,
     )
     logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT)
-    server = _import_server()
-    config = server.HubConfig(
+    with needs_extra("hub", what="`relayrpc hub`"):
+        from relayrpc.gateway.full_hub import full_hub
+        from relayrpc.hub.server import HubConfig
+    config = HubConfig(
         grpc=grpc,
         http=http,
         insecure_listen=insecure_listen,
@@ -113,7 +114,7 @@ def hub(
         limits=limits,
     )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(server.Hub(config, grpc_gateways=(_native_gateway(),)), config))
+        runner.run(serve(full_hub(config), config))
 
 
 async def serve(hub: Hub, config: HubConfig) -> None:
@@ -155,27 +156,6 @@ async def _start(hub: Hub) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise ConnectError(f"{reason}; choose another port, or 0 for a free one") from error
-
-
-def _import_server() -> ModuleType:
-    """Import the hub only when it is run, so that hosts and callers need none of its libraries."""
-    try:
-        from relayrpc.hub import server
-    except ModuleNotFoundError as error:
-        if (error.name or "relayrpc").partition(".")[0] == "relayrpc":
-            raise
-        raise ConfigError(
-            f"`relayrpc hub` needs {error.name}, which comes with the extra [hub]: "
-            "pip install 'relayrpc[hub]'"
-        ) from error
-    return server
-
-
-def _native_gateway() -> Callable[[HubSessions], GRPCGateway]:
-    # Imported as late as the hub.
-    from relayrpc.gateway.grpc import NativeGateway
-
-    return NativeGateway
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

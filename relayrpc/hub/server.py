@@ -1,17 +1,14 @@
 """
-The hub process's object: two doors, the sessions behind them, and what it serves itself.
+The hub process's object: two doors, and the hub behind them.
 
 Owns: the configuration, where it listens and what that needs. Does not own: what happens behind the
-doors (session.py).
+doors (doorless.py, session.py).
 Source: DESIGN.md "Front doors" and decision 13.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import random
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,17 +17,13 @@ import grpc
 
 from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
 from relayrpc.errors import ConfigError
+from relayrpc.hub.doorless import DoorlessHub
 from relayrpc.hub.grpc_door import GRPCDoor
 from relayrpc.hub.health import HubHealth
 from relayrpc.hub.http_door import Answer, HTTPDoor
-from relayrpc.hub.journal import Journal
-from relayrpc.hub.management import Management
-from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.session import HubSessions
-from relayrpc.hub.tracing import HubTracing
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.observe.metrics import CONTENT_TYPE
-from relayrpc.observe.tracing import find_tracing
 
 
 __all__ = ["GRPCGateway", "Hub", "HubConfig"]
@@ -97,28 +90,15 @@ class Hub:
         if public and not public.startswith(("ws://", "wss://")):
             raise ConfigError(f"--http-public {public!r} is no ws:// or wss:// URL")
         limits = self.config.limits
-        self.sessions = HubSessions(
-            limits=limits,
-            clock=time.monotonic,
-            random=random.Random(),
-            token_bytes=secrets.token_bytes,
-        )
+        self._inside = DoorlessHub(limits=limits, has_metrics=self.config.metrics)
+        self.sessions = self._inside.sessions
         self._is_listening = False
         pages = {"/readyz": self._readiness}
-        if self.config.metrics:
-            metrics = HubMetrics(self.sessions)
-            self.sessions.observers.add(metrics)
+        metrics = self._inside.metrics
+        if metrics is not None:
             pages["/metrics"] = lambda: Answer(metrics.render(), content_type=CONTENT_TYPE)
-        journal = Journal(
-            epoch=self.sessions.table.epoch,
-            limits=limits,
-            hosts_of=self.sessions.forwarder.router.of_link,
-            wall_clock=time.time,
-        )
-        self.sessions.observers.add(journal)
         self._health = HubHealth(self.sessions, is_ready=lambda: self._is_listening)
         self.sessions.observers.add(self._health)
-        self._management = Management(self.sessions, journal)
         cert, key = self.config.tls_cert, self.config.tls_key
         self._http = HTTPDoor(
             self.sessions.accept,
@@ -152,10 +132,7 @@ class Hub:
         Raises:
             OSError: A port cannot be listened on.
         """
-        await self._management.start()
-        tracing = find_tracing()
-        if tracing is not None:
-            self.sessions.observers.add(HubTracing(tracing, limits=self.config.limits))
+        await self._inside.start()
         self._http_port = await self._http.start(self._http_host, self._http_port)
         self._grpc_port = await self._grpc.start(self._grpc_host, self._grpc_port)
         self._is_listening = True
@@ -164,18 +141,15 @@ class Hub:
     async def drain(self) -> None:
         """Close the ports, let calls finish up to the drain timeout, then end every link."""
         self._stop_listening()
-        # Its watchers would stay to the end.
-        await self._management.aclose()
-        await self.sessions.drain()
+        await self._inside.drain()
         await self.aclose()
 
     async def aclose(self) -> None:
         """Stop now: every call ends. Idempotent."""
         self._stop_listening()
-        await self._management.aclose()
         for gateway in self._grpc_gateways:
             await gateway.aclose()
-        await self.sessions.aclose()
+        await self._inside.aclose()
         await self._grpc.aclose()
         await self._http.aclose()
 

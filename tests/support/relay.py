@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 import relayrpc.aio
-from relayrpc.gateway.grpc import NativeGateway
+from relayrpc.gateway.full_hub import full_hub
 from relayrpc.hub.server import Hub, HubConfig
 from relayrpc.link.link import Link
 
@@ -67,7 +67,7 @@ _HANDLER_MAKERS = {
 async def running_hub(**options: Any) -> AsyncIterator[Hub]:
     """Run a hub on free ports; `options` are for HubConfig."""
     config = HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0", **options)
-    hub = Hub(config, grpc_gateways=(NativeGateway,))
+    hub = full_hub(config)
     await hub.start()
     try:
         yield hub

@@ -60,6 +60,9 @@ def complaints(rule: rules.Rule, path: str, *lines: str) -> list[str]:
         ("relayrpc/endpoint/live_link.py", "import relayrpc.hub.server"),
         ("relayrpc/hub/server.py", "from relayrpc.cli import hub"),
         ("relayrpc/hub/server.py", "import relayrpc.aio"),
+        ("relayrpc/gateway/grpc.py", "from relayrpc.testing import memory_pair"),
+        ("relayrpc/aio.py", "from relayrpc.hub.session import HubSessions"),
+        ("relayrpc/testing/__init__.py", "from relayrpc.cli import main"),
     ],
 )
 def test_layers_rule_refuses_import_upwards(path: str, line: str) -> None:
@@ -72,6 +75,8 @@ def test_layers_rule_refuses_import_upwards(path: str, line: str) -> None:
         ("relayrpc/link/call.py", "from relayrpc.link.flow import Budget"),
         ("relayrpc/hub/server.py", "from relayrpc.carrier import base"),
         ("relayrpc/aio.py", "from relayrpc.endpoint.server import Server"),
+        ("relayrpc/testing/__init__.py", "from relayrpc.gateway.grpc import NativeGateway"),
+        ("relayrpc/testing/__init__.py", "import relayrpc.aio"),
         ("relayrpc/link/call.py", "import dataclasses"),
     ],
 )

@@ -1,0 +1,96 @@
+"""
+A hub without its doors: the sessions, whoever listens to them, and the contract at "$hub".
+
+Owns: what belongs to every hub, wherever its carriers come from. Does not own: where carriers come
+from (server.py and the doors, or a test), what happens on them (session.py). Runs on any event
+loop and any carrier, as the sessions do.
+Source: DESIGN.md decisions 6 and 8.
+"""
+
+from __future__ import annotations
+
+import random as random_module
+import secrets
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from relayrpc.hub.journal import Journal
+from relayrpc.hub.management import Management
+from relayrpc.hub.metrics import HubMetrics
+from relayrpc.hub.session import HubSessions
+from relayrpc.hub.tracing import HubTracing
+from relayrpc.limits import DEFAULT_LIMITS, Limits
+from relayrpc.observe.tracing import find_tracing
+
+
+if TYPE_CHECKING:
+    import random
+
+
+__all__ = ["DoorlessHub"]
+
+
+class DoorlessHub:
+    """
+    Takes carriers by `sessions.accept()`. `start()`, then `drain()` or `aclose()`.
+
+    Attributes:
+        sessions: Every link, and the observers of what happens to them.
+        metrics: What is counted; None: nothing is.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        has_metrics: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        random: random.Random | None = None,
+        token_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        """
+        Args:
+            limits: The hub's bounds.
+            has_metrics: Count what happens.
+            clock: Monotonic seconds.
+            wall_clock: Seconds since 1970.
+            random: Breaks ties between hosts; None: a source of its own.
+            token_bytes: Source of link ids and secrets.
+        """
+        self.sessions = HubSessions(
+            limits=limits,
+            clock=clock,
+            random=random or random_module.Random(),
+            token_bytes=token_bytes,
+        )
+        self.metrics = HubMetrics(self.sessions) if has_metrics else None
+        if self.metrics is not None:
+            self.sessions.observers.add(self.metrics)
+        journal = Journal(
+            epoch=self.sessions.table.epoch,
+            limits=limits,
+            hosts_of=self.sessions.forwarder.router.of_link,
+            wall_clock=wall_clock,
+        )
+        self.sessions.observers.add(journal)
+        self._management = Management(self.sessions, journal)
+
+    async def start(self) -> None:
+        """Serve "$hub"; carriers may come when this returns."""
+        await self._management.start()
+        tracing = find_tracing()
+        if tracing is not None:
+            self.sessions.observers.add(HubTracing(tracing, limits=self.sessions.limits))
+
+    async def drain(self) -> None:
+        """Let calls finish up to the drain timeout, then end every link."""
+        # Its watchers would stay to the end.
+        await self._management.aclose()
+        await self.sessions.drain()
+
+    async def aclose(self) -> None:
+        """Stop now: every call ends. Idempotent."""
+        await self._management.aclose()
+        await self.sessions.aclose()
