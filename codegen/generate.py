@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from codegen import limits_page, metrics_page, state_table
+from codegen import limits_page, logs_page, metrics_page, state_table
 
 
 __all__ = ["JOBS", "Job", "differences", "generate", "main"]
@@ -39,6 +39,7 @@ JOBS: Final = (
     Job(include="protos", protos="relayrpc/v1", has_stubs=False),
     Job(include=".", protos="samples/greeter", has_stubs=True),
 )
+_PARTS_OF_PAGES: Final = (state_table, metrics_page, logs_page)
 
 
 def generate(job: Job, target: Path) -> list[Path]:
@@ -88,14 +89,10 @@ def differences() -> list[str]:
     page = limits_page.PAGE
     if not page.is_file() or page.read_text(encoding="utf-8") != limits_page.render():
         problems.append(f"docs/reference/{page.name} differs from relayrpc/limits.py")
-    page = state_table.PAGE
-    text = page.read_text(encoding="utf-8")
-    if text != state_table.render(text):
-        problems.append(f"docs/reference/{page.name} differs from relayrpc/link/call.py")
-    page = metrics_page.PAGE
-    text = page.read_text(encoding="utf-8")
-    if text != metrics_page.render(text):
-        problems.append(f"docs/reference/{page.name} differs from relayrpc/observe/metrics.py")
+    for part in _PARTS_OF_PAGES:
+        text = part.PAGE.read_text(encoding="utf-8")
+        if text != part.render(text):
+            problems.append(f"docs/reference/{part.PAGE.name} differs from {part.SOURCE}")
     return problems
 
 
@@ -112,12 +109,10 @@ def main() -> int:
             print(path)
     limits_page.PAGE.write_text(limits_page.render(), encoding="utf-8")
     print(limits_page.PAGE.relative_to(ROOT))
-    text = state_table.PAGE.read_text(encoding="utf-8")
-    state_table.PAGE.write_text(state_table.render(text), encoding="utf-8")
-    print(state_table.PAGE.relative_to(ROOT))
-    text = metrics_page.PAGE.read_text(encoding="utf-8")
-    metrics_page.PAGE.write_text(metrics_page.render(text), encoding="utf-8")
-    print(metrics_page.PAGE.relative_to(ROOT))
+    for part in _PARTS_OF_PAGES:
+        text = part.PAGE.read_text(encoding="utf-8")
+        part.PAGE.write_text(part.render(text), encoding="utf-8")
+        print(part.PAGE.relative_to(ROOT))
     return 0
 
 

@@ -1,7 +1,7 @@
 """
 Writes the table of docs/reference/metrics.md from relayrpc/observe/metrics.py.
 
-Owns: the form of that part, between its two marks. The rest of the page is written by hand.
+Owns: the form of that part. The rest of the page is written by hand.
 """
 
 from __future__ import annotations
@@ -9,22 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from codegen.marked import put_between_marks
 from relayrpc.observe.metrics import BOUNDS_S, METRICS
 
 
-__all__ = ["PAGE", "render"]
+__all__ = ["PAGE", "SOURCE", "render"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "reference" / "metrics.md"
-
-_BEGIN: Final = "<!-- made by `make gen` from relayrpc/observe/metrics.py -->\n"
-_END: Final = "<!-- end of what is made -->\n"
+SOURCE: Final = "relayrpc/observe/metrics.py"
 
 
-def render(text: str) -> str:
-    """Return the page with its table brought up to date; `text` is the page as it is."""
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
+def render(page: str) -> str:
+    """Return the page with its table brought up to date; `page` is its text as it is."""
     rows = "".join(
         f"| `{name}` | {metric.kind} | {_labels(metric.labels)} | {metric.help} |\n"
         for name, metric in METRICS.items()
@@ -32,7 +29,7 @@ def render(text: str) -> str:
     bounds = ", ".join(f"{bound:g}" for bound in BOUNDS_S)
     table = f"| metric | type | labels | meaning |\n|---|---|---|---|\n{rows}"
     buckets = f"\nBuckets of the histograms end at {bounds} seconds, and one takes the rest.\n"
-    return f"{before}{_BEGIN}{table}{buckets}{_END}{after}"
+    return put_between_marks(page, source=SOURCE, made=table + buckets)
 
 
 def _labels(labels: tuple[str, ...]) -> str:

@@ -1,7 +1,7 @@
 """
 Writes the states of a call into docs/reference/link-protocol.md, from relayrpc/link/call.py.
 
-Owns: the part of the page between the markers. The text around it is written by hand.
+Owns: the form of that part. The text around it is written by hand.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from codegen.marked import put_between_marks
 from relayrpc.link.call import TRANSITIONS, CallInput, CallState
 
 
-__all__ = ["BEGIN", "END", "PAGE", "render", "states"]
+__all__ = ["PAGE", "SOURCE", "render", "states"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "reference" / "link-protocol.md"
-
-BEGIN: Final = "<!-- begin: written by `make gen` from relayrpc/link/call.py -->"
-END: Final = "<!-- end -->"
+SOURCE: Final = "relayrpc/link/call.py"
 
 # Where a call starts at each end: without and with everything it sends in Open.
 _SIDES: Final = {
@@ -38,17 +37,13 @@ def states(side: str) -> list[CallState]:
 
 def render(page: str) -> str:
     """
-    Return the page with its part between the markers written anew.
+    Return the page with diagram and table of each side brought up to date.
 
     Raises:
-        ValueError: A marker is missing.
+        ValueError: A mark is missing.
     """
-    head, _, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not end:
-        raise ValueError(f"{PAGE.name} needs the lines {BEGIN!r} and {END!r}")
     parts = [f"{_diagram(side)}\n{_table(side)}" for side in _SIDES]
-    return head + BEGIN + "\n" + "\n".join(parts) + "\n" + END + tail
+    return put_between_marks(page, source=SOURCE, made="\n".join(parts))
 
 
 def _diagram(side: str) -> str:

@@ -128,9 +128,12 @@ class Limits:
     takeovers_window_s: float = 60.0
     """... one more is refused: two processes have the same instance id."""
     log_records_per_s_max: int = 10
-    """Records of calls that failed, for each address and status; what is beyond is counted."""
-    log_keys_max: int = 1_024
-    """Addresses and statuses that are told apart for that; the others count as one."""
+    """Log records of calls that failed, by address and status; what is beyond is counted."""
+    log_keys_max: int = 64
+    """
+    Addresses and statuses told apart for that, the others count as one: whatever callers make up,
+    the log takes 2 % of a core at most.
+    """
     metric_series_max: int = 2_000
     """Series of one metric; what is beyond counts under the labels `other`."""
     health_watches_max: int = 256

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import logging
 import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Final
@@ -21,6 +20,7 @@ import typer
 from relayrpc.errors import ConnectError
 from relayrpc.extras import needs_extra
 from relayrpc.limits import DEFAULT_LIMITS
+from relayrpc.observe.logs import configure_logging
 
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["hub", "serve"]
 
-_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -100,7 +99,7 @@ def hub(
         resume_window_s=resume_window,
         keepalive_interval_s=keepalive,
     )
-    logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT)
+    configure_logging(form="text", level="info")
     with needs_extra("hub", what="`relayrpc hub`"):
         from relayrpc.gateway.full_hub import full_hub
         from relayrpc.hub.server import HubConfig

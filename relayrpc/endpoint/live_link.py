@@ -59,8 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DIALLING", "REFUSED_CALL", "Dialling", "LiveLink"]
 
-_log = logging.getLogger("relayrpc.link")
-
+_LOGGER: Final = logging.getLogger("relayrpc.link")
 _AGENT: Final = f"relayrpc/{__version__} python/{platform.python_version()}"
 _BACKOFF_FACTOR: Final = 1.6
 _BACKOFF_JITTER: Final = 0.2
@@ -93,6 +92,8 @@ class Dialling:
     """Source of instance ids."""
     find_tracing: Callable[[], Tracing | None] = find_tracing
     """Says what makes the spans of calls; None: nothing does."""
+    logger: logging.Logger = _LOGGER
+    """Where it is said how the link fares."""
 
 
 DIALLING: Final = Dialling()
@@ -167,6 +168,7 @@ class LiveLink:
         self._on_call = on_call
         self._keep_trying = keep_trying
         self._dialling = dialling
+        self._logger = dialling.logger
         self._task: asyncio.Task[None] | None = None
         # Set whenever the task should look again.
         self._wake = asyncio.Event()
@@ -477,9 +479,9 @@ class LiveLink:
                 return
             await self._handshake(carrier)
         except RelayError as exc:
-            _log.info("the link stays on %s: %s", self.carrier_kind, exc)
+            self._logger.info("the link stays on %s: %s", self.carrier_kind, exc)
         else:
-            _log.info("the link moved to %s", self.carrier_kind)
+            self._logger.info("the link moved to %s", self.carrier_kind)
 
     async def _dial_while_up(self, target: str) -> Carrier | None:
         """Dial a door to move to; None when the link lost its carrier: mend that first."""
@@ -536,7 +538,7 @@ class LiveLink:
         self._has_connected = True
         self._is_failing = False
         self._error = None
-        _log.info("linked to %s over %s", self.url, self.carrier_kind)
+        self._logger.info("linked to %s over %s", self.url, self.carrier_kind)
         self._set_state(_State.READY)
         self._wake_waiters()
 
@@ -545,7 +547,7 @@ class LiveLink:
         self._error = error
         if isinstance(error, LinkRefusedError) and error.detail.get("code") in _FINAL_CODES:
             self._is_final = True
-        _log.log(
+        self._logger.log(
             logging.INFO if isinstance(error, CarrierError) else logging.WARNING,
             "no link to %s: %s",
             self.url,
@@ -589,7 +591,7 @@ class LiveLink:
             self._events_received(link, events)
 
     def _carrier_ended(self, carrier: Carrier, error: CarrierLostError | None) -> None:
-        _log.info("the %s carrier is over (%s)", carrier.kind, error or "closed")
+        self._logger.info("the %s carrier is over (%s)", carrier.kind, error or "closed")
         self._wake.set()
 
     def _events_received(self, link: Link, events: list[Event]) -> None:
@@ -637,7 +639,7 @@ class LiveLink:
             case AnnouncedReceived(announced=announced):
                 self._announced(link, announced)
             case GoingAwayReceived(going_away=going_away):
-                _log.info("the hub goes away: %s", going_away.reason)
+                self._logger.info("the hub goes away: %s", going_away.reason)
                 if link is self._link:
                     # From here on calls wait in the next one.
                     self._new_link()
@@ -681,7 +683,7 @@ class LiveLink:
                 status=announced.status,
             )
             if answer is None:
-                _log.error("%s", error)
+                self._logger.error("%s", error)
             del self._announcements[announced.id]
             if answer is not None and not answer.done():
                 answer.set_exception(error)

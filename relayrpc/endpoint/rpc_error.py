@@ -22,12 +22,21 @@ __all__ = [
     "DeadlineExceededError",
     "RpcError",
     "make_rpc_error",
+    "status_name",
     "trailing_metadata_of",
 ]
 
 STATUS_BY_NUMBER: Final[dict[int, grpc.StatusCode]] = {
     code.value[0]: code for code in grpc.StatusCode
 }
+_STATUS_NAMES: Final[dict[int, str]] = {
+    number: code.name for number, code in STATUS_BY_NUMBER.items()
+}
+
+
+def status_name(number: int) -> str:
+    """Return gRPC's name of a status, "UNKNOWN" for numbers that have none."""
+    return _STATUS_NAMES.get(number, "UNKNOWN")
 
 
 class RpcError(AioRpcError):

@@ -9,6 +9,7 @@ Source: DESIGN.md decisions 6 and 8.
 
 from __future__ import annotations
 
+import asyncio
 import random as random_module
 import secrets
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from relayrpc.hub.journal import Journal
+from relayrpc.hub.log import HubLog
 from relayrpc.hub.management import Management
 from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.session import HubSessions
@@ -45,6 +47,7 @@ class DoorlessHub:
         *,
         limits: Limits = DEFAULT_LIMITS,
         has_metrics: bool = True,
+        logs_every_call: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         random: random.Random | None = None,
@@ -54,6 +57,7 @@ class DoorlessHub:
         Args:
             limits: The hub's bounds.
             has_metrics: Count what happens.
+            logs_every_call: Log calls that end well, too.
             clock: Monotonic seconds.
             wall_clock: Seconds since 1970.
             random: Breaks ties between hosts; None: a source of its own.
@@ -68,6 +72,13 @@ class DoorlessHub:
         self.metrics = HubMetrics(self.sessions) if has_metrics else None
         if self.metrics is not None:
             self.sessions.observers.add(self.metrics)
+        self._log = HubLog(
+            limits=limits,
+            clock=clock,
+            call_later=lambda delay_s, due: asyncio.get_running_loop().call_later(delay_s, due),
+            logs_every_call=logs_every_call,
+        )
+        self.sessions.observers.add(self._log)
         journal = Journal(
             epoch=self.sessions.table.epoch,
             limits=limits,
@@ -94,3 +105,4 @@ class DoorlessHub:
         """Stop now: every call ends. Idempotent."""
         await self._management.aclose()
         await self.sessions.aclose()
+        self._log.close()

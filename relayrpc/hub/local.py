@@ -10,6 +10,7 @@ Source: DESIGN.md decisions 8 and 9.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +39,9 @@ _URL: Final = RelayURL(
     may_move=False,
     pinned="websocket",
 )
+# The hub's own log says of these links what there is to say of links (log.py).
+_LOGGER: Final = logging.getLogger("relayrpc.link.local")
+_LOGGER.setLevel(logging.WARNING)
 
 
 def local_link(
@@ -77,5 +81,7 @@ def local_link(
         on_call=on_call,
         keep_trying=True,
         # The hub makes its one span of each call itself.
-        dialling=Dialling(dial=dial, clock=sessions.clock, find_tracing=lambda: None),
+        dialling=Dialling(
+            dial=dial, clock=sessions.clock, find_tracing=lambda: None, logger=_LOGGER
+        ),
     )

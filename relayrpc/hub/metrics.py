@@ -14,7 +14,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from relayrpc import __version__
-from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
+from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER, status_name
 from relayrpc.hub.observer import HubObserver
 from relayrpc.link.call import ORIGINS, STATUS_UNIMPLEMENTED, STATUS_UNKNOWN
 from relayrpc.observe.metrics import BOUNDS_S, OTHER, CappedSeries, Histogram, Page
@@ -115,7 +115,7 @@ class HubMetrics(HubObserver):
     def _find_calls(self, call: Call, status: int, registration: Registration | None) -> Histogram:
         place = self._sessions.forwarder.router.place_of(call.address, call.method)
         address, method = self._called(call, status, registration, place)
-        name = _status_name(status)
+        name = status_name(status)
         series = self._calls.get((address, method, name))
         if series is None:
             if len(self._calls) >= self._series_max:
@@ -148,7 +148,7 @@ class HubMetrics(HubObserver):
             return UNSERVED, UNSERVED
         pair = (address, call.method)
         if status == STATUS_UNIMPLEMENTED or registration is None:
-            is_known = any((*pair, _status_name(number)) in self._calls for number in _NUMBERS)
+            is_known = any((*pair, status_name(number)) in self._calls for number in _NUMBERS)
             return pair if is_known else (address, UNSERVED)
         return pair
 
@@ -164,7 +164,7 @@ class HubMetrics(HubObserver):
         page.add(
             "relayrpc_call_failures_total",
             {
-                (_status_name(status), ORIGINS[origin], "false" if not_executed else "true"): count
+                (status_name(status), ORIGINS[origin], "false" if not_executed else "true"): count
                 for (status, origin, not_executed), count in self._failures.items()
             },
         )
@@ -241,8 +241,3 @@ _NUMBERS: Final = tuple(STATUS_BY_NUMBER)
 
 def _address(registration: Registration) -> str:
     return registration.places[0][0]
-
-
-def _status_name(status: int) -> str:
-    known = STATUS_BY_NUMBER.get(status)
-    return "UNKNOWN" if known is None else known.name

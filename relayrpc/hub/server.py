@@ -50,6 +50,8 @@ class HubConfig:
     """URL of the HTTP door as peers reach it, "wss://relay.example:443", where it differs."""
     metrics: bool = True
     """Count, and tell whoever reaches the HTTP door at /metrics: addresses, methods, statuses."""
+    log_calls: bool = False
+    """Log every call, not only those that fail, and hold none of them back."""
     limits: Limits = DEFAULT_LIMITS
 
 
@@ -90,7 +92,9 @@ class Hub:
         if public and not public.startswith(("ws://", "wss://")):
             raise ConfigError(f"--http-public {public!r} is no ws:// or wss:// URL")
         limits = self.config.limits
-        self._inside = DoorlessHub(limits=limits, has_metrics=self.config.metrics)
+        self._inside = DoorlessHub(
+            limits=limits, has_metrics=self.config.metrics, logs_every_call=self.config.log_calls
+        )
         self.sessions = self._inside.sessions
         self._is_listening = False
         pages = {"/readyz": self._readiness}

@@ -22,15 +22,17 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanKind, Tracer
 
 
-__all__ = ["Tracing", "find_tracing"]
+__all__ = ["SERVER_FAULTS", "Tracing", "find_tracing"]
 
 Pairs = tuple[tuple[str, bytes], ...]
 
 # Counted for every entry of metadata beside its key and value, as gRPC counts.
 _ENTRY_BYTES: Final = 32
-# Statuses that are the serving side's fault, by the conventions: UNKNOWN, DEADLINE_EXCEEDED,
-# UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
-_SERVER_FAULTS: Final = frozenset({2, 4, 12, 13, 14, 15})
+SERVER_FAULTS: Final = frozenset({2, 4, 12, 13, 14, 15})
+"""
+Statuses that are the serving side's fault, by the conventions: UNKNOWN, DEADLINE_EXCEEDED,
+UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.
+"""
 
 
 def find_tracing() -> Tracing | None:
@@ -138,7 +140,7 @@ class Tracing:
                 span.set_attribute("relayrpc.may_have_executed", may_have_executed)
             if instance:
                 span.set_attribute("relayrpc.instance", instance)
-            if status and (is_caller or status in _SERVER_FAULTS):
+            if status and (is_caller or status in SERVER_FAULTS):
                 is_ours = origin in ("caller", "hub")
                 span.set_status(self._trace.StatusCode.ERROR, details if is_ours else None)
         span.end()
