@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from benchmarks.services import GRPCCaller, add_services
 from benchmarks.side import Service, Side
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.harness import Processes
 
 
-__all__ = ["CA_VARIABLE", "Relay"]
+__all__ = ["ADDRESS", "CA_VARIABLE", "Relay", "RunningHub", "start_hub"]
 
 ADDRESS: Final = "bench/echo"
 CA_VARIABLE: Final = "BENCHMARK_CA_FILE"
@@ -28,6 +28,25 @@ SCHEMES: Final = {
     ("grpc", False): "relay",
     ("grpc", True): "relays",
 }
+
+
+class RunningHub(NamedTuple):
+    """A hub's process and where it listens on loopback."""
+
+    pid: int
+    grpc_port: int
+    http_port: int
+
+
+async def start_hub(processes: Processes, *flags: str) -> RunningHub:
+    """Start `relayrpc hub` on free ports, everything else at its defaults."""
+    argv = [sys.executable, "-m", "relayrpc", "hub"]
+    argv += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", *flags]
+    hub = await processes.start_program("hub", *argv)
+    ports = await hub.line_matching(
+        r"listening: grpc 127\.0\.0\.1:(\d+), http 127\.0\.0\.1:(\d+)"
+    )
+    return RunningHub(hub.pid, int(ports[1]), int(ports[2]))
 
 
 class Relay(Side):
@@ -44,16 +63,10 @@ class Relay(Side):
 
     async def start(self, processes: Processes) -> Service:
         """Start a hub, then the host that dials it."""
-        argv = [sys.executable, "-m", "relayrpc", "hub"]
-        argv += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
         made = self._certificates
-        if made is not None:
-            argv += ["--tls-cert", made.chain_file, "--tls-key", made.key_file]
-        hub = await processes.start_program("hub", *argv)
-        ports = await hub.line_matching(
-            r"listening: grpc 127\.0\.0\.1:(\d+), http 127\.0\.0\.1:(\d+)"
-        )
-        port = int(ports[2] if self.carrier == "websocket" else ports[1])
+        flags = () if made is None else ("--tls-cert", made.chain_file, "--tls-key", made.key_file)
+        hub = await start_hub(processes, *flags)
+        port = hub.http_port if self.carrier == "websocket" else hub.grpc_port
         scheme = SCHEMES[self.carrier, made is not None]
         url = f"{scheme}://127.0.0.1:{port}/{ADDRESS}"
         host = await processes.start_worker("relay host", "benchmarks.host", self.name, url)

@@ -35,6 +35,7 @@ HEADINGS: Final[dict[SideName, str]] = {
     "nats": "nats-py",
     "websocket": "relay, WebSocket",
     "grpc": "relay, gRPC stream",
+    "native": "gRPC client through the hub",
 }
 
 

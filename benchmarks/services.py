@@ -71,14 +71,23 @@ def add_services(server: grpc.aio.Server) -> None:
 class GRPCCaller(Caller):
     """Calls through any grpc.aio channel."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, *, metadata: tuple[tuple[str, str], ...] | None = None
+    ) -> None:
+        """
+        Args:
+            channel: Closed with the caller.
+            metadata: Of every call.
+        """
         self._channel = channel
-        self.echo = partial(channel.unary_unary(f"/{SERVICE}/Echo"), timeout=CALL_TIMEOUT_S)
-        self._open_stream = channel.unary_stream(f"/{SERVICE}/Stream")
+        options: dict[str, Any] = {"timeout": CALL_TIMEOUT_S, "metadata": metadata}
+        self.echo = partial(channel.unary_unary(f"/{SERVICE}/Echo"), **options)
+        self._open_stream = partial(
+            channel.unary_stream(f"/{SERVICE}/Stream"), timeout=STREAM_TIMEOUT_S, metadata=metadata
+        )
         self.stream = self._stream
         stub = greeter_pb2_grpc.GreeterStub(channel)  # type: ignore[no-untyped-call]
-        request = greeter_pb2.HelloRequest(name=NAME)
-        self.greet = partial(stub.SayHello, request, timeout=CALL_TIMEOUT_S)
+        self.greet = partial(stub.SayHello, greeter_pb2.HelloRequest(name=NAME), **options)
 
     async def check(self) -> None:
         """Make one call; whatever is wrong shows here and not in a measurement."""
@@ -91,4 +100,4 @@ class GRPCCaller(Caller):
 
     def _stream(self, count: int, size_bytes: int) -> StreamCall:
         request = STREAM_REQUEST.pack(count, size_bytes)
-        return cast("StreamCall", self._open_stream(request, timeout=STREAM_TIMEOUT_S))
+        return cast("StreamCall", self._open_stream(request))

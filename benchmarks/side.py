@@ -27,7 +27,7 @@ __all__ = [
     "StreamCall",
 ]
 
-SideName = Literal["direct", "nats", "websocket", "grpc"]
+SideName = Literal["direct", "nats", "websocket", "grpc", "native"]
 
 CALL_TIMEOUT_S = 10.0
 """Every call carries a deadline, as calls should."""

@@ -31,6 +31,10 @@ def side(name: SideName) -> Side:
         from benchmarks.nats_side import NATS
 
         return NATS()
+    if name == "native":
+        from benchmarks.native_side import Native
+
+        return Native()
     from benchmarks.relay_side import Relay
 
     return Relay(name)

@@ -91,6 +91,8 @@ class Workloads:
                     await self._stop.wait()
             except TimeoutError:
                 self._stop.set()
+        if not times_us:
+            raise RuntimeError("no call began and ended while times counted")
         ordered = sorted(times_us)
         elapsed_s = time.perf_counter() - counts_from
         return {

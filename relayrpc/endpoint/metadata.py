@@ -161,11 +161,11 @@ def _encode(
     size = 0
     for raw_key, raw_value in metadata:
         key = raw_key.decode("ascii", errors="replace") if isinstance(raw_key, bytes) else raw_key
+        if key in _HOP_KEYS:
+            continue
         if _KEY.fullmatch(key) is None:
             raise InternalError(f"Invalid metadata: key {key!r}")
         value = _encode_value(key, raw_value)
-        if key in _HOP_KEYS:
-            continue
         if key.startswith(_RELAY_PREFIX):
             relay_pairs.append((key, value))
             continue

@@ -11,7 +11,6 @@ Source: DESIGN.md decision 9 and "Front doors"; LINK.md "What a call's end may c
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -19,7 +18,7 @@ import grpc
 import grpc.aio
 
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.rpc_error import RpcError
+from relayrpc.endpoint.rpc_error import RpcError, trailing_metadata_of
 from relayrpc.hub.local import local_link
 from relayrpc.v1 import link_pb2 as pb
 
@@ -40,6 +39,11 @@ _IDENTITY: Final = "$grpc"
 _ADDRESS_KEY: Final = "relay-address"
 # Told to a client whose call may have run, so that its retry policy does not run it again.
 _PUSHBACK: Final = ("grpc-retry-pushback-ms", "-1")
+_KINDS: Final = {
+    int(pb.SHAPE_UNARY_UNARY): "unary_unary",
+    int(pb.SHAPE_UNARY_STREAM): "unary_stream",
+    int(pb.SHAPE_STREAM_UNARY): "stream_unary",
+}
 # Handlers and callables are kept for this many methods; clients may make up names.
 _METHODS_MAX: Final = 1024
 
@@ -107,21 +111,16 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         return handler
 
     def _make_handler(self, method: str, shape: int) -> grpc.RpcMethodHandler:
-        def serve(
-            answer: Callable[..., Awaitable[Any]], kind: str
-        ) -> Callable[..., Awaitable[Any]]:
-            return functools.partial(self._serve, answer, kind, method)
+        # A method nobody announced, or not everybody with the same shape, can be any shape.
+        kind = _KINDS.get(shape, "stream_stream")
+        answer = _answer_one if kind.endswith("unary") else _answer_many
 
-        match shape:
-            case pb.SHAPE_UNARY_UNARY:
-                return grpc.unary_unary_rpc_method_handler(serve(_answer_one, "unary_unary"))
-            case pb.SHAPE_UNARY_STREAM:
-                return grpc.unary_stream_rpc_method_handler(serve(_answer_many, "unary_stream"))
-            case pb.SHAPE_STREAM_UNARY:
-                return grpc.stream_unary_rpc_method_handler(serve(_answer_one, "stream_unary"))
-            case _:
-                # Nobody announced the method, or not everybody the same: any shape is one of these.
-                return grpc.stream_stream_rpc_method_handler(serve(_answer_many, "stream_stream"))
+        # A plain function: grpc looks into it with every call, and through a partial for long.
+        async def serve(request: bytes | AsyncIterator[bytes], context: _Context) -> Any:
+            return await self._serve(answer, kind, method, request, context)
+
+        handler: grpc.RpcMethodHandler = getattr(grpc, f"{kind}_rpc_method_handler")(serve)
+        return handler
 
     async def aclose(self) -> None:
         """End the links; calls that are left end with them. Idempotent."""
@@ -207,9 +206,10 @@ async def _relay(
 ) -> Any:
     """Hand on what a call brings, in gRPC's order: initial metadata, messages, status."""
     try:
-        await call.core.wait_begin()
-        if call.core.begin is not None or call.core.has_initial_metadata:
-            await context.send_initial_metadata(call.core.received_metadata())
+        core = call.core
+        await core.wait_begin()
+        if core.begin is not None or core.has_initial_metadata:
+            await context.send_initial_metadata(core.received_metadata())
         response = await answer(call, context)
     except RpcError as error:
         trailing = error.trailing_metadata()
@@ -231,12 +231,12 @@ async def _relay(
     finally:
         # Over, unless the client left or cancelled.
         call.cancel()
-    trailing = await call.trailing_metadata()
-    if trailing:
-        context.set_trailing_metadata(trailing)
-    details = await call.details()
-    if details:
-        context.set_details(details)
+    end = core.end
+    assert end is not None, "a call that did not raise has ended"
+    if end.trailing_metadata or end.details:
+        outcome = core.outcome()
+        context.set_trailing_metadata(trailing_metadata_of(outcome))
+        context.set_details(outcome.details)
     return response
 
 

@@ -12,7 +12,7 @@ from benchmarks.report import Results, table
 from benchmarks.side import SideName
 
 
-SIDES: tuple[SideName, ...] = ("direct", "nats", "websocket", "grpc")
+SIDES: tuple[SideName, ...] = ("direct", "nats", "websocket", "grpc", "native")
 
 
 def measured(number: int, scenario: str, side: SideName, **values: float) -> Measurement:
@@ -50,6 +50,16 @@ def test_goal_of_calls_also_asks_for_more_than_nats(nats: float, is_met: bool):
     assert cell(measurements, CALLS, "websocket").is_met is is_met
     assert cell(measurements, CALLS, "grpc").is_met is True
     assert cell(measurements, CALLS, "nats").is_met is None
+
+
+@pytest.mark.parametrize(("p50_us", "is_met"), [(190.0, True), (191.0, False)])
+def test_native_client_is_held_against_its_own_direct_calls(p50_us: float, is_met: bool):
+    measurements = [
+        measured(0, "latency", "direct", p50_us=100),
+        measured(0, "latency", "nats", p50_us=50),
+        measured(0, "latency", "native", p50_us=p50_us),
+    ]
+    assert cell(measurements, "median latency, one at a time", "native").is_met is is_met
 
 
 def test_hub_is_compared_with_the_server_of_direct():
