@@ -130,7 +130,7 @@ def _check(link: Link) -> None:
 
 
 @given(batches=BATCHES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_endpoint_survives_frames_that_make_no_sense(
     batches: list[tuple[int | None, int, int, list[pb.Frame]]],
 ) -> None:
@@ -146,7 +146,7 @@ def test_endpoint_survives_frames_that_make_no_sense(
 
 
 @given(batches=BATCHES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_hub_survives_frames_that_make_no_sense(
     batches: list[tuple[int | None, int, int, list[pb.Frame]]],
 ) -> None:
@@ -178,7 +178,7 @@ def test_hub_survives_frames_that_make_no_sense(
 
 
 @given(frames=st.lists(FRAMES, max_size=4), damage=DAMAGE, cut=st.integers(0, 2**16))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_link_survives_bytes_changed_on_the_way(
     frames: list[pb.Frame], damage: list[tuple[int, int]], cut: int
 ) -> None:
@@ -196,7 +196,7 @@ def test_link_survives_bytes_changed_on_the_way(
 
 
 @given(frames=st.lists(FRAMES, max_size=2), damage=DAMAGE, is_resume=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_hub_survives_any_first_batch(
     frames: list[pb.Frame], damage: list[tuple[int, int]], is_resume: bool
 ) -> None:
@@ -218,7 +218,7 @@ def test_hub_survives_any_first_batch(
 
 
 @given(frames=st.lists(FRAMES, max_size=3), number=NUMBERS, ack=NUMBERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_dialler_survives_any_answer_to_its_handshake(
     frames: list[pb.Frame], number: int, ack: int
 ) -> None:

@@ -315,7 +315,5 @@ class TwoLinks(RuleBasedStateMachine):
         return self.dialler.is_idle and all(stream.has_end for stream in self.streams)
 
 
-TwoLinks.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None
-)
+TwoLinks.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestTwoLinks = TwoLinks.TestCase

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 from grpc.aio import UsageError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from relayrpc.endpoint.inbox import Assembly, Inbox
@@ -66,7 +66,6 @@ def open_inbox(
     return inbox
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(min_value=0, max_value=10_000), min_size=1, max_size=12),
     st.lists(st.integers(min_value=16, max_value=5_000), min_size=1, max_size=20),

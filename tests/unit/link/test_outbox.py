@@ -200,7 +200,7 @@ METADATA = st.lists(st.integers(0, 7000), max_size=2)
     ),
     small=st.integers(0, 40),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_batch_is_over_the_smallest_agreed_size(
     opens: list[tuple[int, list[int], int, bool]],
     ends: list[tuple[int, list[int], list[int], int]],
