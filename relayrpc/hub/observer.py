@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 
 if TYPE_CHECKING:
+    from relayrpc.carrier.base import Carrier
     from relayrpc.errors import CarrierLostError, RelayError
     from relayrpc.hub.routing import Registration
     from relayrpc.link.call import Call
@@ -28,6 +29,9 @@ class HubObserver:
     block and must not raise. `Link.is_local` tells links of parts of the hub itself.
     """
 
+    def carrier_refused(self, carrier: Carrier, error: RelayError) -> None:
+        """A carrier that opened may neither begin a link nor go on with one."""
+
     def link_opened(self, link: Link, carrier_kind: str) -> None:
         """A peer opened a link."""
 
@@ -39,6 +43,9 @@ class HubObserver:
 
     def link_leaving(self, link: Link) -> None:
         """The peer of a link takes no new calls any more."""
+
+    def link_replaced(self, link: Link, older: Link) -> None:
+        """A link took the place of the older one of its instance, which is told to have ended."""
 
     def link_ended(self, link: Link, error: RelayError | None) -> None:
         """A link is over; all that it announced went before. None: it was closed in good order."""
@@ -77,6 +84,18 @@ class HubObserver:
             duration_s: Since its OPEN came to the hub.
         """
 
+    def drain_began(self, timeout_s: float) -> None:
+        """The hub stops; calls may go on for so long."""
+
+    def drain_ended(self, calls_open_count: int, links_silent_count: int) -> None:
+        """
+        The hub has drained, or waits no longer.
+
+        Args:
+            calls_open_count: Calls that are cut now.
+            links_silent_count: Links without calls whose peers have not answered yet.
+        """
+
 
 _HOOKS: Final = tuple(name for name in vars(HubObserver) if not name.startswith("_"))
 
@@ -88,10 +107,12 @@ class Observers:
     """
 
     def __init__(self) -> None:
+        self.carrier_refused: list[Callable[[Carrier, RelayError], None]] = []
         self.link_opened: list[Callable[[Link, str], None]] = []
         self.link_resumed: list[Callable[[Link, str], None]] = []
         self.link_parked: list[Callable[[Link, CarrierLostError | None], None]] = []
         self.link_leaving: list[Callable[[Link], None]] = []
+        self.link_replaced: list[Callable[[Link, Link], None]] = []
         self.link_ended: list[Callable[[Link, RelayError | None], None]] = []
         self.host_came: list[Callable[[Registration], None]] = []
         self.host_went: list[Callable[[Registration], None]] = []
@@ -99,6 +120,8 @@ class Observers:
         self.call_opened: list[Callable[[Call, pb.Open], None]] = []
         self.call_dequeued: list[Callable[[Call, float], None]] = []
         self.call_ended: list[Callable[[Call, pb.End, Registration | None, float], None]] = []
+        self.drain_began: list[Callable[[float], None]] = []
+        self.drain_ended: list[Callable[[int, int], None]] = []
 
     def add(self, observer: HubObserver) -> None:
         """Have one more listen."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -31,15 +30,13 @@ if TYPE_CHECKING:
     import random
 
     from relayrpc.carrier.base import Carrier, CarrierEvents, CarrierKind
-    from relayrpc.errors import CarrierLostError
+    from relayrpc.errors import CarrierLostError, RelayError
     from relayrpc.limits import Limits
     from relayrpc.link.events import Event
     from relayrpc.link.link import Link
 
 
 __all__ = ["HubSessions"]
-
-_log = logging.getLogger("relayrpc.hub")
 
 # Close has left by then, or will never arrive.
 _CLOSE_TIMEOUT_S: Final = 1.0
@@ -104,7 +101,9 @@ class HubSessions:
         """
         handshake = _Handshake(self, carrier, local_identity)
         if len(self._handshakes) >= self.limits.handshakes_open_max:
-            handshake.refuse(AbuseError("too many handshakes are open; try later"))
+            error = AbuseError("too many handshakes are open; try later")
+            self.refused(carrier, error)
+            handshake.refuse(error)
             return
         self._handshakes[handshake] = None
         handshake.start()
@@ -114,6 +113,11 @@ class HubSessions:
     def handshake_over(self, handshake: _Handshake) -> None:
         """Forget a handshake that is done or failed."""
         self._handshakes.pop(handshake, None)
+
+    def refused(self, carrier: Carrier, error: RelayError) -> None:
+        """Tell who listens that a carrier was refused."""
+        for observe in self.observers.carrier_refused:
+            observe(carrier, error)
 
     def first_batch(
         self, carrier: Carrier, batch: bytes, local_identity: str
@@ -172,7 +176,8 @@ class HubSessions:
     def _take_over(self, link: Link, now_s: float) -> None:
         older = self.table.heard_of(link, now_s=now_s)
         if older is not None:
-            _log.info("instance %s: a new link replaces the old one", link.instance)
+            for observe in self.observers.link_replaced:
+                observe(link, older)
             self._settle(older)
 
     def _watch_queue(self, now_s: float) -> None:
@@ -232,22 +237,27 @@ class HubSessions:
         timeout_s = self.limits.drain_timeout_s
         self._drained = asyncio.Event()
         self._drain_until_s = self.clock() + timeout_s
+        for observe in self.observers.drain_began:
+            observe(timeout_s)
         for link in self.table.links:
             link.go_away(reason="the hub stops", time_left_s=timeout_s)
             self._settle(link)
-        if self.table.links:
-            try:
+        try:
+            if self.table.links:
                 async with asyncio.timeout(timeout_s):
                     await self._drained.wait()
-            except TimeoutError:
-                links = self.table.links
-                _log.warning(
-                    "after %g s of draining, %d calls were still open, %d idle peers silent",
-                    timeout_s,
-                    sum(link.calls_open_count for link in links),
-                    sum(not link.calls_open_count and not link.is_idle for link in links),
-                )
+        except TimeoutError:
+            pass
+        finally:
+            self._drain_over()
         await self.aclose()
+
+    def _drain_over(self) -> None:
+        links = self.table.links
+        calls_open_count = sum(link.peer_calls_count for link in links)
+        silent_count = sum(not link.calls_open_count and not link.is_idle for link in links)
+        for observe in self.observers.drain_ended:
+            observe(calls_open_count, silent_count)
 
     async def aclose(self) -> None:
         """Close every link now; returns when the carriers are over. Idempotent."""
@@ -314,7 +324,7 @@ class _Handshake:
             return
         decision = self._sessions.first_batch(self._carrier, batch, self._local_identity)
         if isinstance(decision, Refused):
-            _log.warning("refused a carrier from %s: %s", self._carrier.peer, decision.error)
+            self._sessions.refused(self._carrier, decision.error)
             self._finish(decision.batch)
             return
         self._over()

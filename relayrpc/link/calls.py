@@ -123,6 +123,11 @@ class LinkCalls:
         return len(self._calls) + len(self._calls_waiting)
 
     @property
+    def peer_calls_count(self) -> int:
+        """Of these, the ones that the peer opened."""
+        return self._peer_calls_count
+
+    @property
     def has_room_for_call(self) -> bool:
         """True while the peer takes another call from here."""
         return self._own_calls_count < self._own_calls_max

@@ -56,6 +56,7 @@ class LogEvent:
 
 
 _LINK: Final = ("link_id", "instance", "peer")
+_LINK_END: Final = (*_LINK, "error", "reason")
 _HOST: Final = ("link_id", "announcement_id", "instance", "address")
 _CALL: Final = (
     "link_id",
@@ -71,6 +72,79 @@ _CALL: Final = (
     "details",
 )
 _TABLE: Final = (
+    LogEvent(
+        "link opened",
+        logging.INFO,
+        (*_LINK, "identity", "carrier", "agent"),
+        "A host or caller opened a link; with an identity that begins with `$`, a part of the hub.",
+    ),
+    LogEvent(
+        "link resumed",
+        logging.INFO,
+        (*_LINK, "carrier", "resumes_count"),
+        "A link goes on over a new carrier, because it lost one or because it moved.",
+    ),
+    LogEvent(
+        "link parked",
+        logging.INFO,
+        (*_LINK, "reason"),
+        "A link lost its carrier and may be back; without a reason, its peer closed the carrier.",
+    ),
+    LogEvent("link leaving", logging.INFO, _LINK, "The peer of a link takes no new calls."),
+    LogEvent(
+        "link replaced",
+        logging.INFO,
+        (*_LINK, "replaced_link_id", "replaced_peer"),
+        "A takeover: the link takes the place of an older one of its instance, which ends.",
+    ),
+    LogEvent(
+        "link ended",
+        logging.INFO,
+        _LINK_END,
+        "A link is over: closed in good order, or for the error that is named.",
+    ),
+    LogEvent(
+        "link broken",
+        logging.WARNING,
+        _LINK_END,
+        "A link is over because its peer broke the protocol or overran a bound.",
+    ),
+    LogEvent(
+        "carrier refused",
+        logging.WARNING,
+        ("peer", "carrier", "error", "reason"),
+        "A connection may neither open a link nor resume one.",
+    ),
+    LogEvent(
+        "host came",
+        logging.INFO,
+        (*_HOST, "services", "slots", "priority"),
+        "A host listens.",
+    ),
+    LogEvent("host went", logging.INFO, _HOST, "A host listens no more."),
+    LogEvent(
+        "host drained",
+        logging.INFO,
+        (*_HOST, "calls_open_count"),
+        "An operator wants a host to get no new calls.",
+    ),
+    LogEvent(
+        "host undrained", logging.INFO, (*_HOST, "calls_open_count"), "... and took that back."
+    ),
+    LogEvent(
+        "hub draining",
+        logging.INFO,
+        ("timeout_s",),
+        "The hub stops; running calls may go on for so long.",
+    ),
+    LogEvent("hub drained", logging.INFO, ("duration_s",), "Every call is over, every peer told."),
+    LogEvent(
+        "hub drain cut short",
+        logging.WARNING,
+        ("duration_s", "calls_open_count", "links_silent_count"),
+        "The time for draining is over, or a second signal came: so many calls are cut, so many "
+        "peers without calls have not answered.",
+    ),
     LogEvent(
         "call ended",
         logging.INFO,
@@ -88,7 +162,7 @@ _TABLE: Final = (
     LogEvent(
         "records held back",
         logging.WARNING,
-        ("count", "of", "status", "address"),
+        ("count", "of", "status", "address", "error"),
         "So many records of one kind were left out within a second.",
     ),
 )
@@ -130,7 +204,7 @@ def log_event(logger: logging.Logger, message: str, **values: Value) -> None:
     event = LOG_EVENTS[message]
     if logger.isEnabledFor(event.level):
         kept = {name: _cut(value) for name, value in values.items() if value not in (None, "", [])}
-        logger.log(event.level, "%s", EventText(event, kept), extra=kept)
+        logger.log(event.level, "%s", EventText(event, kept), extra=kept, stacklevel=2)
 
 
 class TextFormatter(logging.Formatter):

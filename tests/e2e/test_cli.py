@@ -7,12 +7,14 @@ Method: real processes.
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -103,6 +105,27 @@ async def test_hub_stops_at_once_on_second_signal() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_hub_logs_on_standard_error_who_came_and_what_failed(tmp_path: Path) -> None:
+    log_file = tmp_path / "hub.log"
+    with log_file.open("w") as log, running_hub("--drain-timeout", "0.1", stderr=log) as hub:
+        async with running_call(hub) as (_, call):
+            hub.process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(hub.wait) == 0
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call
+    lines = log_file.read_text().splitlines()
+    head = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|WARNING) relayrpc\.hub: "
+    assert all(re.match(head, line) for line in lines), lines
+    for begin in (
+        "host came link_id=",
+        "hub draining timeout_s=",
+        "hub drain cut short duration_s=",
+        "call failed link_id=",
+    ):
+        found = [line for line in lines if f" relayrpc.hub: {begin}" in line and "$" not in line]
+        assert len(found) == 1, (begin, lines)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import gc
 import logging
 import random
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -33,6 +33,7 @@ from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError, LinkRefusedError
 from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
+from relayrpc.observe.logs import EventText
 from samples.greeter import greeter_pb2_grpc
 from tests.simulation.ring2_caller import make_call
 from tests.simulation.ring2_calls import (
@@ -181,33 +182,56 @@ def _abandon(loop: VirtualLoop) -> None:
 
 
 class _Log(logging.Handler):
-    """Collects what the relay logs as a warning or worse."""
+    """Collects what the relay logs as a warning or worse, and what comes and goes at hubs."""
 
     _EXPECTED: Final = (
         "handler of /",
-        "after ",
         "no link to",
-        "refused a carrier from",
+        "call failed ",
+        "carrier refused ",
+        "hub drain cut short ",
+        "records held back ",
     )
+    # What begins, and what ends it.
+    _ENDS: Final = {
+        "link opened": ("link ended", "link broken"),
+        "host came": ("host went",),
+        "hub draining": ("hub drained", "hub drain cut short"),
+    }
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self.lines: list[str] = []
+        # By message, of which link and host.
+        self._told: dict[str, Counter[tuple[Any, ...]]] = defaultdict(Counter)
         self._logger = logging.getLogger("relayrpc")
-        self._before = (self._logger.level, self._logger.propagate)
+        self._hub_logger = logging.getLogger("relayrpc.hub")
+        self._before = (self._logger.level, self._hub_logger.level, self._logger.propagate)
         self._logger.setLevel(logging.WARNING)
+        self._hub_logger.setLevel(logging.INFO)
         self._logger.propagate = False
         self._logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            self.lines.append(record.getMessage())
+        text = record.args[0] if isinstance(record.args, tuple) and record.args else None
+        if isinstance(text, EventText):
+            what = (text.values.get("link_id"), text.values.get("announcement_id"))
+            self._told[text.event.message][what] += 1
 
-    def unexpected(self) -> list[str]:
-        return [line for line in self.lines if not line.startswith(self._EXPECTED)]
+    def check(self) -> None:
+        """Assert that nothing is amiss, and that whatever began was told to have ended, once."""
+        unexpected = [line for line in self.lines if not line.startswith(self._EXPECTED)]
+        assert not unexpected, unexpected
+        for begin, ends in self._ENDS.items():
+            ended = sum((self._told[end] for end in ends), Counter())
+            assert self._told[begin] == ended, f"{begin}: {self._told[begin]}, then {ended}"
+        assert max(self._told["link opened"].values()) == 1
 
     def close(self) -> None:
         self._logger.removeHandler(self)
-        self._logger.level, self._logger.propagate = self._before
+        self._logger.level, self._hub_logger.level, self._logger.propagate = self._before
         super().close()
 
 
@@ -625,8 +649,7 @@ class World:
         for record in self.records.values():
             check_truth(record)
             self._count(record)
-        unexpected = self.log.unexpected()
-        assert not unexpected, unexpected
+        self.log.check()
         live = self.network.live_connections()
         assert not live, f"connections are left: {[each.near.name for each in live]}"
 

@@ -21,6 +21,7 @@ from relayrpc.carrier.memory import memory_pair
 from relayrpc.endpoint.live_link import Dialling
 from relayrpc.errors import CarrierLostError, ConnectError
 from relayrpc.hub.journal import Journal
+from relayrpc.hub.log import HubLog
 from relayrpc.hub.metrics import HubMetrics
 from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.session import HubSessions
@@ -47,7 +48,7 @@ _WEBSOCKET_URL: Final = "ws://hub:7351/relayrpc.v1.Link/Connect"
 class Books(HubObserver):
     """What a hub counts and notes, and beside it what came in: in the end both are the same."""
 
-    def __init__(self, hub: HubSessions) -> None:
+    def __init__(self, hub: HubSessions, loop: VirtualLoop) -> None:
         self.metrics = HubMetrics(hub)
         self.journal = Journal(
             epoch=hub.table.epoch,
@@ -55,10 +56,12 @@ class Books(HubObserver):
             hosts_of=hub.forwarder.router.of_link,
             wall_clock=hub.clock,
         )
+        log = HubLog(limits=hub.limits, clock=hub.clock, call_later=loop.call_later)
         self.opened_count = 0
         hub.observers.add(self)
         hub.observers.add(self.metrics)
         hub.observers.add(self.journal)
+        hub.observers.add(log)
 
     def call_opened(self, call: Call, opening: pb.Open) -> None:
         self.opened_count += 1
@@ -198,7 +201,7 @@ class Network:
             token_bytes=random.Random(self.rng.getrandbits(32)).randbytes,
         )
         self.hubs.append(self.hub)
-        self.books.append(Books(self.hub))
+        self.books.append(Books(self.hub, self.loop))
         self.trace.add(f"hub {len(self.hubs)} starts")
         return self.hub
 

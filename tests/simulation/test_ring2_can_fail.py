@@ -27,6 +27,7 @@ from relayrpc.endpoint.reply import ReplyCore
 from relayrpc.endpoint.request_writer import RequestWriter
 from relayrpc.hub.forward import Forwarder
 from relayrpc.hub.links import LinkTable
+from relayrpc.hub.log import HubLog
 from relayrpc.hub.routing import Router
 from relayrpc.hub.session import _Handshake
 from relayrpc.link.batch_log import BatchLog
@@ -251,6 +252,17 @@ def call_that_ends_in_an_error_wakes_nobody(patch: pytest.MonkeyPatch) -> None:
 @_finds("no progress|LivelockError")
 def hub_does_not_serve_the_starved(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Forwarder, "serve_starved", lambda self: None)
+
+
+@_finds("host came: .*, then ")
+def log_leaves_out_who_went_with_a_link(patch: pytest.MonkeyPatch) -> None:
+    went = HubLog.host_went
+
+    def forgetful(self: HubLog, registration: Any) -> None:
+        if not registration.link.is_closed:
+            went(self, registration)
+
+    patch.setattr(HubLog, "host_went", forgetful)
 
 
 @pytest.mark.parametrize("name", _PLANTS)
