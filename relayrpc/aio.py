@@ -22,7 +22,7 @@ import grpc.aio
 from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_url
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.live_link import LiveLink
+from relayrpc.endpoint.live_link import DIALLING, Dialling, LiveLink
 from relayrpc.endpoint.rpc_error import DeadlineExceededError, RpcError
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConfigError
@@ -68,6 +68,7 @@ def server(
     slots: int = 0,
     priority: int = 0,
     limits: Limits = DEFAULT_LIMITS,
+    dialling: Dialling = DIALLING,
 ) -> Server:
     """
     Make a server that serves through a hub.
@@ -93,6 +94,7 @@ def server(
         priority: Hosts of the lowest number get the calls; above 0 this one stands by until no
             host of a lower number is there.
         limits: Bounds of this endpoint.
+        dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
     Raises:
         ConfigError: The URL or an option cannot be used.
@@ -108,6 +110,7 @@ def server(
             instance=instance,
             on_call=on_call,
             keep_trying=keep_trying,
+            dialling=dialling,
         )
 
     return Server(
@@ -133,6 +136,7 @@ def channel(
     tls: TLSOptions | None = None,
     instance: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    dialling: Dialling = DIALLING,
 ) -> Channel:
     """
     Make a channel that calls through a hub. It connects with its first call.
@@ -149,13 +153,20 @@ def channel(
         tls: How to verify a hub reached with relays:// or wss://; None: the system's certificates.
         instance: This process's instance id; None: random.
         limits: Bounds of this endpoint.
+        dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
     Raises:
         ConfigError: The URL or an option cannot be used.
         ValueError: An interceptor of no known kind.
     """
     parsed = parse_url(url, carrier=carrier)
-    live = LiveLink(parsed, limits=_apply_options(limits, options), tls=tls, instance=instance)
+    live = LiveLink(
+        parsed,
+        limits=_apply_options(limits, options),
+        tls=tls,
+        instance=instance,
+        dialling=dialling,
+    )
     return Channel(live, address=parsed.address, interceptors=interceptors or ())
 
 

@@ -12,7 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, Protocol
+from typing import ClassVar, Final, Literal, Protocol
 
 from relayrpc.carrier.base import Carrier, CarrierEvents, CarrierKind
 from relayrpc.errors import CarrierLostError
@@ -29,8 +29,12 @@ _UNSENT_BYTES_HIGH: Final = 64 * KIB
 _CLOSE_TIMEOUT_S: Final = 5.0
 
 
+class _Timer(Protocol):
+    def cancel(self) -> object: ...
+
+
 class _CallLater(Protocol):
-    def __call__(self, delay_s: float, callback: Callable[[], None], /) -> Any: ...
+    def __call__(self, delay_s: float, callback: Callable[[], None], /) -> _Timer: ...
 
 
 class FaultyCarrier(Carrier):
@@ -60,11 +64,19 @@ class FaultyCarrier(Carrier):
         self._is_over = False
         self._is_inner_over = False
         self._inner_error: CarrierLostError | None = None
+        # Runs while a carrier that was closed has not ended.
+        self._close_timer: _Timer | None = None
         self._lanes: dict[Direction, _Lane] = {
             direction: _Lane(rng=rng, call_later=call_later, cut=self.cut) for direction in _BOTH
         }
         self._lanes["outgoing"].can_pass = lambda: self._inner.is_writable
         self._lanes["outgoing"].passed_late = self._tell_writable
+
+    @property
+    def is_over(self) -> bool:
+        """True when nothing passes any more; the listener may not have been told yet."""
+        # One that was never started tells nobody of its end.
+        return self._is_inner_over or (self._is_closing and self._events is None)
 
     # --- faults ---
 
@@ -131,7 +143,7 @@ class FaultyCarrier(Carrier):
         self.is_writable = False
         self._lanes["incoming"].clear()
         self._lanes["outgoing"].put(self._inner.close)
-        self._call_later(_CLOSE_TIMEOUT_S, self._give_up)
+        self._close_timer = self._call_later(_CLOSE_TIMEOUT_S, self._give_up)
 
     def abort(self) -> None:
         if self._is_over:
@@ -172,6 +184,8 @@ class FaultyCarrier(Carrier):
             return
         assert self._events is not None
         self._is_over = True
+        if self._close_timer is not None:
+            self._close_timer.cancel()
         self._events.carrier_ended(error)
 
     def _is_free(self) -> bool:

@@ -78,7 +78,7 @@ _State = grpc.ChannelConnectivity
 
 @dataclass(frozen=True, slots=True)
 class Dialling:
-    """What a live link takes from its surroundings; a simulation gives its own."""
+    """What a live link takes from its surroundings; simulations and tests give their own."""
 
     dial: Callable[..., Awaitable[Carrier]] = dial
     """As carrier.dial.dial."""
@@ -89,7 +89,7 @@ class Dialling:
     random: random.Random = field(default_factory=random_module.Random)
     """Jitter of the backoff."""
     token_hex: Callable[[int], str] = secrets.token_hex
-    """Source of instance ids."""
+    """Source of the ids of instances, and of what goes wrong on them."""
     find_tracing: Callable[[], Tracing | None] = find_tracing
     """Says what makes the spans of calls; None: nothing does."""
     logger: logging.Logger = _LOGGER
@@ -213,14 +213,23 @@ class LiveLink:
         return self._state
 
     @property
-    def carrier_kind(self) -> CarrierKind | None:
+    def carrier(self) -> Carrier | None:
         """What the link runs over now; None while it has no carrier."""
-        carrier = self._driver.carrier if self._driver is not None else None
+        return None if self._driver is None else self._driver.carrier
+
+    @property
+    def carrier_kind(self) -> CarrierKind | None:
+        """The kind of `carrier`."""
+        carrier = self.carrier
         return None if carrier is None else carrier.kind
 
     def now_s(self) -> float:
         """Monotonic seconds, the clock of every deadline on this link."""
         return self._dialling.clock()
+
+    def token_hex(self, bytes_count: int) -> str:
+        """Make an id of so many random bytes, written in hex."""
+        return self._dialling.token_hex(bytes_count)
 
     def find_tracing(self) -> Tracing | None:
         """Return what makes the spans of this process's calls; None: they have none."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -58,8 +57,6 @@ class Server(grpc.aio.Server):
 
     Attributes:
         executor: Runs plain `def` handlers; may be replaced before start().
-        make_incident_id: Names the failure of a handler, in the log and to its caller; may be
-            replaced.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -111,9 +108,6 @@ class Server(grpc.aio.Server):
         self.include_exception_detail = include_exception_detail
         # Set by start() where the process has an OpenTelemetry SDK; else no handler has a span.
         self.tracing: Tracing | None = None
-        self.make_incident_id: Callable[[], str] = functools.partial(
-            secrets.token_hex, _INCIDENT_BYTES
-        )
         # Threads start when the first plain handler is called.
         self.executor: Executor = migration_thread_pool or ThreadPoolExecutor(
             self.limits.handler_threads_max, thread_name_prefix="relayrpc-handler"
@@ -380,6 +374,10 @@ class Server(grpc.aio.Server):
             assembly=self._assembly,
             clock=self.clock,
         )
+
+    def make_incident_id(self) -> str:
+        """Name the failure of a handler, in the log and to its caller."""
+        return self.live.token_hex(_INCIDENT_BYTES)
 
     def left(self, context: Context) -> None:
         """Note that nothing runs for a call any more."""

@@ -3,7 +3,7 @@ Links between a hub and the parts of itself that call or serve through it: gatew
 own contracts. Each is an ordinary link over a memory carrier, so that nothing is routed, bounded or
 counted in a second way.
 
-Owns: how such a link is dialled. Does not own: what goes over it.
+Owns: how the hub is reached from its own process. Does not own: what goes over the link.
 Source: DESIGN.md decisions 8 and 9.
 """
 
@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from relayrpc.carrier.memory import memory_pair
+from relayrpc.carrier.memory import MemoryCarrier, memory_pair
 from relayrpc.carrier.url import RelayURL
 from relayrpc.endpoint.live_link import Dialling, LiveLink
 from relayrpc.errors import ConnectError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["local_link"]
+__all__ = ["local_link", "open_memory_carrier"]
 
 # Never dialled: it stands in logs.
 _URL: Final = RelayURL(
@@ -42,6 +42,29 @@ _URL: Final = RelayURL(
 # The hub's own log says of these links what there is to say of links (log.py).
 _LOGGER: Final = logging.getLogger("relayrpc.link.local")
 _LOGGER.setLevel(logging.WARNING)
+
+
+def open_memory_carrier(
+    sessions: HubSessions, *, peer: str = "", local_identity: str = ""
+) -> MemoryCarrier:
+    """
+    Open a carrier to a hub of this process; needs a running loop.
+
+    Args:
+        sessions: Of the hub.
+        peer: What the hub sees as its peer, as gRPC writes peers; empty: the pipe's own name.
+        local_identity: As HubSessions.accept()'s.
+
+    Raises:
+        ConnectError: The hub drains.
+    """
+    if sessions.is_draining:
+        raise ConnectError("the hub is stopping")
+    loop = asyncio.get_running_loop()
+    ours, hubs = memory_pair(limits=sessions.limits, schedule=loop.call_soon)
+    hubs.peer = peer or hubs.peer
+    sessions.accept(hubs, local_identity=local_identity)
+    return ours
 
 
 def local_link(
@@ -66,13 +89,7 @@ def local_link(
     assert identity.startswith("$")
 
     async def dial(*_args: Any, **_options: Any) -> Carrier:
-        if sessions.is_draining:
-            raise ConnectError("the hub is stopping")
-        loop = asyncio.get_running_loop()
-        ours, hubs = memory_pair(limits=sessions.limits, schedule=loop.call_soon)
-        hubs.peer = peer
-        sessions.accept(hubs, local_identity=identity)
-        return ours
+        return open_memory_carrier(sessions, peer=peer, local_identity=identity)
 
     return LiveLink(
         _URL,

@@ -6,6 +6,7 @@ Method: read the pages, and compare them with the code they describe.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,7 @@ PAGES = sorted(
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("samples/**/*.md")]
 )
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+TEST_FUNCTION = re.compile(r"^(?:async )?def test_", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -134,12 +136,19 @@ def examples() -> list[Any]:
 
 
 @pytest.mark.parametrize("code", examples())
-def test_reference_example_runs(code: str) -> None:
+def test_reference_example_runs(code: str, tmp_path: Path) -> None:
+    """As a program; one that defines tests, by pytest."""
     command = [sys.executable, "-W", "error", "-c", code]
+    if TEST_FUNCTION.search(code):
+        example = tmp_path / "test_example.py"
+        example.write_text(code, encoding="utf-8")
+        # Of this repository's configuration an example knows nothing.
+        options = ["-c", os.devnull, "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-q", *options, str(example)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_code_cites_only_pages_that_exist() -> None:

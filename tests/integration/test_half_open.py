@@ -17,11 +17,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from relayrpc.hub.server import Hub, HubConfig
+from relayrpc.hub.server import Hub
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.integration.watched_hub import Neighbour, WatchedHub, neighbour_of
 from tests.support.raw_peer import Door, RawLink, batch, hello, open_raw
-from tests.support.relay import peer_links
+from tests.support.relay import peer_links, running_hub
 from tests.support.until import until
 
 
@@ -145,12 +145,8 @@ async def _impatient_hub(*, handshake_timeout_s: float, handshakes_max: int) -> 
         handshake_timeout_s=handshake_timeout_s,
         handshakes_open_max=handshakes_max,
     )
-    hub = Hub(HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0", limits=limits))
-    await hub.start()
-    try:
+    async with running_hub(limits=limits) as hub:
         yield hub
-    finally:
-        await hub.aclose()
 
 
 @pytest.mark.parametrize("first", [b"", b"GET /relayrpc", _UPGRADE], ids=["tcp", "head", "upgrade"])

@@ -34,6 +34,7 @@ from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError, LinkRefusedError
 from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
 from relayrpc.observe.logs import EventText
+from relayrpc.testing.virtual_time import InlineExecutor, VirtualLoop
 from samples.greeter import greeter_pb2_grpc
 from tests.simulation.ring2_caller import make_call
 from tests.simulation.ring2_calls import (
@@ -49,7 +50,6 @@ from tests.simulation.ring2_calls import (
 )
 from tests.simulation.ring2_host import AsyncGreeter, PlainGreeter
 from tests.simulation.ring2_network import HubSessions, Network
-from tests.support.virtual_loop import InlineExecutor, VirtualLoop
 
 
 __all__ = [
@@ -264,8 +264,6 @@ class _Host:
             migration_thread_pool=InlineExecutor(),
             interceptors=[_ServerPassOn()] if world.has_interceptors else (),
         )
-        rng = random.Random(world.rng.getrandbits(32))
-        server.make_incident_id = lambda: f"{rng.getrandbits(32):08x}"
         greeter = PlainGreeter if self.address == ADDRESS_PLAIN else AsyncGreeter
         servicer = greeter(self.instance, self.address, world.records)
         greeter_pb2_grpc.add_GreeterServicer_to_server(servicer, server)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from relayrpc.carrier.url import RelayURL
     from relayrpc.limits import Limits
     from relayrpc.link.call import Call
+    from relayrpc.testing.virtual_time import VirtualLoop
     from relayrpc.v1 import link_pb2 as pb
-    from tests.support.virtual_loop import VirtualLoop
 
 
 __all__ = ["Books", "Connection", "HubSessions", "Network", "Trace"]
@@ -123,19 +123,12 @@ class _End(FaultyCarrier):
 
     trace: Trace
     name: str
-    is_over = False
 
     def send_nowait(self, batch: bytes) -> None:
         self.trace.add(f"{self.name} {len(batch)} {zlib.crc32(batch)}", is_shown=False)
         super().send_nowait(batch)
 
-    def abort(self) -> None:
-        # One that was never started tells nobody of its end.
-        self.is_over = self.is_over or self._events is None
-        super().abort()
-
     def carrier_ended(self, error: CarrierLostError | None) -> None:
-        self.is_over = True
         self.trace.add(f"{self.name} is over: {error}")
         super().carrier_ended(error)
 

@@ -20,15 +20,17 @@ from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError
 from relayrpc.limits import DEFAULT_LIMITS
+from relayrpc.testing.virtual_time import VirtualLoop, run_virtual
 from relayrpc.v1 import link_pb2
 from samples.greeter import greeter_pb2 as pb
 from samples.greeter import greeter_pb2_grpc
 from samples.greeter.host import Greeter
 from tests.simulation.ring2_network import Network
-from tests.support.virtual_loop import VirtualLoop, run_virtual
 
 
-def _network(loop: VirtualLoop) -> Network:
+def _network() -> Network:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
     network = Network(loop, random.Random(1), limits=DEFAULT_LIMITS, delay_s_max=0.0)
     network.start_hub()
     return network
@@ -58,8 +60,8 @@ def _channel(network: Network) -> Channel:
 
 
 def test_server_start_fails_when_it_is_stopped_before_the_hub_answers() -> None:
-    async def main(loop: VirtualLoop) -> None:
-        network = _network(loop)
+    async def main() -> None:
+        network = _network()
         server = _server(network)
         starting = asyncio.ensure_future(server.start())
         while not network.connections:
@@ -91,8 +93,8 @@ def test_reader_of_requests_sees_no_end_of_them_when_the_server_stops() -> None:
             except asyncio.CancelledError:
                 seen.append("cancelled")
 
-    async def main(loop: VirtualLoop) -> None:
-        network = _network(loop)
+    async def main() -> None:
+        network = _network()
         server = _server(network, Servicer())
         await server.start()
         channel = _channel(network)
@@ -112,8 +114,8 @@ def test_reader_of_requests_sees_no_end_of_them_when_the_server_stops() -> None:
 def test_call_waits_for_the_next_link_when_the_hub_is_replaced(is_drained: bool) -> None:
     """From the moment the old link is of no use, none is refused for the lack of a link."""
 
-    async def main(loop: VirtualLoop) -> None:
-        network = _network(loop)
+    async def main() -> None:
+        network = _network()
         server = _server(network)
         await server.start()
         channel = _channel(network)
@@ -144,11 +146,12 @@ def test_call_waits_for_the_next_link_when_the_hub_is_replaced(is_drained: bool)
 def test_dialler_waits_longer_each_time_when_the_hub_ends_every_link() -> None:
     """A hub that welcomes and closes at once is not dialled in a tight loop."""
 
-    async def main(loop: VirtualLoop) -> None:
-        network = _network(loop)
+    async def main() -> None:
+        network = _network()
         server = _server(network)
         await server.start()
         dials_before = network.dials_count
+        loop = asyncio.get_running_loop()
         until_s = loop.time() + 60.0
         while loop.time() < until_s:
             assert network.hub is not None

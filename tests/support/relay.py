@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 
 import relayrpc.aio
-from relayrpc.gateway.full_hub import full_hub
-from relayrpc.hub.server import Hub, HubConfig
+from relayrpc.hub.server import Hub
 from relayrpc.link.link import Link
+from relayrpc.testing import run_hub
 
 
 __all__ = ["ADDRESS", "Relay", "Stub", "peer_links", "running_hub", "running_relay"]
@@ -66,13 +66,8 @@ _HANDLER_MAKERS = {
 @contextlib.asynccontextmanager
 async def running_hub(**options: Any) -> AsyncIterator[Hub]:
     """Run a hub on free ports; `options` are for HubConfig."""
-    config = HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0", **options)
-    hub = full_hub(config)
-    await hub.start()
-    try:
-        yield hub
-    finally:
-        await hub.aclose()
+    async with run_hub(**options) as running:
+        yield running.hub
 
 
 @contextlib.asynccontextmanager

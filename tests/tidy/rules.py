@@ -76,6 +76,7 @@ _ENTRY_POINTS: Final = {
     "relayrpc.aio",
     "relayrpc.cli.main",
     "relayrpc.testing",
+    "relayrpc.testing.pytest_plugin",
 }
 
 

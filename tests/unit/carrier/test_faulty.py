@@ -14,19 +14,33 @@ from relayrpc.errors import CarrierLostError
 from relayrpc.limits import DEFAULT_LIMITS, KIB
 
 
+class Timer:
+    def __init__(self, timers: Timers, due_s: float, callback: Callable[[], None]) -> None:
+        self.due_s = due_s
+        self.callback = callback
+        self._timers = timers
+
+    def cancel(self) -> None:
+        if self in self._timers.set:
+            self._timers.set.remove(self)
+
+
 class Timers:
     """`call_soon` and `call_later` of a loop that turns by hand."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
+        # In the order in which they were set.
+        self.set: list[Timer] = []
         self._soon: deque[Callable[[], None]] = deque()
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._soon.append(callback)
 
-    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
-        self._later.append((self.now_s + delay_s, len(self._later), callback))
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        timer = Timer(self, self.now_s + delay_s, callback)
+        self.set.append(timer)
+        return timer
 
     def turn(self) -> None:
         while self._soon:
@@ -35,10 +49,11 @@ class Timers:
     def pass_time(self, duration_s: float) -> None:
         end_s = self.now_s + duration_s
         self.turn()
-        while due := sorted(timer for timer in self._later if timer[0] <= end_s):
-            self._later.remove(due[0])
-            self.now_s = due[0][0]
-            due[0][2]()
+        while due := [timer for timer in self.set if timer.due_s <= end_s]:
+            first = min(due, key=lambda timer: timer.due_s)
+            first.cancel()
+            self.now_s = first.due_s
+            first.callback()
             self.turn()
         self.now_s = end_s
 
@@ -200,6 +215,32 @@ def test_close_while_stalled_ends_all_the_same(pipe: Pipe) -> None:
     pipe.timers.pass_time(60.0)
     assert len(pipe.near.ends) == 1
     assert len(pipe.far.ends) == 1
+
+
+@pytest.mark.parametrize("end", ["close", "cut", "stall"])
+def test_carrier_that_is_over_leaves_no_timer(pipe: Pipe, end: str) -> None:
+    if end == "stall":
+        pipe.faulty.stall()
+    elif end == "cut":
+        pipe.faulty.cut()
+    pipe.faulty.close()
+    pipe.timers.turn()
+    assert bool(pipe.timers.set) == (end == "stall"), "only what does not end needs to be given up"
+    pipe.timers.pass_time(10.0)
+    assert pipe.faulty.is_over
+    assert not pipe.timers.set
+
+
+@pytest.mark.parametrize("end", [FaultyCarrier.close, FaultyCarrier.abort])
+def test_carrier_that_ended_before_it_was_started_is_over(
+    end: Callable[[FaultyCarrier], None],
+) -> None:
+    timers = Timers()
+    left, _ = memory_pair(limits=DEFAULT_LIMITS, schedule=timers.call_soon)
+    faulty = FaultyCarrier(left, rng=random.Random(7), call_later=timers.call_later)
+    assert not faulty.is_over
+    end(faulty)
+    assert faulty.is_over
 
 
 def test_same_seed_gives_the_same_arrivals() -> None:

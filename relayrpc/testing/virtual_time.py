@@ -4,7 +4,7 @@ An asyncio event loop whose time is virtual and whose order depends on a seed al
 It has no sockets and no threads: when nothing is ready, time jumps to the next timer; when there is
 no timer either, whatever was awaited can never come, and that is an error. Executors run on the
 loop. Tasks, futures, timers and timeouts are asyncio's own.
-Source: DESIGN.md decision 6.
+Source: DESIGN.md decision 6; docs/reference/testing.md.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import asyncio
 import concurrent.futures
 import random
 import traceback
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
+
+from relayrpc.errors import UsageError
 
 
 __all__ = [
@@ -26,7 +29,9 @@ __all__ = [
     "run_virtual",
 ]
 
-# Far above the simulation's seeds, far below what would hang a test run.
+_Result = TypeVar("_Result")
+
+# Far above what a test needs, far below what would hang a test run.
 _TURNS_MAX: Final = 2_000_000
 _TIME_S_MAX: Final = 24 * 3600.0
 # Timers due at the same time fire in any order on a real loop: each is late by up to this.
@@ -42,7 +47,7 @@ class DeadlockError(AssertionError):
 
 
 class LivelockError(AssertionError):
-    """The loop has turned too often, or too much time has passed."""
+    """The loop has turned too often, or too much virtual time has passed."""
 
 
 class _NoSockets:
@@ -57,7 +62,16 @@ class _NoSockets:
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Use `run_virtual()` where one coroutine is the whole program."""
+    """
+    Use `run_virtual()` where one coroutine is the whole program.
+
+    Attributes for reading: `turns_count`, and `rng`, from which a program may draw what else is
+    random in it.
+    """
+
+    # asyncio's own.
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
 
     def __init__(
         self,
@@ -78,8 +92,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._selector = _NoSockets(self)
         self._clock_resolution = 1e-9
-        self._rng = rng
+        self.rng = rng
         self._turns_max = turns_max
+        self._time_s_max = time_s_max
         self._executor_delay_s = executor_delay_s
         # Not 0, so that a forgotten clock shows.
         self._now_s = 1000.0
@@ -95,16 +110,32 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def wait(self, timeout_s: float | None) -> None:
         """Let the time pass until the next timer; None: there is none."""
         self.turns_count += 1
-        if self.complaints:
-            raise ComplaintError("; ".join(self.complaints))
+        self.check()
         if timeout_s is None:
             waiting = sorted(task.get_name() for task in asyncio.all_tasks(self))
             raise DeadlockError(f"nothing will ever happen; waiting: {', '.join(waiting)}")
         if self.turns_count > self._turns_max:
-            raise LivelockError(f"{self.turns_count} turns of the loop; {self._what_is_next()}")
+            self._fail_for_livelock(f"{self.turns_count} turns of the loop")
         self._now_s += timeout_s
         if self._now_s > self._time_s_end:
-            raise LivelockError(f"{self._now_s:g} s have passed; {self._what_is_next()}")
+            self._fail_for_livelock(f"{self._now_s:g} s have passed")
+
+    def check(self) -> None:
+        """
+        Raise what a real loop would have logged so far, once.
+
+        Raises:
+            ComplaintError: There was something.
+        """
+        complaints, self.complaints = self.complaints, []
+        if complaints:
+            raise ComplaintError("; ".join(complaints))
+
+    def _fail_for_livelock(self, what: str) -> NoReturn:
+        # Whoever ends the loop now has as much again, to cancel what is left.
+        self.turns_count = 0
+        self._time_s_end = self._now_s + self._time_s_max
+        raise LivelockError(f"{what}; {self._what_is_next()}")
 
     def _what_is_next(self) -> str:
         return f"ready: {list(self._ready)[:4]}, timers: {self.timers()[:4]}"
@@ -117,7 +148,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         """As asyncio's, late by up to a microsecond."""
-        when += self._rng.uniform(0.0, _LATENESS_S)
+        when += self.rng.uniform(0.0, _LATENESS_S)
         return super().call_at(when, callback, *args, context=context)
 
     def run_in_executor(  # type: ignore[override]  # asyncio's is typed with TypeVarTuple
@@ -153,7 +184,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise AssertionError("a simulation opens no socket, pipe or process")
+        raise AssertionError("virtual time has no socket, pipe, process or signal")
 
     create_connection = _refuse
     create_server = _refuse
@@ -179,7 +210,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 class InlineExecutor(concurrent.futures.Executor):
     """Calls at once, on the caller's thread."""
 
-    def submit(  # type: ignore[override]  # the base is typed with ParamSpec
+    def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> concurrent.futures.Future[Any]:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -199,13 +230,36 @@ def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     loop.complaints.append(text)
 
 
-def run_virtual(main: Callable[[VirtualLoop], Coroutine[Any, Any, Any]], *, seed: int = 0) -> Any:
-    """Run one coroutine function on a loop of its own; returns what it returns."""
-    loop = VirtualLoop(rng=random.Random(seed))
+def run_virtual(
+    main: Callable[[], Coroutine[Any, Any, _Result]], *, seed: int = 0
+) -> _Result:
+    """
+    Run a coroutine function on a virtual loop of its own, as asyncio.run() does on a real one.
+
+    Waiting takes no time: a deadline of an hour passes at once. The same seed gives the same order
+    of everything, another one may give another.
+
+    Args:
+        main: Called without arguments. What it leaves running is cancelled.
+        seed: Decides whatever has no order of its own.
+
+    Returns:
+        What `main` returns.
+
+    Raises:
+        UsageError: A loop runs already on this thread.
+        DeadlockError: What is awaited can never come.
+        LivelockError: Two million turns of the loop, or a day of virtual time, were not enough.
+        ComplaintError: A callback raised, or a task whose exception nobody took.
+    """
     try:
-        result = loop.run_until_complete(main(loop))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        assert not loop.complaints, loop.complaints
-        return result
-    finally:
-        loop.close()
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise UsageError("run_virtual() runs a loop of its own: call it where none runs yet")
+    loop = VirtualLoop(rng=random.Random(seed))
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        result = runner.run(main())
+    loop.check()
+    return result
