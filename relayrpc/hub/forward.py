@@ -451,13 +451,18 @@ class Forwarder:
                 f"an announcement of more than {_SERVICES_MAX} services or {_METHODS_MAX} methods"
             )
         if fault:
-            link.answer_announce(announce.id, status=_STATUS_INVALID_ARGUMENT, details=fault)
+            self._refuse_announcement(link, announce, fault)
             return
         registration = self.router.add(link, announce)
         link.answer_announce(announce.id)
         for observe in self.observers.host_came:
             observe(registration)
         self._serve(registration.places)
+
+    def _refuse_announcement(self, link: Link, announce: pb.Announce, fault: str) -> None:
+        link.answer_announce(announce.id, status=_STATUS_INVALID_ARGUMENT, details=fault)
+        for observe in self.observers.host_refused:
+            observe(link, announce, fault)
 
     def _withdraw(self, link: Link, announcement_id: int) -> None:
         registration = self.router.remove(link, announcement_id)

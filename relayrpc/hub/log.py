@@ -140,20 +140,24 @@ class HubLog(HubObserver):
         log_event(
             _LOGGER,
             "host came",
-            **_host(registration),
+            **_host(registration.link, announce),
             services=[service.name for service in announce.services],
             slots=registration.slots,
             priority=registration.priority,
         )
 
+    def host_refused(self, link: Link, announce: pb.Announce, reason: str) -> None:
+        if self._throttle.admits((("of", "host refused"),)):
+            log_event(_LOGGER, "host refused", **_host(link, announce), reason=reason)
+
     def host_went(self, registration: Registration) -> None:
-        log_event(_LOGGER, "host went", **_host(registration))
+        log_event(_LOGGER, "host went", **_host(registration.link, registration.announce))
 
     def host_drained(self, registration: Registration) -> None:
         log_event(
             _LOGGER,
             "host drained" if registration.is_drained else "host undrained",
-            **_host(registration),
+            **_host(registration.link, registration.announce),
             calls_open_count=registration.calls_open_count,
         )
 
@@ -219,12 +223,12 @@ def _link(link: Link) -> dict[str, str]:
     }
 
 
-def _host(registration: Registration) -> dict[str, str | int]:
+def _host(link: Link, announce: pb.Announce) -> dict[str, str | int]:
     return {
-        "link_id": registration.link.link_id.hex(),
-        "announcement_id": registration.announce.id,
-        "instance": registration.link.instance,
-        "address": registration.announce.address,
+        "link_id": link.link_id.hex(),
+        "announcement_id": announce.id,
+        "instance": link.instance,
+        "address": announce.address,
     }
 
 

@@ -53,6 +53,9 @@ class HubObserver:
     def host_came(self, registration: Registration) -> None:
         """A host listens."""
 
+    def host_refused(self, link: Link, announce: pb.Announce, reason: str) -> None:
+        """A link may not announce this."""
+
     def host_went(self, registration: Registration) -> None:
         """A host listens no more."""
 
@@ -115,6 +118,7 @@ class Observers:
         self.link_replaced: list[Callable[[Link, Link], None]] = []
         self.link_ended: list[Callable[[Link, RelayError | None], None]] = []
         self.host_came: list[Callable[[Registration], None]] = []
+        self.host_refused: list[Callable[[Link, pb.Announce, str], None]] = []
         self.host_went: list[Callable[[Registration], None]] = []
         self.host_drained: list[Callable[[Registration], None]] = []
         self.call_opened: list[Callable[[Call, pb.Open], None]] = []

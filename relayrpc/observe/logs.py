@@ -121,6 +121,12 @@ _TABLE: Final = (
         (*_HOST, "services", "slots", "priority"),
         "A host listens.",
     ),
+    LogEvent(
+        "host refused",
+        logging.WARNING,
+        (*_HOST, "reason"),
+        "A host may not listen as it announced.",
+    ),
     LogEvent("host went", logging.INFO, _HOST, "A host listens no more."),
     LogEvent(
         "host drained",

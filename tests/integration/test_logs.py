@@ -184,6 +184,20 @@ async def test_a_host_that_an_operator_drains(said: list[LoggedEvent]) -> None:
     one(said, "host undrained", **fields)
 
 
+async def test_a_host_that_may_not_listen_there(said: list[LoggedEvent]) -> None:
+    async with running_hub() as hub:
+        server = relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}/$hub", instance="h1")
+        handlers = {"Echo": grpc.unary_unary_rpc_method_handler(echo)}
+        server.add_registered_method_handlers("test.Service", handlers)
+        with pytest.raises(relayrpc.errors.LinkRefusedError):
+            await server.start()
+        await server.stop(None)
+    refused = one(said, "host refused")
+    assert (refused.fields["instance"], refused.fields["address"]) == ("h1", "$hub")
+    assert refused.fields["reason"] == "address '$hub' is reserved for the hub"
+    assert about(said, refused.fields["link_id"]) == ["link opened", "host refused", "link ended"]
+
+
 async def test_a_peer_that_leaves_by_itself(said: list[LoggedEvent]) -> None:
     async with running_hub() as hub:
         carrier = await open_raw("websocket", grpc_port=hub.grpc_port, http_port=hub.http_port)
