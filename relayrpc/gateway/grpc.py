@@ -11,6 +11,7 @@ Source: DESIGN.md decision 9 and "Front doors"; LINK.md "What a call's end may c
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -39,6 +40,7 @@ _IDENTITY: Final = "$grpc"
 _ADDRESS_KEY: Final = "relay-address"
 # Told to a client whose call may have run, so that its retry policy does not run it again.
 _PUSHBACK: Final = ("grpc-retry-pushback-ms", "-1")
+_STOPPED: Final = "the hub stopped"
 _KINDS: Final = {
     int(pb.SHAPE_UNARY_UNARY): "unary_unary",
     int(pb.SHAPE_UNARY_STREAM): "unary_stream",
@@ -85,11 +87,17 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         """
         self._sessions = sessions
         self._limits = sessions.limits
+        # A client's next message is read when all of the one before has left, so with credit at
+        # hand: what a handler does not read stays with the client.
+        self._link_limits = dataclasses.replace(sessions.limits, send_queue_bytes_high=0)
         self._router = sessions.forwarder.router
         # By gRPC's name of the peer, as connections cannot be told apart otherwise.
         self._clients: dict[str, _Client] = {}
         self._handlers: dict[tuple[str, int], grpc.RpcMethodHandler] = {}
         self._calls_open_count = 0
+        # While finished() waits for the last call.
+        self._idle: asyncio.Event | None = None
+        self._is_closed = False
         # Due while there are clients.
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -122,8 +130,15 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         handler: grpc.RpcMethodHandler = getattr(grpc, f"{kind}_rpc_method_handler")(serve)
         return handler
 
+    async def finished(self) -> None:
+        """Wait until no call is open; what a slow client has yet to read counts."""
+        self._idle = asyncio.Event()
+        if self._calls_open_count:
+            await self._idle.wait()
+
     async def aclose(self) -> None:
         """End the links; calls that are left end with them. Idempotent."""
+        self._is_closed = True
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
             self._sweep_timer = None
@@ -141,27 +156,27 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         request: bytes | AsyncIterator[bytes],
         context: _Context,
     ) -> Any:
-        if self._calls_open_count >= self._limits.native_calls_max:
-            _refuse(
-                context,
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"this hub has {self._calls_open_count} calls of gRPC clients open; try later",
-            )
+        code, fault = self._fault()
+        if code is not None:
+            _end(context, code, fault, may_have_executed=False)
             return b""
         client = self._client(context.peer())
         client.calls_open_count += 1
         self._calls_open_count += 1
         try:
             if not isinstance(request, bytes):
-                request = _requests(context)
+                task = asyncio.current_task()
+                assert task is not None
+                request = _requests(context, task)
             try:
                 call = client.method(kind, method)(
                     request,
                     timeout=context.time_remaining(),
                     metadata=context.invocation_metadata(),
                 )
-            except grpc.aio.UsageError as error:
-                _refuse(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            except (grpc.aio.InternalError, grpc.aio.UsageError) as error:
+                code = grpc.StatusCode.INVALID_ARGUMENT
+                _end(context, code, str(error), may_have_executed=False)
                 return b""
             return await _relay(answer, call, context)
         finally:
@@ -169,13 +184,29 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
             client.calls_open_count -= 1
             if not client.calls_open_count:
                 client.idle_since_s = self._sessions.clock()
+            if self._idle is not None and not self._calls_open_count:
+                self._idle.set()
+
+    def _fault(self) -> tuple[grpc.StatusCode | None, str]:
+        """Say why no call is taken now; None: one is."""
+        if self._is_closed:
+            return grpc.StatusCode.UNAVAILABLE, _STOPPED
+        count = self._calls_open_count
+        if count >= self._limits.native_calls_max:
+            return (
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"this hub has {count} calls of gRPC clients open; try later",
+            )
+        return None, ""
 
     # --- clients ---
 
     def _client(self, peer: str) -> _Client:
         client = self._clients.get(peer)
         if client is None:
-            live = local_link(self._sessions, identity=_IDENTITY, peer=peer)
+            live = local_link(
+                self._sessions, identity=_IDENTITY, peer=peer, limits=self._link_limits
+            )
             client = self._clients[peer] = _Client(Channel(live))
             if self._sweep_timer is None:
                 self._sweep_later()
@@ -205,28 +236,38 @@ async def _relay(
     context: _Context,
 ) -> Any:
     """Hand on what a call brings, in gRPC's order: initial metadata, messages, status."""
+    core = call.core
     try:
-        core = call.core
         await core.wait_begin()
         if core.begin is not None or core.has_initial_metadata:
             await context.send_initial_metadata(core.received_metadata())
         response = await answer(call, context)
     except RpcError as error:
         trailing = error.trailing_metadata()
+        if error.origin == "caller":
+            # The gateway called, and it is the hub to its client.
+            trailing["relay-origin"] = "hub"
         if error.may_have_executed and _PUSHBACK[0] not in trailing:
             trailing.add(*_PUSHBACK)
         context.set_trailing_metadata(trailing)
         context.set_code(error.code())
         context.set_details(error.details() or "")
         return b""
+    except grpc.aio.InternalError as error:
+        # gRPC took no more: it has ended the call, as the client left or metadata is against its
+        # rules. A return would have it try again, and log that.
+        raise asyncio.CancelledError from error
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # The client is still there: it is the hub that ended its calls.
-        context.set_trailing_metadata((_PUSHBACK,))
-        context.set_code(grpc.StatusCode.UNAVAILABLE)
-        context.set_details("the hub stopped")
+        _end(
+            context,
+            grpc.StatusCode.UNAVAILABLE,
+            _STOPPED,
+            may_have_executed=core.end is None or not core.end.not_executed,
+        )
         return b""
     finally:
         # Over, unless the client left or cancelled.
@@ -251,19 +292,37 @@ async def _answer_many(call: _StreamCall, context: _Context) -> None:
         await context.write(message)
 
 
-async def _requests(context: _Context) -> AsyncIterator[bytes]:
-    """Yield what a client sends, one at a time: the next is read when the last has left."""
+async def _requests(context: _Context, task: asyncio.Task[Any]) -> AsyncIterator[bytes]:
+    """
+    Yield what a client sends, one at a time: the next is read when the last has left.
+
+    Args:
+        context: Of the call.
+        task: Serves the call; gRPC cancels it when the client has.
+    """
     while (message := await context.read()) is not grpc.aio.EOF:
         yield message
-    if context.cancelled():
-        # gRPC ends the requests of a client that cancelled as if they were complete.
+    # gRPC ends the requests of a client that cancelled as if they were complete, and says that it
+    # did in an event behind that one; what is read now comes behind both.
+    await context.read()
+    if task.cancelling():
         raise asyncio.CancelledError
 
 
-def _refuse(context: _Context, code: grpc.StatusCode, details: str) -> None:
-    """End a call that went no further than this."""
-    context.set_trailing_metadata(
-        (("relay-origin", "hub"), ("relay-may-have-executed", "false"))
-    )
+def _end(
+    context: _Context,
+    code: grpc.StatusCode,
+    details: str,
+    *,
+    may_have_executed: bool,
+) -> None:
+    """End a call here."""
+    trailing = [
+        ("relay-origin", "hub"),
+        ("relay-may-have-executed", "true" if may_have_executed else "false"),
+    ]
+    if may_have_executed:
+        trailing.append(_PUSHBACK)
+    context.set_trailing_metadata(tuple(trailing))
     context.set_code(code)
     context.set_details(details)

@@ -29,6 +29,8 @@ __all__ = ["GRPCDoor"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._:%~-]{1,255}")
 _NEVER_MS: Final = 2**31 - 1
+# A status has left by then, or its client does not read.
+_CLOSE_TIMEOUT_S: Final = 1.0
 
 
 class GRPCDoor:
@@ -112,10 +114,13 @@ class GRPCDoor:
             self._stopping = asyncio.get_running_loop().create_task(stop)
 
     async def aclose(self) -> None:
-        """Close the port and end what carriers are left. Idempotent."""
+        """
+        Close the port and end what carriers are left; calls that have ended may tell their clients
+        so. Idempotent.
+        """
         if self._server is None:
             return
-        await self._server.stop(grace=None)
+        await self._server.stop(grace=_CLOSE_TIMEOUT_S)
         if self._stopping is not None:
             await self._stopping
 

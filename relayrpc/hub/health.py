@@ -57,6 +57,7 @@ class HubHealth(HubObserver, grpc.GenericRpcHandler):  # type: ignore[misc]  # g
         self._watches_max = sessions.limits.health_watches_max
         self._is_ready = is_ready
         self._watches_count = 0
+        self._is_closed = False
         # Set at the next change, and replaced then.
         self._change = asyncio.Event()
         self._methods = {
@@ -91,6 +92,11 @@ class HubHealth(HubObserver, grpc.GenericRpcHandler):  # type: ignore[misc]  # g
         """Have those who watch look again."""
         self._change.set()
         self._change = asyncio.Event()
+
+    def close(self) -> None:
+        """End the streams of those who watch. Idempotent."""
+        self._is_closed = True
+        self.changed()
 
     # --- what may change an answer ---
 
@@ -143,13 +149,14 @@ class HubHealth(HubObserver, grpc.GenericRpcHandler):  # type: ignore[misc]  # g
         self._watches_count += 1
         try:
             last = None
-            while True:
+            while not self._is_closed:
                 change = self._change
                 status = self._status(request.service, context)
                 if status != last:
                     last = status
                     yield health.HealthCheckResponse(status=status)
                 await change.wait()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the hub stopped")
         finally:
             self._watches_count -= 1
 

@@ -23,6 +23,7 @@ from relayrpc.errors import ConnectError
 if TYPE_CHECKING:
     from relayrpc.carrier.base import Carrier
     from relayrpc.hub.session import HubSessions
+    from relayrpc.limits import Limits
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
@@ -74,6 +75,7 @@ def local_link(
     peer: str,
     instance: str | None = None,
     on_call: Callable[[Call, pb.Open], None] | None = None,
+    limits: Limits | None = None,
 ) -> LiveLink:
     """
     Make a link from a part of the hub to the hub; good for a Channel or a Server of the endpoint.
@@ -85,6 +87,7 @@ def local_link(
         peer: What it vouches for as `caller_peer`: whom this part speaks for, as gRPC writes peers.
         instance: None: random.
         on_call: Takes the calls it serves; None: it serves none.
+        limits: This part's own bounds; None: the hub's.
     """
     assert identity.startswith("$")
 
@@ -93,7 +96,7 @@ def local_link(
 
     return LiveLink(
         _URL,
-        limits=sessions.limits,
+        limits=limits or sessions.limits,
         instance=instance,
         on_call=on_call,
         keep_trying=True,

@@ -8,6 +8,8 @@ Source: DESIGN.md "Front doors" and decision 13.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,6 +62,9 @@ class GRPCGateway(Protocol):
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         """As grpc.GenericRpcHandler's."""
+
+    async def finished(self) -> None:
+        """Wait until it has no call open."""
 
     async def aclose(self) -> None:
         """End what is left of it. Idempotent."""
@@ -144,8 +149,14 @@ class Hub:
 
     async def drain(self) -> None:
         """Close the ports, let calls finish up to the drain timeout, then end every link."""
+        until_s = asyncio.get_running_loop().time() + self.sessions.limits.drain_timeout_s
         self._stop_listening()
         await self._inside.drain()
+        # What came to an end at its host may still be on its way to a client that reads slowly.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                for gateway in self._grpc_gateways:
+                    await gateway.finished()
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -154,6 +165,7 @@ class Hub:
         for gateway in self._grpc_gateways:
             await gateway.aclose()
         await self._inside.aclose()
+        self._health.close()
         await self._grpc.aclose()
         await self._http.aclose()
 

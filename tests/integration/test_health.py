@@ -120,6 +120,9 @@ async def test_who_watches_is_told_that_the_hub_drains() -> None:
         await relay.server.stop(None)
         await relay.channel.close()
         await draining
+        with pytest.raises(grpc.aio.AioRpcError, match="the hub stopped") as caught:
+            await watches[0].read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_watches_are_bounded_and_give_their_place_back() -> None:

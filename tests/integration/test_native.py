@@ -199,14 +199,19 @@ async def test_cancel_reaches_the_handler(kind: str) -> None:
 
 
 async def test_cancelled_requests_are_not_taken_for_complete() -> None:
+    """They end as if they were, and gRPC says a moment later that they are not: a race each."""
     service = Service()
     async with native(service) as (_, stub):
-        call = stub.stream_unary("Join")(metadata=AT)
-        await call.write(b"first")
-        await asyncio.wait_for(service.started.wait(), 10)
-        call.cancel()
-        await asyncio.wait_for(service.cancelled.wait(), 10)
-        assert service.received == [b"first"]
+        for _ in range(60):
+            service.started.clear()
+            service.cancelled.clear()
+            service.received.clear()
+            call = stub.stream_unary("Join")(metadata=AT)
+            await call.write(b"first")
+            await asyncio.wait_for(service.started.wait(), 10)
+            call.cancel()
+            await asyncio.wait_for(service.cancelled.wait(), 10)
+            assert service.received == [b"first"]
 
 
 async def test_lost_host_is_told_with_what_may_have_run() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,13 +86,16 @@ def watched_hub(folder: Path, *flags: str) -> Iterator[WatchedHub]:
 class Neighbour:
     """Somebody else's host and caller at the same hub."""
 
-    def __init__(self, stub: greeter_pb2_grpc.GreeterStub) -> None:
+    def __init__(
+        self, stub: greeter_pb2_grpc.GreeterStub, metadata: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self.stub = stub
+        self._metadata = metadata
 
     async def check_served(self) -> None:
         """Assert that a call goes through."""
         request = greeter_pb2.HelloRequest(name="neighbour")
-        reply = await self.stub.SayHello(request, timeout=20)
+        reply = await self.stub.SayHello(request, timeout=20, metadata=self._metadata)
         assert reply.message == "Hello, neighbour"
 
 
