@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
@@ -249,39 +249,24 @@ class Router:
             if standing is None:
                 return self._nobody(address, service)
         hosts = standing.hosts
-        if len(hosts) == 1 and not instance and _takes_calls(hosts[0]):
+        if len(hosts) == 1 and not instance and _takes_calls(hosts[0]) and hosts[0].has_free_slot:
             return hosts[0]
-        best: list[Registration] = []
-        best_rank = (0, 0)
-        lack = Lack.ABSENT
-        for host in hosts:
-            link = host.link
-            if instance and link.instance != instance:
-                continue
-            if link.is_draining or host.is_drained:
-                lack = Lack.LEAVING if lack is Lack.ABSENT else lack
-                continue
-            if link.state is not LinkState.OPEN:
-                if link.state is LinkState.PARKED and lack not in (Lack.BUSY, Lack.FULL):
-                    lack = Lack.PARKED
-                continue
-            if not link.has_room_for_call:
-                lack = lack if lack is Lack.BUSY else Lack.FULL
-                continue
-            lack = Lack.BUSY
-            # A full host counts for its priority: a standby is for the loss of a host.
-            load = host.calls_open_count if host.has_free_slot else _FULL
-            rank = (host.priority, 0 if sticky_key else load)
-            if not best or rank < best_rank:
-                best = [host]
-                best_rank = rank
-            elif rank == best_rank:
-                best.append(host)
-        if sticky_key and best:
-            best = [max(best, key=lambda host: _affinity(sticky_key, host.link.instance))]
-        if best and best[0].has_free_slot:
-            return best[0] if len(best) == 1 else self._random.choice(best)
-        return _no_host(lack, address, instance, place)
+        if instance:
+            hosts = [host for host in hosts if host.link.instance == instance]
+        best = _best(hosts, is_load_ignored=bool(sticky_key))
+        if not best:
+            lacks = {_lack(host) for host in hosts}
+            lack = next((each for each in _LACKS if each in lacks), Lack.ABSENT)
+            return _no_host(lack, address, instance, place)
+        if len(best) == 1:
+            choice = best[0]
+        elif sticky_key:
+            choice = max(best, key=lambda host: _affinity(sticky_key, host.link.instance))
+        else:
+            choice = self._random.choice(best)
+        if choice.slots and not choice.has_free_slot:
+            return _no_host(Lack.BUSY, address, instance, place)
+        return choice
 
     def _place(self, address: str, service: str) -> Place:
         """Find where the hosts of a call stand; the address itself when nobody does."""
@@ -306,12 +291,13 @@ class Router:
 # More calls than any host has open.
 _FULL: Final = 2**62
 
+# Those that say more come first.
 _LACKS: Final = {
-    Lack.ABSENT: "no host listens at {}",
-    Lack.LEAVING: "the host at {} is going away",
-    Lack.PARKED: "the host at {} lost its connection and has not come back",
-    Lack.FULL: "the host at {} has too many calls open",
     Lack.BUSY: "every slot of the hosts at {} is taken",
+    Lack.FULL: "the host at {} has too many calls open",
+    Lack.PARKED: "the host at {} lost its connection and has not come back",
+    Lack.LEAVING: "the host at {} is going away",
+    Lack.ABSENT: "no host listens at {}",
 }
 
 
@@ -321,15 +307,46 @@ def _no_host(lack: Lack, address: str, instance: str, place: Place) -> RoutingRe
     return RoutingRefusal(status, _LACKS[lack].format(where), lack, place)
 
 
+def _best(hosts: Iterable[Registration], *, is_load_ignored: bool) -> list[Registration]:
+    """Return those of the hosts that take calls that come first, if only when they have a slot."""
+    best: list[Registration] = []
+    best_priority = best_load = 0
+    for host in hosts:
+        if not _takes_calls(host):
+            continue
+        priority = host.priority
+        load = 0
+        if not is_load_ignored:
+            load = host.calls_open_count
+            if host.slots and load >= host.slots:
+                # A full host counts for its priority: a standby is for the loss of a host.
+                load = _FULL
+        if not best or priority < best_priority or (priority == best_priority and load < best_load):
+            best = [host]
+            best_priority, best_load = priority, load
+        elif priority == best_priority and load == best_load:
+            best.append(host)
+    return best
+
+
 def _takes_calls(host: Registration) -> bool:
     link = host.link
     return (
         link.state is LinkState.OPEN
         and not link.is_draining
         and not host.is_drained
-        and host.has_free_slot
         and link.has_room_for_call
     )
+
+
+def _lack(host: Registration) -> Lack:
+    """Say why a host that takes no calls does not."""
+    link = host.link
+    if link.is_draining or host.is_drained:
+        return Lack.LEAVING
+    if link.state is LinkState.OPEN:
+        return Lack.FULL
+    return Lack.PARKED if link.state is LinkState.PARKED else Lack.ABSENT
 
 
 def _prefixes(address: str) -> Iterator[str]:

@@ -6,20 +6,21 @@ a host that went. Method: tables, and a Hypothesis walk against a plain model.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal, check_address
-from relayrpc.limits import DEFAULT_LIMITS
+from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.link.call import STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
 from relayrpc.link.link import Link, LinkState
 from relayrpc.v1 import link_pb2 as pb
 
 
-def _link(state: LinkState = LinkState.OPEN) -> Link:
-    link = Link(is_dialler=False, limits=DEFAULT_LIMITS, instance="i", now_s=0.0)
+def _link(state: LinkState = LinkState.OPEN, limits: Limits = DEFAULT_LIMITS) -> Link:
+    link = Link(is_dialler=False, limits=limits, instance="i", now_s=0.0)
     link.state = state
     return link
 
@@ -136,6 +137,20 @@ def test_full_hosts_get_no_calls_and_standbys_wait_for_the_loss_of_a_host() -> N
     for link in (first, second):
         router.remove_link(link)
     assert _lack(router.pick("a", "s/M")) is Lack.LEAVING
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_refusal_names_the_host_nearest_to_taking_the_call(is_reversed: bool) -> None:
+    router = _router()
+    full = _link(limits=replace(DEFAULT_LIMITS, calls_open_max=0))
+    busy, leaving = _link(), _link()
+    leaving.is_draining = True
+    links = [busy, full, _link(LinkState.PARKED), leaving, _link(LinkState.CLOSED)]
+    for link in reversed(links) if is_reversed else links:
+        _add(router, link, 1, "a", frozenset({"s"}), slots=1).calls_open_count = 1
+    for lack in (Lack.BUSY, Lack.FULL, Lack.PARKED, Lack.LEAVING, Lack.ABSENT):
+        assert _lack(router.pick("a", "s/M")) is lack
+        router.remove_link(links.pop(0))
 
 
 def test_drained_host_gets_no_calls() -> None:
