@@ -69,6 +69,18 @@ class Cell:
     """None where no goal was set."""
 
 
+ROUTING_TITLES: Final = {
+    "one_host": "one host",
+    "three_hosts": "three hosts",
+    "thousand_addresses": "three hosts at each of 1,000 addresses, in turn",
+    "sticky_key": "three hosts, by a key",
+    "one_host_above": "one host, found three paths above the address",
+    "three_hosts_above": "three hosts, found there",
+    "thousand_addresses_above": "three hosts above each of 1,000 addresses, in turn",
+    "sticky_key_above": "three hosts, found above, by a key",
+}
+"""By case of routing.py."""
+
 FIGURES: Final = (
     Figure(
         title="calls/s at 64 in flight, 100-byte echo",
@@ -188,6 +200,74 @@ FIGURES: Final = (
         unit="MB/s",
     ),
     Figure(
+        title="calls/s at 1,000 addresses with 3 hosts each, over one host at one",
+        scenario="many_addresses",
+        value="many_calls_per_s",
+        over="itself",
+        over_value="one_calls_per_s",
+        unit="/s",
+        goals={"websocket": 0.9, "grpc": 0.9},
+    ),
+    Figure(
+        title="the same, over 3 hosts at one address",
+        scenario="many_addresses",
+        value="many_calls_per_s",
+        over="itself",
+        over_value="three_calls_per_s",
+        unit="/s",
+    ),
+    Figure(
+        title="hub CPU per call at those addresses, over one host at one",
+        scenario="many_addresses",
+        value="many_hub_us_per_call",
+        over="itself",
+        over_value="one_hub_us_per_call",
+        unit="µs",
+        is_more_better=False,
+    ),
+    Figure(
+        title="calls/s with a link for each of those 3,000 hosts, over one host",
+        scenario="many_hosts",
+        value="many_calls_per_s",
+        over="itself",
+        over_value="one_calls_per_s",
+        unit="/s",
+    ),
+    Figure(
+        title="hub CPU per call with those links, over one host",
+        scenario="many_hosts",
+        value="many_hub_us_per_call",
+        over="itself",
+        over_value="one_hub_us_per_call",
+        unit="µs",
+        is_more_better=False,
+    ),
+    Figure(
+        title="idle hosts on one hub, a link each",
+        scenario="idle_hosts",
+        value="links_count",
+        over="nothing",
+        unit="hosts",
+        goals={"websocket": 10_000, "grpc": 10_000},
+    ),
+    Figure(
+        title="hub memory per idle host",
+        scenario="idle_hosts",
+        value="kib_per_link",
+        over="nothing",
+        unit="KiB",
+        is_more_better=False,
+        goals={"websocket": 32, "grpc": 64},
+    ),
+    Figure(
+        title="hub CPU for those idle hosts, of one core",
+        scenario="idle_hosts",
+        value="hub_ms_per_s",
+        over="nothing",
+        unit="ms/s",
+        is_more_better=False,
+    ),
+    Figure(
         title="hub memory per idle link",
         scenario="idle_links",
         value="kib_per_link",
@@ -203,6 +283,17 @@ FIGURES: Final = (
         over="nothing",
         unit="KiB",
         is_more_better=False,
+    ),
+    *(
+        Figure(
+            title=title,
+            scenario="routing",
+            value=f"{case}_us",
+            over="nothing",
+            unit="µs",
+            is_more_better=False,
+        )
+        for case, title in ROUTING_TITLES.items()
     ),
 )
 

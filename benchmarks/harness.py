@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-__all__ = ["BenchmarkError", "Process", "Processes", "Worker", "raise_open_files_limit"]
+__all__ = [
+    "BenchmarkError",
+    "Process",
+    "Processes",
+    "Worker",
+    "open_files_max",
+    "raise_open_files_limit",
+]
 
 Answer = TypeVar("Answer")
 
@@ -235,7 +242,12 @@ class Processes:
             raise BenchmarkError(f"a measurement may start {PROCESSES_MAX} processes")
 
 
+def open_files_max() -> int:
+    """How many files a process may open: the system's hard limit."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
 def raise_open_files_limit() -> None:
     """Let this process and its children open as many files as the system allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = open_files_max()
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
+from benchmarks.harness import open_files_max
+
 
 __all__ = ["facts"]
 
@@ -36,6 +38,7 @@ def facts() -> dict[str, str | int | float]:
         "memory_gib": round(os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "open_files_max": open_files_max(),
         "commit": commit(),
         "load_before": round(os.getloadavg()[0], 2),
     }

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from relayrpc.link.events import Event
 
 
-__all__ = ["Circuit", "main"]
+__all__ = ["Circuit", "Wire", "main"]
 
 Role = Literal["caller", "hub", "host"]
 

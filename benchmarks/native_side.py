@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 
-from benchmarks.relay_side import ADDRESS, start_hub
+from benchmarks.relay_side import start_hub
 from benchmarks.services import GRPCCaller, add_services
-from benchmarks.side import Service, Side
+from benchmarks.side import ADDRESS, Service, Side
 from relayrpc import aio
 
 

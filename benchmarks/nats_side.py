@@ -31,6 +31,7 @@ class NATSCaller(Caller):
     def __init__(self, client: Client) -> None:
         self._client = client
         self.echo = partial(client.request, SUBJECT, timeout=CALL_TIMEOUT_S)
+        self.echo_at = None
         self.greet = None
         self.stream = None
 

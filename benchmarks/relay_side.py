@@ -6,10 +6,11 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from benchmarks.services import GRPCCaller, add_services
-from benchmarks.side import Service, Side
+from benchmarks.services import SERVICE, GRPCCaller, add_services
+from benchmarks.side import ADDRESS, Service, Side, at
 from relayrpc import aio
 from relayrpc.carrier.tls import TLSOptions
+from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from benchmarks.harness import Processes
 
 
-__all__ = ["ADDRESS", "CA_VARIABLE", "Relay", "RunningHub", "start_hub"]
+__all__ = ["CA_VARIABLE", "Relay", "RunningHub", "start_hub"]
 
-ADDRESS: Final = "bench/echo"
 CA_VARIABLE: Final = "BENCHMARK_CA_FILE"
 """Environment variable that tells hosts and callers which certificates to trust."""
 SCHEMES: Final = {
@@ -79,6 +79,11 @@ class Relay(Side):
         add_services(self._server)
         await self._server.start()
         return url
+
+    async def serve_also(self, number: int) -> None:
+        """Announce one more address on the link that `serve` opened; a server itself has one."""
+        services = [pb.ServiceDescription(name=SERVICE)]
+        await self._server.live.announce(at(ADDRESS, number), services)
 
     async def connect(self, url: str) -> GRPCCaller:
         """Open a channel."""

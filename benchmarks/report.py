@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.figures import FIGURES, cells
+from benchmarks.sides import SIDE_NAMES
 
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ HEADINGS: Final[dict[SideName, str]] = {
     "grpc": "relay, gRPC stream",
     "native": "gRPC client through the hub",
 }
+CORE_HEADING: Final = "the hub's router chooses a host; no call is made"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class Results:
             "command": self.command,
             "started_at": self.started_at,
             "machine": self.machine,
-            "figures": [figure_as_json(cell) for cell in cells(self.measurements, HEADINGS)],
+            "figures": [figure_as_json(cell) for cell in cells(self.measurements, SIDE_NAMES)],
             "measurements": self.measurements,
         }
 
@@ -84,14 +86,19 @@ def figure_as_json(cell: Cell) -> dict[str, Any]:
 
 
 def table(results: Results) -> list[str]:
-    """The figures as a Markdown table, columns aligned so that it reads in a terminal too."""
-    by_place = {(c.figure, c.side): c for c in cells(results.measurements, HEADINGS)}
+    """The figures as Markdown tables, columns aligned so that they read in a terminal too."""
+    by_place = {(c.figure, c.side): c for c in cells(results.measurements, SIDE_NAMES)}
     rows = [["what", *HEADINGS.values()]]
     for figure in FIGURES:
         row = [by_place.get((figure, side)) for side in HEADINGS]
         if any(row):
             rows.append([figure.title, *(cell_text(figure, cell) for cell in row)])
-    return aligned(rows)
+    lines = aligned(rows) if len(rows) > 1 else []
+    alone = [(figure, by_place.get((figure, "core"))) for figure in FIGURES]
+    decisions = [[figure.title, cell_text(figure, cell)] for figure, cell in alone if cell]
+    if decisions:
+        lines += ["", *aligned([[CORE_HEADING, "time"], *decisions])]
+    return lines
 
 
 def cell_text(figure: Figure, cell: Cell | None) -> str:

@@ -18,10 +18,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
+from benchmarks.addresses import ADDRESS_SCENARIOS
 from benchmarks.harness import BenchmarkError, raise_open_files_limit
 from benchmarks.machine import facts
 from benchmarks.memory import MEMORY_SCENARIOS
 from benchmarks.report import LATEST, Results, facts_lines, failures, table
+from benchmarks.routing import Routing
 from benchmarks.scenarios import FULL, QUICK, SCENARIOS
 from benchmarks.side import SideName
 from benchmarks.sides import SIDE_NAMES, side
@@ -36,8 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-ALL_SCENARIOS: Final = {scenario.name: scenario for scenario in (*SCENARIOS, *MEMORY_SCENARIOS)}
-MEASUREMENT_S_MAX: Final = 150.0
+ALL_SCENARIOS: Final = {
+    scenario.name: scenario
+    for scenario in (*SCENARIOS, *ADDRESS_SCENARIOS, Routing(), *MEMORY_SCENARIOS)
+}
+MEASUREMENT_S_MAX: Final = 300.0
 ROUNDS_MAX: Final = 100
 SAVED_AS: Final = "benchmarks/results/latest.json"
 

@@ -48,6 +48,8 @@ class Effort:
     """Longer: windows grow once a round trip, and a round trip is 100 ms."""
     transfer_bytes: int
     links_count: int
+    hosts_count: int
+    addresses_count: int
 
 
 FULL: Final = Effort(
@@ -56,6 +58,8 @@ FULL: Final = Effort(
     delayed_warm_up_s=3.0,
     transfer_bytes=1024 * 1024 * KIB,
     links_count=2000,
+    hosts_count=10_000,
+    addresses_count=1000,
 )
 QUICK: Final = Effort(
     warm_up_s=0.3,
@@ -63,8 +67,9 @@ QUICK: Final = Effort(
     delayed_warm_up_s=2.0,
     transfer_bytes=128 * 1024 * KIB,
     links_count=200,
+    hosts_count=400,
+    addresses_count=200,
 )
-
 
 
 class Scenario(ABC):

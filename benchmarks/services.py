@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import grpc
 import grpc.aio
 
-from benchmarks.side import CALL_TIMEOUT_S, STREAM_TIMEOUT_S, Caller, StreamCall
+from benchmarks.side import ADDRESS, CALL_TIMEOUT_S, STREAM_TIMEOUT_S, Caller, StreamCall, at
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
 
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 
-__all__ = ["GRPCCaller", "add_services"]
+__all__ = ["SERVICE", "GRPCCaller", "add_services"]
 
 SERVICE: Final = "benchmarks.v1.Bytes"
 STREAM_REQUEST: Final = struct.Struct("!QI")
@@ -82,6 +82,7 @@ class GRPCCaller(Caller):
         self._channel = channel
         options: dict[str, Any] = {"timeout": CALL_TIMEOUT_S, "metadata": metadata}
         self.echo = partial(channel.unary_unary(f"/{SERVICE}/Echo"), **options)
+        self.echo_at = self._echo_at
         self._open_stream = partial(
             channel.unary_stream(f"/{SERVICE}/Stream"), timeout=STREAM_TIMEOUT_S, metadata=metadata
         )
@@ -97,6 +98,9 @@ class GRPCCaller(Caller):
     async def aclose(self) -> None:
         """Close the channel."""
         await self._channel.close()
+
+    def _echo_at(self, number: int) -> Callable[[bytes], Awaitable[bytes]]:
+        return partial(self.echo, metadata=(("relay-address", at(ADDRESS, number)),))
 
     def _stream(self, count: int, size_bytes: int) -> StreamCall:
         request = STREAM_REQUEST.pack(count, size_bytes)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "ADDRESS",
     "CALL_TIMEOUT_S",
     "STREAM_TIMEOUT_S",
     "Caller",
@@ -25,13 +26,21 @@ __all__ = [
     "Side",
     "SideName",
     "StreamCall",
+    "at",
 ]
 
-SideName = Literal["direct", "nats", "websocket", "grpc", "native"]
+SideName = Literal["direct", "nats", "websocket", "grpc", "native", "core"]
 
+ADDRESS = "bench/echo"
+"""Where relayed services listen; where they listen at many, their numbers follow: `at`."""
 CALL_TIMEOUT_S = 10.0
 """Every call carries a deadline, as calls should."""
 STREAM_TIMEOUT_S = 120.0
+
+
+def at(path: str, number: int) -> str:
+    """Return one of many addresses below an address or a URL."""
+    return f"{path}/{number}"
 
 
 class StreamCall(Protocol):
@@ -53,6 +62,8 @@ class Caller(ABC):
     """Bytes there and back."""
     greet: Callable[[], Awaitable[Any]] | None
     """A generated protobuf stub's unary call."""
+    echo_at: Callable[[int], Callable[[bytes], Awaitable[Any]]] | None
+    """Returns `echo` of one of many addresses, by number."""
     stream: Callable[[int, int], StreamCall] | None
     """Count and size in bytes of the messages to be sent; count 0 goes on until cancelled."""
 

@@ -31,6 +31,10 @@ def side(name: SideName) -> Side:
         from benchmarks.nats_side import NATS
 
         return NATS()
+    if name == "core":
+        from benchmarks.routing import Core
+
+        return Core()
     if name == "native":
         from benchmarks.native_side import Native
 

@@ -7,6 +7,7 @@ Owns: the measuring itself, all of it on the caller's clock. Knows nothing of si
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from array import array
 from functools import partial
@@ -42,6 +43,7 @@ class Workloads:
         """By name, as harness.Worker.run takes them."""
         return {
             "echoes": self.echoes,
+            "spread_echoes": self.spread_echoes,
             "greetings": self.greetings,
             "latencies": self.latencies,
             "messages": self.messages,
@@ -53,6 +55,16 @@ class Workloads:
     async def echoes(self, **arguments: Any) -> dict[str, float]:
         """Echo 100 bytes in a closed loop: see `closed_loop`."""
         return await closed_loop(partial(self._caller.echo, bytes(ECHO_BYTES)), **arguments)
+
+    async def spread_echoes(
+        self, *, first: int, addresses_count: int, **arguments: Any
+    ) -> dict[str, float]:
+        """The same at many addresses in turn, numbered from `first` on."""
+        echo_at = self._caller.echo_at
+        assert echo_at is not None
+        turns = itertools.cycle([echo_at(first + number) for number in range(addresses_count)])
+        payload = bytes(ECHO_BYTES)
+        return await closed_loop(lambda: next(turns)(payload), **arguments)
 
     async def greetings(self, **arguments: Any) -> dict[str, float]:
         """The same with a generated stub."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.figures import Cell, Measurement, cells
+from benchmarks.figures import FIGURES, Cell, Measurement, cells
 from benchmarks.report import Results, table
+from benchmarks.routing import CASES
 from benchmarks.side import SideName
 
 
@@ -92,6 +93,32 @@ def test_failed_measurement_leaves_the_others_of_its_round():
     failed["error"] = "BenchmarkError: hub ended"
     direct = measured(0, "calls", "direct", calls_per_s=100)
     assert {c.side for c in cells([failed, direct], SIDES)} == {"direct"}
+
+
+def test_decisions_of_the_router_have_a_table_of_their_own():
+    figures = [figure for figure in FIGURES if figure.scenario == "routing"]
+    assert {figure.value for figure in figures} == {f"{case.name}_us" for case in CASES}
+    values = {figure.value: float(number) for number, figure in enumerate(figures, 1)}
+    measurements = [measured(0, "routing", "core", **values)]
+    results = Results(machine={}, command="", started_at="", measurements=measurements)
+    lines = [line for line in table(results) if line]
+    assert len(lines) == 2 + len(CASES)
+    shown = [[text.strip() for text in line.split("|")[1:3]] for line in lines[2:]]
+    assert shown[0] == ["one host", "1.00 µs"]
+
+
+def test_fewer_idle_hosts_than_asked_for_is_shown():
+    measurements = [measured(0, "idle_hosts", "grpc", links_count=9000, kib_per_link=60)]
+    assert cell(measurements, "idle hosts on one hub, a link each", "grpc").is_met is False
+    assert cell(measurements, "hub memory per idle host", "grpc").is_met is True
+
+
+def test_many_addresses_are_compared_with_one_of_the_same_hub():
+    values = {"one_calls_per_s": 1000.0, "three_calls_per_s": 950.0, "many_calls_per_s": 905.0}
+    measurements = [measured(0, "many_addresses", "websocket", **values)]
+    title = "calls/s at 1,000 addresses with 3 hosts each, over one host at one"
+    found = cell(measurements, title, "websocket")
+    assert (found.ratio, found.is_met) == (pytest.approx(0.905), True)
 
 
 def test_table_shows_goal_and_whether_it_is_met():

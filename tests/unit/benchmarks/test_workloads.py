@@ -16,6 +16,7 @@ from benchmarks.workloads import Workloads
 class HeldCaller(Caller):
     """Echoes once `release` is set."""
 
+    echo_at = None
     greet = None
     stream = None
 
