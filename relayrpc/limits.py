@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, Literal
 
 
-__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "LimitProblem", "Limits", "limit_problems"]
+__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "Limits", "SettingProblem", "limit_problems"]
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -163,124 +163,143 @@ DEFAULT_LIMITS: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True)
-class LimitProblem:
-    """Why a value of `Limits` cannot be used."""
+class SettingProblem:
+    """Why the value of a setting cannot be used."""
 
     name: str
-    """The field."""
+    """The field of Limits, or of hub/config.py's HubConfig."""
     text: str
-    """What is wrong, to be read behind the field's name and value: "must be above 0"."""
+    """What is wrong, to be read behind the name: "is 0, and must be above 0"."""
+    beside: tuple[str, ...] = ()
+    """Settings that it does not go with; empty: it is wrong by itself."""
 
 
-def limit_problems(limits: Limits) -> list[LimitProblem]:
+def limit_problems(limits: Limits) -> list[SettingProblem]:
     """
     Say what is wrong with each field, by itself and beside the others.
 
     Returns:
-        Problems in the order of the fields; relations are looked at only where every field is
-        right by itself. Empty: all can be used.
+        Problems in the order of the fields, then those of fields that do not go together; such are
+        looked for only among fields that are right by themselves. Empty: all can be used.
     """
-    alone = [
-        LimitProblem(field.name, text)
-        for field in fields(limits)
-        if (text := _problem_alone(field.name, getattr(limits, field.name)))
-    ]
-    if alone:
-        return alone
-    return [
-        LimitProblem(name, f"must be {sign} {what}, which is {bound}")
-        for name, sign, what, bound in _relations(limits)
-        if _is_broken(getattr(limits, name), sign, bound)
-    ]
+    problems = []
+    for field in fields(limits):
+        value = getattr(limits, field.name)
+        fault = _fault_alone(field.name, value)
+        if fault:
+            problems.append(SettingProblem(field.name, f"is {value}, and {fault}"))
+    wrong = {problem.name for problem in problems}
+    for name, sign, words, bound, beside in _relations(limits):
+        value = getattr(limits, name)
+        if wrong.isdisjoint((name, *beside)) and not _holds(value, sign, bound):
+            text = f"is {value:_}, and must be {sign} {words}, which is {bound:_}"
+            problems.append(SettingProblem(name, text, beside))
+    return problems
 
 
-# What makes sense as 0: nothing is kept, nobody waits.
-_MAY_BE_ZERO: Final = {
-    "ack_after_s",
-    "drain_timeout_s",
-    "parked_bytes_max",
-    "parked_identity_bytes_max",
-    "parked_wait_s",
-    "queue_bytes_max",
-    "queue_calls_max",
-    "resume_window_s",
-    "takeovers_max",
-}
+# What makes sense as 0: nothing is kept, nobody waits, nobody gets in.
+_MAY_BE_ZERO: Final = frozenset(
+    {
+        "ack_after_s",
+        "drain_timeout_s",
+        "health_watches_max",
+        "journal_bytes_max",
+        "journal_events_max",
+        "log_records_per_s_max",
+        "native_calls_max",
+        "parked_bytes_max",
+        "parked_identity_bytes_max",
+        "parked_wait_s",
+        "queue_bytes_max",
+        "queue_calls_max",
+        "resume_window_s",
+        "scrapes_open_max",
+        "takeovers_max",
+        "watchers_max",
+    }
+)
 # Milliseconds of it travel as uint32.
 _TIME_S_MAX: Final = 4_000_000
 # What gRPC takes for an option is an int32.
 _COUNT_MAX: Final = 1_000_000_000
 _BYTES_MAX: Final = 2**50
-# link.proto, LinkLimits: what a peer takes for an offer.
+# What link.proto says that peers may offer or send; names are not negotiated.
 _RANGES: Final[dict[str, tuple[float, float]]] = {
+    "announcements_max": (1, 1024),
     "batch_bytes_max": (64 * KIB, 256 * KIB),
+    # Below, what is around the data would outweigh it.
+    "fragment_bytes_max": (KIB, 256 * KIB),
     "initial_credit_bytes": (4 * KIB, 64 * KIB),
     "keepalive_interval_s": (0.1, 86_400),
-    "metadata_bytes_max": (1, 64 * KIB),
+    "metadata_bytes_max": (16 * KIB, 64 * KIB),
+    "name_bytes_max": (512, 512),
+    "names_max": (1024, 1024),
+    # No more than the least first credit that a peer may give.
+    "small_bytes_max": (1, 4 * KIB),
 }
 # The least a call must be able to have of half its link's budget.
 _SHARE_BYTES_MIN: Final = KIB
-# Of a batch, what frames other than data may use (link/outbox.py), less its own fields.
-_SMALL_FRAME_SHARE: Final = 3 / 4
+# What a frame has beside metadata and details, and a batch beside its frames.
 _FRAME_OVERHEAD_BYTES: Final = KIB
 
 
-def _problem_alone(name: str, value: float) -> str:
+def _fault_alone(name: str, value: float) -> str:
     if not math.isfinite(value):
         return "must be a finite number"
-    low, high = _RANGES.get(name, (0, _bound(name)))
-    if name in _RANGES and value < low:
-        return f"must be at least {low:g}"
-    if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
-        return "must not be below 0" if name in _MAY_BE_ZERO else "must be above 0"
-    return f"must be at most {high:,}".replace(",", "_") if value > high else ""
+    low, high = _RANGES.get(name, (0, _value_max(name)))
+    if low == high:
+        return "" if value == low else f"must be {low:g}, as on every peer"
+    if value < low:
+        return f"must be at least {low:g}" if low else "must not be below 0"
+    if value == 0 and name not in _MAY_BE_ZERO:
+        return "must be above 0"
+    return f"must be at most {high:_}" if value > high else ""
 
 
-def _bound(name: str) -> int:
-    if name.endswith("_s"):
-        return _TIME_S_MAX
-    return _BYTES_MAX if "_bytes" in name else _COUNT_MAX
+def _value_max(name: str) -> int:
+    if "_bytes" in name:
+        return _BYTES_MAX
+    return _TIME_S_MAX if name.endswith("_s") or "_s_" in name else _COUNT_MAX
 
 
-def _relations(limits: Limits) -> list[tuple[str, str, str, float]]:
-    """Return field, "at most" or "at least", what it is compared with in words, and that value."""
-    most, least = "at most", "at least"
-    frame_bytes_max = int(limits.batch_bytes_max * _SMALL_FRAME_SHARE) - _FRAME_OVERHEAD_BYTES
+_Relation = tuple[str, Literal["at most", "at least"], str, float, tuple[str, ...]]
+
+
+def _relations(limits: Limits) -> list[_Relation]:
+    """
+    Return what has to hold: field, sign, what it is compared with in words, that value, and the
+    fields it comes from.
+    """
+
+    def relation(name: str, sign: Literal["at most", "at least"], other: str) -> _Relation:
+        return name, sign, other, getattr(limits, other), (other,)
+
+    frame_bytes_max = limits.batch_bytes_max * 3 // 4 - _FRAME_OVERHEAD_BYTES
     return [
-        ("batch_bytes_target", most, "batch_bytes_max", limits.batch_bytes_max),
-        ("fragment_bytes_max", most, "batch_bytes_max", limits.batch_bytes_max),
-        ("small_bytes_max", most, "fragment_bytes_max", limits.fragment_bytes_max),
-        ("small_bytes_max", most, "initial_credit_bytes", limits.initial_credit_bytes),
         (
-            # An END holds two lists and the details, and must fit in a batch.
+            # An END holds two lists and the details, and goes into 3/4 of a batch (link/outbox.py).
             "metadata_bytes_max",
-            most,
-            "half of 3/4 batch_bytes_max without details_bytes_max",
+            "at most",
+            "half of what 3/4 of batch_bytes_max leaves beside details_bytes_max",
             (frame_bytes_max - limits.details_bytes_max) // 2,
+            ("batch_bytes_max", "details_bytes_max"),
         ),
-        ("message_bytes_max", most, "assembly_bytes_max", limits.assembly_bytes_max),
-        ("window_bytes_max", least, "initial_credit_bytes", limits.initial_credit_bytes),
-        ("window_bytes_max", most, "link_budget_bytes", limits.link_budget_bytes),
+        relation("message_bytes_max", "at most", "assembly_bytes_max"),
+        relation("window_bytes_max", "at least", "initial_credit_bytes"),
         (
             # Half the budget is shared out evenly among the calls of both directions.
             "link_budget_bytes",
-            least,
+            "at least",
             "4 KiB for each of calls_open_max",
             4 * _SHARE_BYTES_MIN * limits.calls_open_max,
+            ("calls_open_max",),
         ),
-        ("unacknowledged_bytes_min", least, "batch_bytes_max", limits.batch_bytes_max),
-        (
-            "unacknowledged_bytes_min",
-            most,
-            "unacknowledged_bytes_max",
-            limits.unacknowledged_bytes_max,
-        ),
-        ("ack_after_bytes", most, "unacknowledged_bytes_min", limits.unacknowledged_bytes_min),
-        ("ack_after_s", most, "keepalive_interval_s", limits.keepalive_interval_s),
-        ("parked_identity_bytes_max", most, "parked_bytes_max", limits.parked_bytes_max),
-        ("backoff_s_min", most, "backoff_s_max", limits.backoff_s_max),
+        relation("unacknowledged_bytes_min", "at most", "unacknowledged_bytes_max"),
+        # Until then a peer whose window is full may have to wait.
+        relation("ack_after_s", "at most", "keepalive_interval_s"),
+        relation("backoff_s_min", "at most", "backoff_s_max"),
     ]
 
 
-def _is_broken(value: float, sign: str, bound: float) -> bool:
-    return value > bound if sign == "at most" else value < bound
+def _holds(value: float, sign: str, bound: float) -> bool:
+    return value <= bound if sign == "at most" else value >= bound

@@ -24,7 +24,8 @@ from relayrpc.observe.logs import configure_logging
 
 
 if TYPE_CHECKING:
-    from relayrpc.hub.server import Hub, HubConfig
+    from relayrpc.hub.config import HubConfig
+    from relayrpc.hub.server import Hub
 
 __all__ = ["hub", "serve"]
 
@@ -102,7 +103,7 @@ def hub(
     configure_logging(form="text", level="info")
     with needs_extra("hub", what="`relayrpc hub`"):
         from relayrpc.gateway.full_hub import full_hub
-        from relayrpc.hub.server import HubConfig
+        from relayrpc.hub.config import HubConfig
     config = HubConfig(
         grpc=grpc,
         http=http,

@@ -7,7 +7,8 @@ Needs the libraries of the extra [hub].
 from __future__ import annotations
 
 from relayrpc.gateway.grpc import NativeGateway
-from relayrpc.hub.server import Hub, HubConfig
+from relayrpc.hub.config import HubConfig
+from relayrpc.hub.server import Hub
 
 
 __all__ = ["full_hub"]

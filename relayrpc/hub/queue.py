@@ -46,17 +46,14 @@ class QueuedCall:
     """What it lacks."""
     until_s: float | None = None
     """When it has waited enough; None: it waits to its deadline."""
+    size_bytes: int = 0
+    """What it counts in the queue's bound, while it is in the queue."""
 
     @property
     def is_choosy(self) -> bool:
         """True when not every host at its place will do."""
         opening = self.frame.open
         return bool(opening.instance or opening.sticky_key or opening.order_key)
-
-    @property
-    def size_bytes(self) -> int:
-        """What it counts in the queue's bound."""
-        return len(self.frame.open.data) + _CALL_BYTES
 
 
 class CallQueue:
@@ -105,6 +102,7 @@ class CallQueue:
         limits = self._limits
         if len(waiting) >= limits.queue_calls_max:
             return f"{limits.queue_calls_max} calls wait already"
+        entry.size_bytes = entry.frame.ByteSize() + _CALL_BYTES
         if self._used_bytes + entry.size_bytes > limits.queue_bytes_max:
             return f"calls that wait hold {limits.queue_bytes_max} bytes already"
         self._by_place.setdefault(entry.place, waiting)[entry.call] = entry

@@ -1,8 +1,8 @@
 """
 The hub process's object: two doors, and the hub behind them.
 
-Owns: the configuration, where it listens and what that needs. Does not own: what happens behind the
-doors (doorless.py, session.py).
+Owns: where it listens and what that needs. Does not own: what it is told (config.py), what happens
+behind the doors (doorless.py, session.py).
 Source: DESIGN.md "Front doors" and decision 13.
 """
 
@@ -12,49 +12,24 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
 
 from relayrpc.carrier.tls import grpc_server_credentials, server_ssl_context
 from relayrpc.errors import ConfigError
+from relayrpc.hub.config import HubConfig, config_problems, listen_address
 from relayrpc.hub.doorless import DoorlessHub
 from relayrpc.hub.grpc_door import GRPCDoor
 from relayrpc.hub.health import HubHealth
 from relayrpc.hub.http_door import Answer, HTTPDoor
 from relayrpc.hub.session import HubSessions
-from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.observe.metrics import CONTENT_TYPE
 
 
-__all__ = ["GRPCGateway", "Hub", "HubConfig"]
+__all__ = ["GRPCGateway", "Hub"]
 
 _LINK_PATH = "/relayrpc.v1.Link/Connect"
-_PORT_MAX = 65535
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubConfig:
-    """How a hub is run."""
-
-    grpc: str = "127.0.0.1:7350"
-    """Where the gRPC door listens, "host:port"; port 0 picks a free one."""
-    http: str = "127.0.0.1:7351"
-    """Where the HTTP door listens."""
-    insecure_listen: bool = False
-    """Listen beyond loopback although nobody is asked who they are."""
-    tls_cert: str | None = None
-    """PEM file with the certificate chain, for both doors."""
-    tls_key: str | None = None
-    """PEM file with its key."""
-    http_public: str | None = None
-    """URL of the HTTP door as peers reach it, "wss://relay.example:443", where it differs."""
-    metrics: bool = True
-    """Count, and tell whoever reaches the HTTP door at /metrics: addresses, methods, statuses."""
-    log_calls: bool = False
-    """Log every call, not only those that fail, and hold none of them back."""
-    limits: Limits = DEFAULT_LIMITS
 
 
 class GRPCGateway(Protocol):
@@ -89,13 +64,11 @@ class Hub:
             without leave.
         """
         self.config = config or HubConfig()
-        self._grpc_host, self._grpc_port = self._check_listen("--grpc", self.config.grpc)
-        self._http_host, self._http_port = self._check_listen("--http", self.config.http)
-        if bool(self.config.tls_cert) != bool(self.config.tls_key):
-            raise ConfigError("TLS needs both --tls-cert and --tls-key")
-        public = self.config.http_public
-        if public and not public.startswith(("ws://", "wss://")):
-            raise ConfigError(f"--http-public {public!r} is no ws:// or wss:// URL")
+        problems = config_problems(self.config)
+        if problems:
+            raise ConfigError("; ".join(f"{problem.name} {problem.text}" for problem in problems))
+        self._grpc_host, self._grpc_port = listen_address(self.config.grpc)
+        self._http_host, self._http_port = listen_address(self.config.http)
         limits = self.config.limits
         self._inside = DoorlessHub(
             limits=limits, has_metrics=self.config.metrics, logs_every_call=self.config.log_calls
@@ -197,28 +170,6 @@ class Hub:
         scheme = "wss" if self.config.tls_cert else "ws"
         name = f"[{host}]" if ":" in host else host
         return f"{scheme}://{name}:{self._http_port}{_LINK_PATH}"
-
-    def _check_listen(self, flag: str, text: str) -> tuple[str, int]:
-        host, _, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not host or not port.isdecimal() or int(port) > _PORT_MAX:
-            raise ConfigError(f"{flag} {text!r} is no host:port, as in 127.0.0.1:7350")
-        if not (_is_loopback(host) or self.config.insecure_listen):
-            raise ConfigError(
-                f"{flag} {text} listens beyond loopback, where anyone who reaches the port could "
-                "call and serve: this version asks nobody who they are. Listen on 127.0.0.1, or "
-                "pass --insecure-listen on a network you trust"
-            )
-        return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_wildcard(host: str) -> bool:

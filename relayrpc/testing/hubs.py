@@ -299,7 +299,7 @@ async def run_hub(**config: Any) -> AsyncIterator[LoopbackHub]:
     Run a hub as `relayrpc hub` does, on free ports of 127.0.0.1, until the block ends.
 
     Args:
-        config: Fields of relayrpc.hub.server.HubConfig, as `limits`.
+        config: Fields of relayrpc.hub.config.HubConfig, as `limits`.
 
     Raises:
         ConfigError: The extra [hub] is not installed, or the configuration cannot be used.
@@ -308,7 +308,7 @@ async def run_hub(**config: Any) -> AsyncIterator[LoopbackHub]:
     """
     with needs_extra("hub", what="relayrpc.testing.run_hub()"):
         from relayrpc.gateway.full_hub import full_hub
-        from relayrpc.hub.server import HubConfig
+        from relayrpc.hub.config import HubConfig
     if isinstance(asyncio.get_running_loop(), VirtualLoop):
         raise UsageError("virtual time has no sockets for a real hub: use memory_hub()")
     hub = full_hub(HubConfig(**{"grpc": _FREE_PORT, "http": _FREE_PORT, **config}))

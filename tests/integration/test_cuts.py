@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import pytest
 
-from relayrpc.hub.server import Hub, HubConfig
+from relayrpc.hub.config import HubConfig
+from relayrpc.hub.server import Hub
 from tests.integration.peers import RecorderStub, calling, host_process, recording
 from tests.integration.recorder import calls_count, memory_kib
 from tests.integration.watched_hub import WatchedHub, sockets_count, watched_hub

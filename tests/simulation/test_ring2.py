@@ -23,7 +23,8 @@ import pytest
 
 import relayrpc
 import relayrpc.aio
-from relayrpc.hub.server import Hub, HubConfig
+from relayrpc.hub.config import HubConfig
+from relayrpc.hub.server import Hub
 from relayrpc.hub.session import HubSessions
 from tests.simulation import ring2
 

@@ -62,6 +62,7 @@ SURFACE: Final[dict[str, int]] = {
 _PURE: Final = ("relayrpc/link/", "relayrpc/auth/")
 _PURE_FILES: Final = (
     "relayrpc/hub/admission.py",
+    "relayrpc/hub/config.py",
     "relayrpc/hub/describe.py",
     "relayrpc/hub/journal.py",
     "relayrpc/hub/routing.py",

@@ -367,3 +367,19 @@ def test_order_key_keeps_calls_of_one_link_on_one_host(hub: HubCore, caller: Cor
     assert sorted(len(_opens(host)) for host in hosts) == [0, 0, 0, 8]
     assert all(opening.method for host in hosts for opening in _opens(host))
     assert SERVICE
+
+
+def test_queue_counts_metadata(caller: CorePeer) -> None:
+    """A call may hold 16 KiB of it, and what it counted is given back whatever came meanwhile."""
+    hub = HubCore(dataclasses.replace(DEFAULT_LIMITS, queue_bytes_max=30 * KIB))
+    caller = hub.peer("caller")
+    metadata = [("k", bytes(15 * KIB))]
+    call = _open(hub, caller, wait_for_ready=True, metadata=metadata)
+    _open(hub, caller, wait_for_ready=True, metadata=metadata)
+    (end,) = _ends(caller)
+    assert "hold 30720 bytes already" in end.details
+    caller.link.half_close(call)
+    hub.settle()
+    caller.link.cancel_call(call)
+    hub.settle()
+    assert _is_clean(hub)
