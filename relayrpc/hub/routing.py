@@ -100,6 +100,7 @@ class RoutingRefusal:
 class _Standing:
     """Who stands at one place."""
 
+    place: Place
     hosts: list[Registration] = field(default_factory=list)
     """In order of registration."""
     shapes: dict[str, int] = field(default_factory=dict)
@@ -152,7 +153,7 @@ class Router:
             name = service.name
             place = (announce.address or name, name)
             registration.places.append(place)
-            standing = self._by_place.setdefault(place, _Standing())
+            standing = self._by_place.setdefault(place, _Standing(place))
             standing.hosts.append(registration)
             for method in service.methods:
                 full_name = f"{name}/{method.name}"
@@ -201,7 +202,7 @@ class Router:
             address: Where the caller calls.
             method: "pkg.Service/Method".
         """
-        standing = self._by_place.get(self._place(address, method.partition("/")[0]))
+        standing = self._standing(address, method.partition("/")[0])
         return pb.SHAPE_UNKNOWN if standing is None else standing.shapes.get(method, 0)
 
     def place_of(self, address: str, method: str) -> Place | None:
@@ -212,12 +213,12 @@ class Router:
             address: Where the caller calls.
             method: "pkg.Service/Method".
         """
-        place = self._place(address, method.partition("/")[0])
-        return place if place in self._by_place else None
+        standing = self._standing(address, method.partition("/")[0])
+        return None if standing is None else standing.place
 
     def is_served(self, address: str, service: str) -> bool | None:
         """Say whether a host takes calls of a service; None: none listens for it at all."""
-        standing = self._by_place.get(self._place(address, service))
+        standing = self._standing(address, service)
         if standing is None:
             return None
         return any(
@@ -241,13 +242,9 @@ class Router:
                 load; a host that comes or goes changes the host of as few keys as possible.
         """
         service = method.partition("/")[0]
-        place = (address, service)
-        standing = self._by_place.get(place)
+        standing = self._standing(address, service)
         if standing is None:
-            place = self._place(address, service)
-            standing = self._by_place.get(place)
-            if standing is None:
-                return self._nobody(address, service)
+            return self._nobody(address, service)
         hosts = standing.hosts
         if len(hosts) == 1 and not instance and _takes_calls(hosts[0]) and hosts[0].has_free_slot:
             return hosts[0]
@@ -257,7 +254,7 @@ class Router:
         if not best:
             lacks = {_lack(host) for host in hosts}
             lack = next((each for each in _LACKS if each in lacks), Lack.ABSENT)
-            return _no_host(lack, address, instance, place)
+            return _no_host(lack, address, instance, standing.place)
         if len(best) == 1:
             choice = best[0]
         elif sticky_key:
@@ -265,16 +262,19 @@ class Router:
         else:
             choice = self._random.choice(best)
         if choice.slots and not choice.has_free_slot:
-            return _no_host(Lack.BUSY, address, instance, place)
+            return _no_host(Lack.BUSY, address, instance, standing.place)
         return choice
 
-    def _place(self, address: str, service: str) -> Place:
-        """Find where the hosts of a call stand; the address itself when nobody does."""
+    def _standing(self, address: str, service: str) -> _Standing | None:
+        """Find who stands at the longest prefix of an address; None: nobody does."""
         by_place = self._by_place
-        for prefix in _prefixes(address):
-            if (prefix, service) in by_place:
-                return prefix, service
-        return address, service
+        standing = by_place.get((address, service))
+        if standing is None:
+            for prefix in _prefixes(address):
+                standing = by_place.get((prefix, service))
+                if standing is not None:
+                    break
+        return standing
 
     def _nobody(self, address: str, service: str) -> RoutingRefusal:
         place = (address, service)
@@ -350,7 +350,10 @@ def _lack(host: Registration) -> Lack:
 
 
 def _prefixes(address: str) -> Iterator[str]:
-    """Yield the address and the paths above it, longest first."""
+    """Yield the address and the paths above it, longest first; none of what is too long for one."""
+    if len(address) > _ADDRESS_BYTES_MAX:
+        # A plain gRPC client or a health check may name anything, and each step copies the rest.
+        return
     while address:
         yield address
         address = address.rpartition("/")[0]

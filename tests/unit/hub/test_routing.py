@@ -118,6 +118,16 @@ def test_longest_prefix_that_serves_the_service_is_chosen() -> None:
     assert _picked(router.pick("a/b/c/d", "t/M")).link is other
 
 
+def test_nothing_is_looked_for_above_what_is_too_long_for_an_address() -> None:
+    router = _router()
+    _add(router, _link(), 1, "a", frozenset({"s"}))
+    longest, longer = "a/" * 255 + "aa", "a/" * 256 + "a"
+    assert router.place_of(longest, "s/M") == ("a", "s")
+    assert router.place_of(longer, "s/M") is None
+    assert _lack(router.pick(longer, "s/M")) is Lack.ABSENT
+    assert _lack(router.pick(longer, "t/M")) is Lack.ABSENT
+
+
 def test_full_hosts_get_no_calls_and_standbys_wait_for_the_loss_of_a_host() -> None:
     router = _router()
     first, second, standby = _link(), _link(), _link()
