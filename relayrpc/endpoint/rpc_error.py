@@ -93,10 +93,11 @@ def trailing_metadata_of(outcome: CallOutcome) -> Metadata:
     """
     Make the trailers a caller sees.
 
-    To an end the relay made, the relay's own trailers are added; what a host sent stays as it was.
+    To an end the relay made, the relay's own trailers are added; what a handler sent stays as it
+    was: without them, the handler may have run, and its host has ended the call.
     """
     metadata = make_metadata(outcome.trailing_metadata)
-    if outcome.status and outcome.origin != "host":
+    if outcome.status and (outcome.origin != "host" or not outcome.may_have_executed):
         metadata.add("relay-origin", outcome.origin)
         metadata.add("relay-may-have-executed", "true" if outcome.may_have_executed else "false")
     return metadata

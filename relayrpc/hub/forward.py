@@ -57,6 +57,7 @@ __all__ = ["Forwarder"]
 
 _STATUS_INVALID_ARGUMENT: Final = 3
 _RELAY_KEYS: Final = "relay-"
+_DRAINING: Final = "the hub stops, and no host had the call"
 _SERVICES_MAX: Final = 256
 _METHODS_MAX: Final = 4096
 # Legs towards a host whose opener has half closed.
@@ -78,6 +79,8 @@ class Forwarder:
         """How often credit had to wait for room in a budget."""
         self.reroutes_count = 0
         """How often a call came back from a host that was never handed it."""
+        # No call reaches a host any more.
+        self._is_draining = False
         # Monotonic seconds, of the turn that is being handled.
         self._now_s = 0.0
 
@@ -129,7 +132,7 @@ class Forwarder:
                     call.app.link.forward_begin(call.app, frame)
                     call.app.link.flush_soon()
             case DeadlinePassed(call=call):
-                self._deadline_passed(call)
+                self._end_here(call, STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
             case CallReturned(call=call, frame=frame):
                 self._route_again(call, frame)
             case AnnounceReceived(announce=announce):
@@ -139,7 +142,7 @@ class Forwarder:
             case GoingAwayReceived():
                 for observe in self.observers.link_leaving:
                     observe(link)
-                self._take_back_waiting(link, None)
+                self._look_elsewhere(link)
             case LinkEnded():
                 for registration in self.router.remove_link(link):
                     self._gone(registration)
@@ -220,6 +223,10 @@ class Forwarder:
 
     def _wait(self, entry: QueuedCall, refusal: RoutingRefusal) -> None:
         """Have a call wait for what it lacks, or refuse it where waiting is not asked for."""
+        if self._is_draining:
+            # Whoever would have to come goes to another hub.
+            self._refuse(entry.call, STATUS_UNAVAILABLE, _DRAINING)
+            return
         lack = refusal.lack
         may_wait = entry.frame.open.wait_for_ready
         if lack in (Lack.UNSERVED, Lack.FULL) or (
@@ -295,6 +302,10 @@ class Forwarder:
     def link_parked(self, link: Link, *, now_s: float) -> None:
         """A link lost its carrier: calls that never left by it may go to another host."""
         self._now_s = now_s
+        self._look_elsewhere(link)
+
+    def _look_elsewhere(self, link: Link) -> None:
+        """Choose again for the calls that wait for a link's hosts, or to leave by it."""
         self._take_back_waiting(link, None)
         for registration in self.router.of_link(link):
             self._serve(registration.places)
@@ -344,11 +355,12 @@ class Forwarder:
             other.link.cancel_call(other, is_deadline=end.status == STATUS_DEADLINE_EXCEEDED)
         other.link.flush_soon()
 
-    def _deadline_passed(self, came: Call) -> None:
+    def _end_here(self, came: Call, status: int, details: str) -> None:
+        """End a call that neither its caller nor its host has ended, at both."""
         went: Call | None = came.app
         frame = make_end(
-            STATUS_DEADLINE_EXCEEDED,
-            "Deadline Exceeded",
+            status,
+            details,
             origin=pb.End.ORIGIN_HUB,
             not_executed=went is None or not went.link.was_given(went),
         )
@@ -357,9 +369,10 @@ class Forwarder:
             self.queue.take(came)
         else:
             self._part(came, went)
-            went.link.cancel_call(went, is_deadline=True)
+            went.link.cancel_call(went, is_deadline=status == STATUS_DEADLINE_EXCEEDED)
             went.link.flush_soon()
         came.link.forward_end(came, frame, discard=True)
+        came.link.flush_soon()
 
     def _observe_end(self, came: Call, end: pb.End, registration: Registration | None) -> None:
         duration_s = self._now_s - came.opened_s
@@ -376,6 +389,27 @@ class Forwarder:
         registration.calls_open_count -= 1
         if registration.slots and len(self.queue):
             self._serve(registration.places)
+
+    # --- drain ---
+
+    def drain(self, *, now_s: float) -> None:
+        """
+        Refuse the calls that wait for a host, and from now on those that would have to; running
+        ones go on. Call once every link has been told that the hub goes away.
+        """
+        self._now_s = now_s
+        self._is_draining = True
+        for place in self.queue.places:
+            for entry in self.queue.at(place):
+                self.queue.take(entry.call)
+                self._refuse(entry.call, STATUS_UNAVAILABLE, _DRAINING)
+                entry.call.link.flush_soon()
+
+    def end_calls(self, link: Link, details: str, *, now_s: float) -> None:
+        """End every call that came on a link, truthfully; its callers and hosts are told."""
+        self._now_s = now_s
+        for came in link.calls_received:
+            self._end_here(came, STATUS_UNAVAILABLE, details)
 
     # --- credit ---
 

@@ -88,7 +88,9 @@ class GRPCDoor:
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.http2.lookahead_bytes", limits.grpc_window_bytes),
                 ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_time_ms", _NEVER_MS),
+                # Only a ping tells that a plain client with calls open is gone: it has no link.
+                ("grpc.keepalive_time_ms", int(limits.keepalive_interval_s * 1000)),
+                ("grpc.keepalive_timeout_ms", int(limits.keepalive_interval_s * 1000)),
                 ("grpc.max_concurrent_streams", limits.native_streams_max),
                 ("grpc.server_handshake_timeout_ms", int(limits.handshake_timeout_s * 1000)),
                 ("grpc.max_metadata_size", limits.metadata_bytes_max),

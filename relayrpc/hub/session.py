@@ -11,6 +11,7 @@ Source: LINK.md "Resume, takeover, expiry"; DESIGN.md decision 7.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -229,8 +230,8 @@ class HubSessions:
 
     async def drain(self) -> None:
         """
-        Tell every peer to go elsewhere, wait for running calls up to Limits.drain_timeout_s, then
-        close all links.
+        Tell every peer to go elsewhere, wait for running calls up to Limits.drain_timeout_s, end
+        those that are left, then close all links.
 
         Idempotent; cancelling it leaves the links to aclose().
         """
@@ -242,14 +243,17 @@ class HubSessions:
         for link in self.table.links:
             link.go_away(reason="the hub stops", time_left_s=timeout_s)
             self._settle(link)
+        self.forwarder.drain(now_s=self.clock())
+        self._check_drained()
         try:
-            if self.table.links:
-                async with asyncio.timeout(timeout_s):
-                    await self._drained.wait()
+            async with asyncio.timeout(timeout_s):
+                await self._drained.wait()
         except TimeoutError:
             pass
         finally:
             self._drain_over()
+        if not self._drained.is_set():
+            await self._end_calls(f"the hub stopped, {timeout_s:g} s after it began to drain")
         await self.aclose()
 
     def _drain_over(self) -> None:
@@ -258,6 +262,15 @@ class HubSessions:
         silent_count = sum(not link.calls_open_count and not link.is_idle for link in links)
         for observe in self.observers.drain_ended:
             observe(calls_open_count, silent_count)
+
+    async def _end_calls(self, details: str) -> None:
+        """Tell callers and hosts how their calls end, as far as they can be reached at once."""
+        for link in self.table.links:
+            self.forwarder.end_calls(link, details, now_s=self.clock())
+        assert self._drained is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._drained.wait()
 
     async def aclose(self) -> None:
         """Close every link now; returns when the carriers are over. Idempotent."""

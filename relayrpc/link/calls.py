@@ -503,6 +503,11 @@ class LinkCalls:
         """Calls opened here that are in no batch yet, in order."""
         return list(self._calls_waiting)
 
+    @property
+    def calls_received(self) -> list[Call]:
+        """Calls opened by the peer that this side has not ended, in order."""
+        return [call for call in self._calls.values() if not (call.is_opener or call.is_ended)]
+
     def take_back(self, call: Call) -> pb.Frame:
         """
         Take back a call whose OPEN is in no batch yet: the peer never hears of it.

@@ -11,44 +11,18 @@ from unittest.mock import ANY
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from relayrpc.hub.http_door import Answer, HTTPDoor
 from relayrpc.limits import MIB, Limits
 from relayrpc.observe.metrics import METRICS
 from tests.support.relay import ADDRESS, Stub, running_hub, running_relay
+from tests.support.scraping import get, key, scrape
 from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
 
 METHOD = "test.Service/Echo"
-
-
-async def get(port: int, path: str, *, method: str = "GET") -> tuple[int, str, str]:
-    """Return status, head and body."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"{method} {path} HTTP/1.1\r\nHost: hub\r\n\r\n".encode())
-    text = (await reader.read()).decode()
-    writer.close()
-    head, _, body = text.partition("\r\n\r\n")
-    return int(head.split()[1]), head, body
-
-
-async def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Return values by the sample's name and its sorted labels."""
-    status, head, body = await get(port, "/metrics")
-    assert status == 200
-    assert "content-type: text/plain; version=0.0.4" in head.lower()
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(body)
-        for sample in family.samples
-    }
-
-
-def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return f"relayrpc_{name}", tuple(sorted(labels.items()))
 
 
 async def echo(request: bytes, context: Any) -> bytes:

@@ -8,6 +8,7 @@ test's own time limit is the only bound.
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Final
 
@@ -18,9 +19,14 @@ _LOOK_AGAIN_S: Final = 0.01
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Return once `condition()` is true."""
+    """Return once `condition()` is true; what it returns may have to be awaited for that."""
     loop = asyncio.get_running_loop()
-    while not condition():
+    while True:
+        is_true = condition()
+        if inspect.isawaitable(is_true):
+            is_true = await is_true
+        if is_true:
+            return
         again = loop.create_future()
         loop.call_later(_LOOK_AGAIN_S, again.set_result, None)
         await again
