@@ -136,6 +136,8 @@ class Limits:
     """
     metric_series_max: int = 2_000
     """Series of one metric; what is beyond counts under the labels `other`."""
+    retry_after_s: float = 1.0
+    """What a caller is asked to wait whose call a bound on calls, bytes or watchers has refused."""
     health_watches_max: int = 256
     """Streams of grpc.health.v1 Watch."""
     scrapes_open_max: int = 4

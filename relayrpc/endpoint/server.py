@@ -29,8 +29,10 @@ from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
     STATUS_UNIMPLEMENTED,
+    make_end,
 )
 from relayrpc.link.messages import LENGTH_BYTES
+from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
     from relayrpc.observe.tracing import Tracing
-    from relayrpc.v1 import link_pb2 as pb
 
 
 __all__ = ["Server"]
@@ -302,7 +303,12 @@ class Server(grpc.aio.Server):
                 return
         contexts = self._contexts
         if len(contexts) >= self._calls_max:
-            self._refuse(call, STATUS_RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+            self._refuse(
+                call,
+                STATUS_RESOURCE_EXHAUSTED,
+                "Concurrent RPC limit exceeded!",
+                retry_after_s=self.limits.retry_after_s,
+            )
             return
         call.app = context = Context(self, call, opening, entry)
         contexts[context] = None
@@ -342,9 +348,18 @@ class Server(grpc.aio.Server):
             self._refuse(call, STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND)
         return entry
 
-    def _refuse(self, call: Call, status: int, details: str) -> None:
+    def _refuse(
+        self, call: Call, status: int, details: str, *, retry_after_s: float | None = None
+    ) -> None:
         call.app = REFUSED_CALL
-        call.link.end_call(call, status=status, details=details, not_executed=True)
+        end = make_end(
+            status,
+            details,
+            origin=pb.End.ORIGIN_HOST,
+            not_executed=True,
+            retry_after_s=retry_after_s,
+        )
+        call.link.forward_end(call, end)
         call.link.flush_soon()
 
     async def intercept(self, context: Context) -> MethodEntry | None:

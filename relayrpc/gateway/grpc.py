@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 import grpc
 import grpc.aio
@@ -21,6 +21,7 @@ import grpc.aio
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.rpc_error import RpcError, trailing_metadata_of
 from relayrpc.hub.local import local_link
+from relayrpc.link.call import RETRY_PUSHBACK_KEY, retry_pushback
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -38,8 +39,9 @@ _StreamCall: TypeAlias = "UnaryStreamCall | StreamStreamCall"
 
 _IDENTITY: Final = "$grpc"
 _ADDRESS_KEY: Final = "relay-address"
+_ORIGIN_KEY: Final = "relay-origin"
 # Told to a client whose call may have run, so that its retry policy does not run it again.
-_PUSHBACK: Final = ("grpc-retry-pushback-ms", "-1")
+_PUSHBACK: Final = (RETRY_PUSHBACK_KEY, "-1")
 _STOPPED: Final = "the hub stopped"
 _KINDS: Final = {
     int(pb.SHAPE_UNARY_UNARY): "unary_unary",
@@ -156,10 +158,8 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         request: bytes | AsyncIterator[bytes],
         context: _Context,
     ) -> Any:
-        code, fault = self._fault()
-        if code is not None:
-            _end(context, code, fault, may_have_executed=False)
-            return b""
+        if self._is_closed or self._calls_open_count >= self._limits.native_calls_max:
+            await self._refuse(context)
         client = self._client(context.peer())
         client.calls_open_count += 1
         self._calls_open_count += 1
@@ -176,8 +176,7 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
                 )
             except (grpc.aio.InternalError, grpc.aio.UsageError) as error:
                 code = grpc.StatusCode.INVALID_ARGUMENT
-                _end(context, code, str(error), may_have_executed=False)
-                return b""
+                await _end_here(context, code, str(error), may_have_executed=False)
             return await _relay(answer, call, context)
         finally:
             self._calls_open_count -= 1
@@ -187,17 +186,18 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
             if self._idle is not None and not self._calls_open_count:
                 self._idle.set()
 
-    def _fault(self) -> tuple[grpc.StatusCode | None, str]:
-        """Say why no call is taken now; None: one is."""
+    async def _refuse(self, context: _Context) -> NoReturn:
+        """End a call that cannot be taken now."""
         if self._is_closed:
-            return grpc.StatusCode.UNAVAILABLE, _STOPPED
-        count = self._calls_open_count
-        if count >= self._limits.native_calls_max:
-            return (
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"this hub has {count} calls of gRPC clients open; try later",
-            )
-        return None, ""
+            code = grpc.StatusCode.UNAVAILABLE
+            await _end_here(context, code, _STOPPED, may_have_executed=False)
+        await _end_here(
+            context,
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"this hub has {self._calls_open_count} calls of gRPC clients open; try later",
+            retry_pushback(self._limits.retry_after_s),
+            may_have_executed=False,
+        )
 
     # --- clients ---
 
@@ -235,7 +235,13 @@ async def _relay(
     call: _UnaryCall | _StreamCall,
     context: _Context,
 ) -> Any:
-    """Hand on what a call brings, in gRPC's order: initial metadata, messages, status."""
+    """
+    Hand on what a call brings, in gRPC's order: initial metadata, messages, status.
+
+    Raises:
+        AbortError: It ended with another status than OK, which was sent.
+        asyncio.CancelledError: Nobody is left to hand it to.
+    """
     core = call.core
     try:
         await core.wait_begin()
@@ -246,13 +252,10 @@ async def _relay(
         trailing = error.trailing_metadata()
         if error.origin == "caller":
             # The gateway called, and it is the hub to its client.
-            trailing["relay-origin"] = "hub"
+            trailing[_ORIGIN_KEY] = "hub"
         if error.may_have_executed and _PUSHBACK[0] not in trailing:
             trailing.add(*_PUSHBACK)
-        context.set_trailing_metadata(trailing)
-        context.set_code(error.code())
-        context.set_details(error.details() or "")
-        return b""
+        await _end(context, error.code(), error.details() or "", *trailing)
     except grpc.aio.InternalError as error:
         # gRPC took no more: it has ended the call, as the client left or metadata is against its
         # rules. A return would have it try again, and log that.
@@ -262,13 +265,12 @@ async def _relay(
         if task is None or task.cancelling():
             raise
         # The client is still there: it is the hub that ended its calls.
-        _end(
+        await _end_here(
             context,
             grpc.StatusCode.UNAVAILABLE,
             _STOPPED,
             may_have_executed=core.end is None or not core.end.not_executed,
         )
-        return b""
     finally:
         # Over, unless the client left or cancelled.
         call.cancel()
@@ -309,20 +311,33 @@ async def _requests(context: _Context, task: asyncio.Task[Any]) -> AsyncIterator
         raise asyncio.CancelledError
 
 
-def _end(
+async def _end_here(
     context: _Context,
     code: grpc.StatusCode,
     details: str,
-    *,
+    *trailing: tuple[str, str],
     may_have_executed: bool,
-) -> None:
-    """End a call here."""
-    trailing = [
-        ("relay-origin", "hub"),
-        ("relay-may-have-executed", "true" if may_have_executed else "false"),
-    ]
+) -> NoReturn:
+    """End a call that nobody else has ended."""
+    executed = "true" if may_have_executed else "false"
+    own = ((_ORIGIN_KEY, "hub"), ("relay-may-have-executed", executed))
     if may_have_executed:
-        trailing.append(_PUSHBACK)
-    context.set_trailing_metadata(tuple(trailing))
-    context.set_code(code)
-    context.set_details(details)
+        trailing = (*trailing, _PUSHBACK)
+    await _end(context, code, details, *own, *trailing)
+
+
+async def _end(
+    context: _Context, code: grpc.StatusCode, details: str, *trailing: tuple[str, str | bytes]
+) -> NoReturn:
+    """
+    End a call with another status than OK.
+
+    Nothing goes before it, not even the empty message that gRPC sends for a handler that returns: a
+    client's retry policy acts on a status that comes alone, and on no other.
+    """
+    try:
+        await context.abort(code, details, trailing)
+    except grpc.aio.InternalError as error:
+        # The client is gone.
+        raise asyncio.CancelledError from error
+    raise AssertionError("abort() returned")

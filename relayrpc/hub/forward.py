@@ -328,7 +328,15 @@ class Forwarder:
 
     def _refuse(self, came: Call, status: int, details: str) -> None:
         """End a call that no host has seen."""
-        frame = make_end(status, details, origin=pb.End.ORIGIN_HUB, not_executed=True)
+        frame = make_end(
+            status,
+            details,
+            origin=pb.End.ORIGIN_HUB,
+            not_executed=True,
+            retry_after_s=(
+                self._limits.retry_after_s if status == STATUS_RESOURCE_EXHAUSTED else None
+            ),
+        )
         self._observe_end(came, frame.end, None)
         came.link.forward_end(came, frame, discard=True)
 

@@ -75,6 +75,7 @@ class GRPCDoor:
             OSError: If the port cannot be listened on.
         """
         limits = self._limits
+        interval_ms = int(limits.keepalive_interval_s * 1000)
         server = grpc.aio.server(
             maximum_concurrent_rpcs=(
                 # Links have their own bound; the gateway refuses what is beyond its own, in words.
@@ -88,9 +89,10 @@ class GRPCDoor:
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.http2.lookahead_bytes", limits.grpc_window_bytes),
                 ("grpc.so_reuseport", 0),
-                # Only a ping tells that a plain client with calls open is gone: it has no link.
-                ("grpc.keepalive_time_ms", int(limits.keepalive_interval_s * 1000)),
-                ("grpc.keepalive_timeout_ms", int(limits.keepalive_interval_s * 1000)),
+                # Only a ping tells that a plain client with calls open is gone: it has no link. The
+                # answer waits behind what the client sends, so it gets its time: ADR 0015.
+                ("grpc.keepalive_time_ms", interval_ms),
+                ("grpc.http2.ping_timeout_ms", 2 * interval_ms),
                 ("grpc.max_concurrent_streams", limits.native_streams_max),
                 ("grpc.server_handshake_timeout_ms", int(limits.handshake_timeout_s * 1000)),
                 ("grpc.max_metadata_size", limits.metadata_bytes_max),

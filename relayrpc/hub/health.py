@@ -17,6 +17,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2 as health
 
 from relayrpc.hub.observer import HubObserver
+from relayrpc.link.call import retry_pushback
 
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ class HubHealth(HubObserver, grpc.GenericRpcHandler):  # type: ignore[misc]  # g
     def __init__(self, sessions: HubSessions, *, is_ready: Callable[[], bool]) -> None:
         """
         Args:
-            sessions: Of the hub. Its limits' `health_watches_max` counts here.
+            sessions: Of the hub. Its limits' `health_watches_max` and `retry_after_s` count here.
             is_ready: Whether the hub itself takes links and calls; `changed()` is to be called when
                 that changes.
         """
         self._router = sessions.forwarder.router
-        self._watches_max = sessions.limits.health_watches_max
+        self._limits = sessions.limits
         self._is_ready = is_ready
         self._watches_count = 0
         self._is_closed = False
@@ -141,10 +142,12 @@ class HubHealth(HubObserver, grpc.GenericRpcHandler):  # type: ignore[misc]  # g
     async def _watch(
         self, request: health.HealthCheckRequest, context: Any
     ) -> AsyncIterator[health.HealthCheckResponse]:
-        if self._watches_count >= self._watches_max:
+        watches_max = self._limits.health_watches_max
+        if self._watches_count >= watches_max:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._watches_max} watch the health of this hub already",
+                f"{watches_max} watch the health of this hub already",
+                (retry_pushback(self._limits.retry_after_s),),
             )
         self._watches_count += 1
         try:

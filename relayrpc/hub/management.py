@@ -19,6 +19,7 @@ from relayrpc.endpoint.server import Server
 from relayrpc.hub.describe import describe_host, describe_link, describe_state, is_at
 from relayrpc.hub.local import local_link
 from relayrpc.hub.routing import Registration
+from relayrpc.link.call import retry_pushback
 from relayrpc.v1 import hub_pb2 as pb
 from relayrpc.v1 import link_pb2
 
@@ -163,7 +164,9 @@ class Management:
         watchers_max = self._sessions.limits.watchers_max
         if self._watchers_count >= watchers_max:
             await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"{watchers_max} watchers are there; try later"
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{watchers_max} watchers are there; try later",
+                (retry_pushback(self._sessions.limits.retry_after_s),),
             )
         news = asyncio.Event()
         self._watchers_count += 1

@@ -27,6 +27,7 @@ __all__ = [
     "NEXT_STATE",
     "NO_STATE",
     "ORIGINS",
+    "RETRY_PUSHBACK_KEY",
     "STATUS_CANCELLED",
     "STATUS_DEADLINE_EXCEEDED",
     "STATUS_INTERNAL",
@@ -43,6 +44,7 @@ __all__ = [
     "CallState",
     "Origin",
     "make_end",
+    "retry_pushback",
 ]
 
 # gRPC's status numbers, those the relay itself uses.
@@ -55,6 +57,9 @@ STATUS_UNIMPLEMENTED: Final = 12
 STATUS_INTERNAL: Final = 13
 STATUS_UNAVAILABLE: Final = 14
 _STATUS_LAST: Final = 16
+
+RETRY_PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+"""Trailer: milliseconds to wait before calling again; below 0: do not."""
 
 Origin = Literal["host", "hub", "caller"]
 ORIGINS: Final[tuple[Origin, ...]] = ("host", "hub", "caller")
@@ -299,13 +304,36 @@ class CallOutcome:
 
 
 def make_end(
-    status: int, details: str, *, origin: pb.End.Origin, not_executed: bool = False
+    status: int,
+    details: str,
+    *,
+    origin: pb.End.Origin,
+    not_executed: bool = False,
+    retry_after_s: float | None = None,
 ) -> pb.Frame:
-    """Make the END of a call that the relay itself ends."""
+    """
+    Make the END of a call that the relay itself ends.
+
+    Args:
+        status: gRPC's number.
+        details: One sentence.
+        origin: Who ends it.
+        not_executed: It is known that the handler never started.
+        retry_after_s: How long the caller is to wait before it calls again, for one that met a
+            bound; None: nothing is said of that.
+    """
     frame = pb.Frame()
     end = frame.end
     end.status = status
     end.details = details
     end.origin = origin
     end.not_executed = not_executed
+    if retry_after_s is not None:
+        key, value = retry_pushback(retry_after_s)
+        end.trailing_metadata.add(key=key, value=value.encode())
     return frame
+
+
+def retry_pushback(retry_after_s: float) -> tuple[str, str]:
+    """Make the trailer by which gRPC tells a client's retry policy how long to wait."""
+    return RETRY_PUSHBACK_KEY, str(int(retry_after_s * 1000))

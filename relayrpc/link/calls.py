@@ -175,13 +175,7 @@ class LinkCalls:
         self._calls[call_id] = call
         self._peer_calls_count += 1
         if self._peer_calls_count > self.limits.calls_open_max:
-            self.end_call(
-                call,
-                status=STATUS_RESOURCE_EXHAUSTED,
-                details=f"{self.limits.calls_open_max} calls are open on this link",
-                origin=pb.End.ORIGIN_HUB if self.is_hub else pb.End.ORIGIN_HOST,
-                not_executed=True,
-            )
+            self.forward_end(call, self._make_too_many(call, self.limits.calls_open_max))
             return
         left_us = opening.time_left_us
         if left_us:
@@ -386,13 +380,7 @@ class LinkCalls:
             self._deadlines.add(call, now_s=now_s)
         if self._own_calls_count > self._own_calls_max:
             self.forget(call)
-            end = make_end(
-                STATUS_RESOURCE_EXHAUSTED,
-                f"{self._own_calls_max} calls are open on this link",
-                origin=self._own_origin(call),
-                not_executed=True,
-            )
-            self._events.append(CallEnded(call, end))
+            self._events.append(CallEnded(call, self._make_too_many(call, self._own_calls_max)))
         return call
 
     def forward_open(
@@ -715,6 +703,15 @@ class LinkCalls:
         if self.is_hub:
             return pb.End.ORIGIN_HUB
         return pb.End.ORIGIN_CALLER if call.is_opener else pb.End.ORIGIN_HOST
+
+    def _make_too_many(self, call: Call, calls_max: int) -> pb.Frame:
+        return make_end(
+            STATUS_RESOURCE_EXHAUSTED,
+            f"{calls_max} calls are open on this link",
+            origin=self._own_origin(call),
+            not_executed=True,
+            retry_after_s=self.limits.retry_after_s,
+        )
 
     def _cut_details(self, text: str) -> str:
         if len(text) * 4 <= self.limits.details_bytes_max:

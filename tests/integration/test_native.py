@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +20,7 @@ import relayrpc.aio
 from relayrpc.hub.observer import HubObserver
 from relayrpc.limits import Limits
 from tests.support.relay import Relay, Stub, running_hub, running_relay
+from tests.support.tcp_proxy import TCPProxy
 
 
 pytestmark = pytest.mark.integration
@@ -42,6 +44,7 @@ class Service:
             "uu:Wait": self.wait,
             "us:Count": self.count,
             "us:CountThenWait": self.count_then_wait,
+            "us:Flood": self.flood,
             "su:Join": self.join,
             "ss:Each": self.each,
         }
@@ -72,6 +75,13 @@ class Service:
     async def count_then_wait(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield b"0"
         await self.wait(request, context)
+
+    async def flood(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(16 * 1024)
+        finally:
+            self.cancelled.set()
 
     async def join(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         try:
@@ -224,6 +234,79 @@ async def test_lost_host_is_told_with_what_may_have_run() -> None:
             await call
         assert told.value.code() is grpc.StatusCode.UNAVAILABLE
         assert told.value.trailing_metadata()["grpc-retry-pushback-ms"] == "-1"
+
+
+async def test_refusal_by_the_host_says_that_nothing_ran() -> None:
+    async with native(Service()) as (_, stub):
+        with pytest.raises(grpc.aio.AioRpcError, match="Method not found!") as told:
+            await stub.unary_unary("Nothing")(b"", metadata=AT)
+        assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        trailing = told.value.trailing_metadata()
+        assert trailing["relay-may-have-executed"] == "false"
+        assert trailing["relay-origin"] == "host"
+
+
+@pytest.mark.parametrize("is_drained", [True, False])
+async def test_hub_that_stops_says_so(is_drained: bool) -> None:
+    service = Service()
+    async with running_hub(limits=Limits(drain_timeout_s=0.05)) as hub:
+        server = relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}/contoso/test")
+        server.add_registered_method_handlers(
+            "test.Service", {"Wait": grpc.unary_unary_rpc_method_handler(service.wait)}
+        )
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.grpc_port}") as channel:
+            call = Stub(channel).unary_unary("Wait")(b"", metadata=AT)
+            await asyncio.wait_for(service.started.wait(), 10)
+            await (hub.drain() if is_drained else hub.aclose())
+            with pytest.raises(grpc.aio.AioRpcError, match="the hub stopped") as told:
+                await call
+        assert told.value.code() is grpc.StatusCode.UNAVAILABLE
+        trailing = told.value.trailing_metadata()
+        assert trailing["relay-may-have-executed"] == "true"
+        assert trailing["relay-origin"] == "hub"
+        assert trailing["grpc-retry-pushback-ms"] == "-1"
+        await asyncio.wait_for(service.cancelled.wait(), 10)
+        await server.stop(0)
+
+
+async def test_client_that_leaves_within_a_stream_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = Service()
+    async with running_relay(service.behaviors()) as relay, TCPProxy(relay.hub.grpc_port) as proxy:
+        # Else its window grows with the stream.
+        options = [("grpc.http2.bdp_probe", 0)]
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}", options) as channel:
+            call = Stub(channel).unary_stream("Flood")(b"", metadata=AT)
+            await call.read()
+            proxy.cut()
+            await asyncio.wait_for(service.cancelled.wait(), 10)
+            with pytest.raises(grpc.aio.AioRpcError):
+                while await call.read() is not grpc.aio.EOF:
+                    pass
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+async def test_handler_of_a_client_that_falls_silent_is_cancelled() -> None:
+    """It has calls open and no link: the hub's gRPC port pings it."""
+    service = Service()
+    async with (
+        running_hub(limits=Limits(keepalive_interval_s=0.2)) as hub,
+        TCPProxy(hub.grpc_port) as proxy,
+    ):
+        server = relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}/contoso/test")
+        server.add_registered_method_handlers(
+            "test.Service", {"Wait": grpc.unary_unary_rpc_method_handler(service.wait)}
+        )
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+            call = Stub(channel).unary_unary("Wait")(b"", metadata=AT)
+            await asyncio.wait_for(service.started.wait(), 10)
+            proxy.stall()
+            await asyncio.wait_for(service.cancelled.wait(), 10)
+            call.cancel()
+        await server.stop(0)
 
 
 async def test_hosts_without_a_path_are_called_by_their_service() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from relayrpc.limits import DEFAULT_LIMITS, KIB
 from relayrpc.link.call import (
+    RETRY_PUSHBACK_KEY,
     STATUS_CANCELLED,
     STATUS_DEADLINE_EXCEEDED,
     STATUS_OK,
@@ -273,6 +274,8 @@ def test_queue_is_bounded_in_calls_and_bytes(caller: CorePeer) -> None:
     (end,) = _ends(caller)
     assert (end.status, end.not_executed) == (STATUS_RESOURCE_EXHAUSTED, True)
     assert end.details == "no host listens at 'a', and 2 calls wait already"
+    (trailing,) = end.trailing_metadata
+    assert (trailing.key, trailing.value) == (RETRY_PUSHBACK_KEY, b"1000")
     hub.open(caller, "b", wait_for_ready=True, data=bytes(30 * KIB))
     hub.settle()
     assert "hold 30720 bytes already" in _ends(caller)[1].details
@@ -358,6 +361,63 @@ def test_drained_host_finishes_its_calls_and_gets_no_more(hub: HubCore, caller: 
     hub.forwarder.set_drained(registration, is_drained=False, now_s=hub.now_s)
     _open(hub, caller)
     assert len(_opens(host)) == 2
+
+
+def test_calls_that_wait_for_a_slot_learn_at_once_that_the_host_goes_away(
+    hub: HubCore, caller: CorePeer
+) -> None:
+    host = hub.peer("host", address="a", slots=1)
+    _open(hub, caller)
+    _open(hub, caller)
+    host.link.go_away(reason="stopping", time_left_s=1.0)
+    hub.settle()
+    (end,) = _ends(caller)
+    assert (end.status, end.not_executed) == (STATUS_UNAVAILABLE, True)
+    assert len(_opens(host)) == 1
+
+
+# --- drain ---
+
+
+def test_hub_that_drains_refuses_the_calls_that_wait_and_those_that_come(
+    hub: HubCore, caller: CorePeer
+) -> None:
+    """A host would have to come for them, and hosts go to other hubs now."""
+    host = hub.peer("host", address="a", slots=1)
+    _open(hub, caller)
+    _open(hub, caller)
+    _open(hub, caller, wait_for_ready=True)
+    late = hub.peer("late")
+    for peer in hub.peers:
+        if peer is not late:
+            peer.hub_link.go_away(reason="the hub stops", time_left_s=5.0)
+    hub.forwarder.drain(now_s=hub.now_s)
+    hub.settle()
+    hub.open(late, "a", wait_for_ready=True)
+    hub.settle()
+    for end in (*_ends(caller), *_ends(late)):
+        assert (end.status, end.origin) == (STATUS_UNAVAILABLE, pb.End.ORIGIN_HUB)
+        assert end.not_executed
+    assert (len(_ends(caller)), len(_ends(late))) == (2, 1)
+    _answer(hub, host)
+    assert [end.status for end in _ends(caller)][-1] == STATUS_OK
+    assert _is_clean(hub)
+
+
+@pytest.mark.parametrize("was_given", [True, False])
+def test_drain_that_is_over_ends_calls_truthfully(
+    hub: HubCore, caller: CorePeer, was_given: bool
+) -> None:
+    host = hub.peer("host", address="a")
+    host.takes = was_given
+    _open(hub, caller)
+    hub.forwarder.end_calls(caller.hub_link, "the hub stopped", now_s=hub.now_s)
+    hub.settle()
+    (end,) = _ends(caller)
+    assert (end.status, end.details) == (STATUS_UNAVAILABLE, "the hub stopped")
+    assert (end.origin, end.not_executed) == (pb.End.ORIGIN_HUB, not was_given)
+    assert [end.status for end in _ends(host)] == [STATUS_CANCELLED] * was_given
+    assert _is_clean(hub)
 
 
 def test_order_key_keeps_calls_of_one_link_on_one_host(hub: HubCore, caller: CorePeer) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from relayrpc.link.call import (
     NEXT_STATE,
     NO_STATE,
+    RETRY_PUSHBACK_KEY,
     STATUS_UNAVAILABLE,
     STATUS_UNKNOWN,
     TRANSITIONS,
@@ -126,3 +127,11 @@ def test_end_made_here_is_read_back() -> None:
     assert CallOutcome.from_end(frame.end) == CallOutcome(
         STATUS_UNAVAILABLE, "gone", (), "hub", may_have_executed=False
     )
+
+
+def test_end_of_a_call_that_met_a_bound_says_when_to_call_again() -> None:
+    frame = make_end(
+        STATUS_UNAVAILABLE, "full", origin=pb.End.ORIGIN_HUB, retry_after_s=0.25
+    )
+    outcome = CallOutcome.from_end(frame.end)
+    assert outcome.trailing_metadata == ((RETRY_PUSHBACK_KEY, b"250"),)

@@ -12,6 +12,7 @@ import pytest
 from relayrpc.errors import FlowControlError, FrameDecodeError, ProtocolError, UsageError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.link.call import (
+    RETRY_PUSHBACK_KEY,
     STATUS_CANCELLED,
     STATUS_DEADLINE_EXCEEDED,
     STATUS_INTERNAL,
@@ -155,6 +156,8 @@ def test_one_call_too_many_is_refused_unexecuted() -> None:
     (frame,) = bench.sent()
     assert (frame.call_id, frame.end.status) == (3, STATUS_RESOURCE_EXHAUSTED)
     assert frame.end.not_executed
+    (trailing,) = frame.end.trailing_metadata
+    assert (trailing.key, trailing.value) == (RETRY_PUSHBACK_KEY, b"1000")
     assert bench.link.calls_open_count == 1
 
 
@@ -166,6 +169,7 @@ def test_opener_beyond_what_the_peer_takes_is_told_by_event() -> None:
     end = _end(dialler.events_received())
     assert (end.status, end.not_executed) == (STATUS_RESOURCE_EXHAUSTED, True)
     assert end.origin == pb.End.ORIGIN_CALLER
+    assert [entry.key for entry in end.trailing_metadata] == [RETRY_PUSHBACK_KEY]
     assert late.is_ended
     assert dialler.calls_open_count == 1
 
