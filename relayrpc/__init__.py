@@ -15,11 +15,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from relayrpc import aio as aio
     from relayrpc import errors as errors
+    from relayrpc._sync import Channel as Channel
+    from relayrpc._sync import DeadlineExceededError as DeadlineExceededError
+    from relayrpc._sync import RpcError as RpcError
+    from relayrpc._sync import TLSOptions as TLSOptions
+    from relayrpc._sync import channel as channel
     from relayrpc.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
     from relayrpc.limits import Limits as Limits
 
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "__version__", "aio", "errors"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Channel",
+    "DeadlineExceededError",
+    "Limits",
+    "RpcError",
+    "TLSOptions",
+    "__version__",
+    "aio",
+    "channel",
+    "errors",
+]
 
 __version__ = "0.1.0"
 
@@ -29,9 +45,17 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
     )
 
 
+_HOMES = {
+    **dict.fromkeys(("DEFAULT_LIMITS", "Limits"), "limits"),
+    **dict.fromkeys(
+        ("Channel", "DeadlineExceededError", "RpcError", "TLSOptions", "channel"), "_sync"
+    ),
+}
+
+
 def __getattr__(name: str) -> object:
     if name in {"aio", "errors"}:
         return importlib.import_module(f"relayrpc.{name}")
-    if name in {"DEFAULT_LIMITS", "Limits"}:
-        return getattr(importlib.import_module("relayrpc.limits"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"relayrpc.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

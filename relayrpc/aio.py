@@ -10,11 +10,9 @@ Source: DESIGN.md decision 10.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -23,9 +21,9 @@ from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_url
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.live_link import DIALLING, Dialling, LiveLink
+from relayrpc.endpoint.options import apply_options
 from relayrpc.endpoint.rpc_error import DeadlineExceededError, RpcError
 from relayrpc.endpoint.server import Server
-from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 
 
@@ -43,12 +41,6 @@ __all__ = [
     "channel",
     "server",
 ]
-
-_LOGGER: Final = logging.getLogger("relayrpc")
-_RECEIVE_MAX: Final = "grpc.max_receive_message_length"
-# What a message's length can say at most.
-_MESSAGE_BYTES_UNLIMITED: Final = 2**32 - 1
-_UNSUPPORTED_OPTIONS: Final = frozenset({"grpc.service_config", "grpc.default_authority"})
 
 
 def server(
@@ -100,7 +92,7 @@ def server(
         ConfigError: The URL or an option cannot be used.
     """
     parsed = parse_url(url, carrier=carrier)
-    bounds = _apply_options(limits, options)
+    bounds = apply_options(limits, options)
 
     def make_live(on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
         return LiveLink(
@@ -162,21 +154,9 @@ def channel(
     parsed = parse_url(url, carrier=carrier)
     live = LiveLink(
         parsed,
-        limits=_apply_options(limits, options),
+        limits=apply_options(limits, options),
         tls=tls,
         instance=instance,
         dialling=dialling,
     )
     return Channel(live, address=parsed.address, interceptors=interceptors or ())
-
-
-def _apply_options(limits: Limits, options: Sequence[tuple[str, Any]] | None) -> Limits:
-    for name, value in options or ():
-        if name in _UNSUPPORTED_OPTIONS:
-            raise ConfigError(f"option {name!r} is not supported; a relay has no use for it yet")
-        if name == _RECEIVE_MAX:
-            bytes_max = _MESSAGE_BYTES_UNLIMITED if value < 0 else value
-            limits = replace(limits, message_bytes_max=bytes_max)
-        else:
-            _LOGGER.debug("option %r tunes HTTP/2 and is ignored", name)
-    return limits

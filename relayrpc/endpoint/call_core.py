@@ -31,6 +31,7 @@ from relayrpc.v1 import link_pb2 as pb
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.channel import Channel
+    from relayrpc.endpoint.metadata import Metadatum
     from relayrpc.endpoint.rpc_error import RpcError
     from relayrpc.link.call import Call
 
@@ -143,20 +144,20 @@ class CallCore:
 
     def make_error(self) -> RpcError:
         """Make the exception of a call that did not end with OK."""
-        return make_rpc_error(self.outcome(), self.received_metadata())
+        return make_rpc_error(self.outcome(), Metadata(*self.received_metadata()))
 
     def outcome(self) -> CallOutcome:
         """Return how the call ended; only after its end."""
         assert self.end is not None
         return CallOutcome.from_end(self.end)
 
-    def received_metadata(self) -> Metadata:
+    def received_metadata(self) -> tuple[Metadatum, ...]:
         """Return the initial metadata that has arrived; empty when none was sent."""
         if self.begin is not None:
-            return Metadata(*decode_metadata(self.begin.metadata))
-        if self.end is not None and self.end.initial_metadata:
-            return Metadata(*decode_metadata(self.end.initial_metadata))
-        return Metadata()
+            return decode_metadata(self.begin.metadata)
+        if self.end is not None:
+            return decode_metadata(self.end.initial_metadata)
+        return ()
 
     @property
     def has_initial_metadata(self) -> bool:
@@ -166,7 +167,18 @@ class CallCore:
             return False
         return bool(begin.metadata if isinstance(begin, pb.Begin) else begin.initial_metadata)
 
+    def time_left_s(self) -> float | None:
+        """Return the seconds until the deadline, at least 0; None without one."""
+        if self.deadline_s is None:
+            return None
+        return max(0.0, self.deadline_s - self.channel.clock())
+
     # --- watching ---
+
+    @property
+    def is_over(self) -> bool:
+        """True once the call has ended; messages may still wait to be read."""
+        return self.end is not None
 
     async def wait_end(self) -> None:
         """Wait for the end; cancelling the wait leaves the call alone."""
@@ -238,20 +250,17 @@ class CallMethods:
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline, at least 0; None without one."""
-        core = self.core
-        if core.deadline_s is None:
-            return None
-        return max(0.0, core.deadline_s - core.channel.clock())
+        return self.core.time_left_s()
 
     async def initial_metadata(self) -> Metadata:
         """Wait for the initial metadata."""
         await self.core.wait_begin()
-        return self.core.received_metadata()
+        return Metadata(*self.core.received_metadata())
 
     async def trailing_metadata(self) -> Metadata:
         """Wait for the end's metadata."""
         await self.core.wait_end()
-        return trailing_metadata_of(self.core.outcome())
+        return Metadata(*trailing_metadata_of(self.core.outcome()))
 
     async def code(self) -> grpc.StatusCode:
         """Wait for the end's status."""

@@ -22,6 +22,7 @@ import grpc.aio
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.metadata import (
     EMPTY,
+    InvocationMetadata,
     MetadataInput,
     MetadataTooLargeError,
     Pairs,
@@ -55,7 +56,11 @@ if TYPE_CHECKING:
     from relayrpc.observe.tracing import Tracing
 
 
-__all__ = ["Channel"]
+__all__ = ["NO_CREDENTIALS", "Channel"]
+
+NO_CREDENTIALS: Final = (
+    "Call credentials are not supported by a relay's channel; send a token as metadata"
+)
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 _CLOSED: Final = "Channel is closed."
@@ -270,7 +275,7 @@ class Channel(grpc.aio.Channel):
         serializer: Callable[[Any], bytes] | None,
         request: Any,
         timeout: float | None,
-        metadata: MetadataInput,
+        metadata: MetadataInput | InvocationMetadata,
         credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
     ) -> None:
@@ -330,7 +335,7 @@ class Channel(grpc.aio.Channel):
         method: str,
         shape: pb.Shape,
         timeout: float | None,
-        metadata: MetadataInput,
+        metadata: MetadataInput | InvocationMetadata,
         credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
     ) -> None:
@@ -346,14 +351,12 @@ class Channel(grpc.aio.Channel):
         data: bytes,
         half_close: bool,
         timeout: float | None,
-        metadata: MetadataInput,
+        metadata: MetadataInput | InvocationMetadata,
         credentials: grpc.CallCredentials | None,
         wait_for_ready: bool | None,
     ) -> None:
         if credentials is not None:
-            raise grpc.aio.UsageError(
-                "Call credentials are not supported by a relay's channel; send a token as metadata"
-            )
+            raise grpc.aio.UsageError(NO_CREDENTIALS)
         address, instance, sticky_key = self._address, "", ""
         pairs = EMPTY
         if metadata:

@@ -142,6 +142,29 @@ class Inbox:
             self.settle()
         return data
 
+    def take_on_thread(self) -> bytes | None:
+        """
+        Take the first message, on any thread; None when there is none. It must be counted with
+        `count_taken`.
+        """
+        try:
+            return self.messages.popleft()
+        except IndexError:
+            return None
+
+    def is_count_due(self, taken_bytes: int) -> bool:
+        """Say, on any thread, whether what a thread took should be counted now."""
+        settle_bytes = self.settle_bytes
+        return not self.is_over and (
+            taken_bytes >= settle_bytes
+            or (not self.messages and self._pending_bytes >= settle_bytes)
+        )
+
+    def count_taken(self, taken_bytes: int) -> None:
+        """Count messages that a thread took; with LENGTH_BYTES for each."""
+        self.taken_bytes += taken_bytes
+        self.settle()
+
     def settle(self) -> None:
         """Count what was handed over as consumed, and grant what is due."""
         if self.messages:

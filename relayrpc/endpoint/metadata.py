@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMPTY",
+    "InvocationMetadata",
     "MetadataInput",
     "MetadataTooLargeError",
     "Metadatum",
     "RelayKeys",
     "decode_metadata",
+    "decode_pairs",
     "encode_invocation_metadata",
     "encode_metadata",
-    "make_metadata",
 ]
 
 MetadataInput: TypeAlias = "Metadata | Iterable[tuple[str, str | bytes]] | None"
@@ -79,6 +80,16 @@ class RelayKeys(NamedTuple):
 
 
 _NO_RELAY_KEYS: Final = RelayKeys()
+
+
+class InvocationMetadata(NamedTuple):
+    """What a caller sends, encoded."""
+
+    pairs: Pairs
+    relay_keys: RelayKeys
+
+
+_NO_INVOCATION_METADATA: Final = InvocationMetadata(EMPTY, _NO_RELAY_KEYS)
 # As link.proto's Open has them.
 _RELAY_VALUE_BYTES_MAX: Final = {"address": 512, "instance": 128, "sticky_key": 128}
 
@@ -106,19 +117,22 @@ def encode_metadata(metadata: MetadataInput, *, limit_bytes: int) -> Pairs:
 
 
 def encode_invocation_metadata(
-    metadata: MetadataInput, *, limit_bytes: int
-) -> tuple[Pairs, RelayKeys]:
+    metadata: MetadataInput | InvocationMetadata, *, limit_bytes: int
+) -> InvocationMetadata:
     """
-    Encode what a caller sends, and take out what is meant for the relay itself.
+    Encode what a caller sends, and take out what is meant for the relay itself; what is encoded
+    already is returned as it is.
 
     Raises:
         InternalError, TypeError, UsageError, MetadataTooLargeError: As `encode_metadata`.
     """
     if not metadata:
-        return EMPTY, _NO_RELAY_KEYS
+        return _NO_INVOCATION_METADATA
+    if isinstance(metadata, InvocationMetadata):
+        return metadata
     pairs, relay_pairs = _encode(metadata, limit_bytes)
     if not relay_pairs:
-        return pairs, _NO_RELAY_KEYS
+        return InvocationMetadata(pairs, _NO_RELAY_KEYS)
     taken: dict[str, str] = {}
     for key, value in relay_pairs:
         name = key.removeprefix(_RELAY_PREFIX).replace("-", "_")
@@ -134,7 +148,7 @@ def encode_invocation_metadata(
                 f"metadata key {key!r} takes at most {_RELAY_VALUE_BYTES_MAX[name]} bytes"
             )
         taken[name] = value.decode("ascii")
-    return pairs, RelayKeys(**taken)
+    return InvocationMetadata(pairs, RelayKeys(**taken))
 
 
 def decode_metadata(entries: Iterable[pb.Metadatum]) -> tuple[Metadatum, ...]:
@@ -142,9 +156,9 @@ def decode_metadata(entries: Iterable[pb.Metadatum]) -> tuple[Metadatum, ...]:
     return tuple([_decode(entry.key, entry.value) for entry in entries])
 
 
-def make_metadata(pairs: Iterable[tuple[str, bytes]]) -> Metadata:
-    """Make gRPC's object of wire pairs."""
-    return Metadata(*[_decode(key, value) for key, value in pairs])
+def decode_pairs(pairs: Iterable[tuple[str, bytes]]) -> tuple[Metadatum, ...]:
+    """As `decode_metadata`, of wire pairs."""
+    return tuple([_decode(key, value) for key, value in pairs])
 
 
 def _decode(key: str, value: bytes) -> Metadatum:

@@ -152,8 +152,17 @@ class ReplyCore(CallCore):
             except asyncio.CancelledError:
                 self.cancel_here()
                 raise
+        return self.take_response()
+
+    def take_response(self) -> Any:
+        """
+        Return the response of a call that is over, deserialized when first asked for.
+
+        Raises:
+            RpcError: The call did not end with OK.
+        """
         if self._response is _PENDING:
-            if self.end.status:  # type: ignore[union-attr]  # set: the waiter is settled by finish()
+            if self.end.status:  # type: ignore[union-attr]  # set: the call is over
                 self.raise_for_end()
             self._deserialize()
         return self._response

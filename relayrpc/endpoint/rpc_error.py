@@ -13,7 +13,7 @@ from typing import Final
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
-from relayrpc.endpoint.metadata import make_metadata
+from relayrpc.endpoint.metadata import Metadatum, decode_pairs
 from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, CallOutcome, Origin
 
 
@@ -21,6 +21,7 @@ __all__ = [
     "STATUS_BY_NUMBER",
     "DeadlineExceededError",
     "RpcError",
+    "debug_text_of",
     "make_rpc_error",
     "status_name",
     "trailing_metadata_of",
@@ -81,23 +82,32 @@ def make_rpc_error(outcome: CallOutcome, initial_metadata: Metadata) -> RpcError
     return kind(
         STATUS_BY_NUMBER[outcome.status],
         initial_metadata,
-        trailing_metadata_of(outcome),
+        Metadata(*trailing_metadata_of(outcome)),
         outcome.details,
-        f"origin={outcome.origin}, may_have_executed={outcome.may_have_executed}",
+        debug_text_of(outcome),
         origin=outcome.origin,
         may_have_executed=outcome.may_have_executed,
     )
 
 
-def trailing_metadata_of(outcome: CallOutcome) -> Metadata:
+def debug_text_of(outcome: CallOutcome) -> str:
+    """Say who ended a call and whether its handler may have run."""
+    return f"origin={outcome.origin}, may_have_executed={outcome.may_have_executed}"
+
+
+def trailing_metadata_of(outcome: CallOutcome) -> tuple[Metadatum, ...]:
     """
-    Make the trailers a caller sees.
+    Make the trailers a caller sees, in order.
 
     To an end the relay made, the relay's own trailers are added; what a handler sent stays as it
     was: without them, the handler may have run, and its host has ended the call.
     """
-    metadata = make_metadata(outcome.trailing_metadata)
-    if outcome.status and (outcome.origin != "host" or not outcome.may_have_executed):
-        metadata.add("relay-origin", outcome.origin)
-        metadata.add("relay-may-have-executed", "true" if outcome.may_have_executed else "false")
-    return metadata
+    metadata = decode_pairs(outcome.trailing_metadata)
+    if not outcome.status or (outcome.origin == "host" and outcome.may_have_executed):
+        return metadata
+    may_have_executed = "true" if outcome.may_have_executed else "false"
+    return (
+        *metadata,
+        Metadatum("relay-origin", outcome.origin),
+        Metadatum("relay-may-have-executed", may_have_executed),
+    )

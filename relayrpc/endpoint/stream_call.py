@@ -28,12 +28,18 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.channel import Channel
 
 
-__all__ = ["StreamRequestMethods", "StreamStreamCall", "UnaryStreamCall", "cancel_collected"]
+__all__ = [
+    "StreamCore",
+    "StreamRequestMethods",
+    "StreamStreamCall",
+    "UnaryStreamCall",
+    "cancel_collected",
+]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 
 
-class _StreamCore(CallCore):
+class StreamCore(CallCore):
     """Core of a call with a response stream."""
 
     __slots__ = ("inbox", "writer")
@@ -139,11 +145,15 @@ class _StreamCore(CallCore):
             return self.deserializer(data)
         except Exception:
             _LOGGER.exception("response deserializer failed")
-            if self.end is None:
-                self.fail(STATUS_INTERNAL, "Exception deserializing response!")
-            else:
-                self.end = local_end(STATUS_INTERNAL, "Exception deserializing response!")
+            self.refuse_response()
             raise self.make_error() from None
+
+    def refuse_response(self) -> None:
+        """End a call whose response could not be deserialized, or change how it ended."""
+        if self.end is None:
+            self.fail(STATUS_INTERNAL, "Exception deserializing response!")
+        else:
+            self.end = local_end(STATUS_INTERNAL, "Exception deserializing response!")
 
 
 def cancel_collected(core: CallCore) -> None:
@@ -191,7 +201,7 @@ class _StreamResponseMethods(CallMethods):
 
     __slots__ = ("_is_iterated", "_stream")
 
-    _stream: _StreamCore
+    _stream: StreamCore
     # None until the first read decides.
     _is_iterated: bool | None
 
@@ -237,7 +247,7 @@ class UnaryStreamCall(_StreamResponseMethods, grpc.aio.UnaryStreamCall):
 
     def __init__(self, channel: Channel, deserializer: Callable[[bytes], Any] | None) -> None:
         self._is_iterated = None
-        self._stream = _StreamCore(channel, None, deserializer, has_request_stream=False)
+        self._stream = StreamCore(channel, None, deserializer, has_request_stream=False)
 
 
 class StreamStreamCall(StreamRequestMethods, _StreamResponseMethods, grpc.aio.StreamStreamCall):
@@ -252,7 +262,7 @@ class StreamStreamCall(StreamRequestMethods, _StreamResponseMethods, grpc.aio.St
         deserializer: Callable[[bytes], Any] | None,
     ) -> None:
         self._is_iterated = None
-        self._stream = _StreamCore(channel, serializer, deserializer, has_request_stream=True)
+        self._stream = StreamCore(channel, serializer, deserializer, has_request_stream=True)
 
     @property
     def _writer(self) -> RequestWriter:

@@ -1,13 +1,18 @@
-"""One hub process for each file of tests, with a neighbour on it, and both doors."""
+"""
+One hub process for each file of tests, with a neighbour on it, and both doors; and for blocking
+tests a hub on a thread.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 import pytest_asyncio
 
 from tests.integration.watched_hub import Neighbour, WatchedHub, neighbour_of, watched_hub
+from tests.support.blocking import SIDES, HubThread, Serve, SideName, hub_thread, serving
 from tests.support.raw_peer import Door, RawCarrier, open_raw
 
 
@@ -53,3 +58,22 @@ async def open_carrier(hub: WatchedHub, door: Door) -> AsyncIterator[OpenCarrier
     yield open_one
     for carrier in carriers:
         await carrier.aclose()
+
+
+@pytest.fixture(scope="module")
+def relay_hub() -> Iterator[HubThread]:
+    """A hub on a thread of this process."""
+    with hub_thread() as hub:
+        yield hub
+
+
+@pytest.fixture(params=SIDES)
+def side(request: pytest.FixtureRequest) -> SideName:
+    """Whose blocking server and channel: grpc's own, or the relay's."""
+    return request.param
+
+
+@pytest.fixture
+def serve(side: SideName, relay_hub: HubThread) -> Serve:
+    """Serves, and opens a channel, on the side of this test."""
+    return functools.partial(serving, side, relay_hub)

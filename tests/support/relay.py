@@ -15,7 +15,15 @@ from relayrpc.link.link import Link
 from relayrpc.testing import run_hub
 
 
-__all__ = ["ADDRESS", "Relay", "Stub", "peer_links", "running_hub", "running_relay"]
+__all__ = [
+    "ADDRESS",
+    "Relay",
+    "Stub",
+    "make_handlers",
+    "peer_links",
+    "running_hub",
+    "running_relay",
+]
 
 ADDRESS = "contoso/test"
 
@@ -63,6 +71,15 @@ _HANDLER_MAKERS = {
 }
 
 
+def make_handlers(behaviors: dict[str, Callable[..., Any]]) -> dict[str, grpc.RpcMethodHandler]:
+    """Make handlers by method of {"uu:Echo": handler}; the prefix says which side streams."""
+    handlers = {}
+    for name, behavior in behaviors.items():
+        kind, method = name.split(":")
+        handlers[method] = _HANDLER_MAKERS[kind](behavior)
+    return handlers
+
+
 @contextlib.asynccontextmanager
 async def running_hub(**options: Any) -> AsyncIterator[Hub]:
     """Run a hub on free ports; `options` are for HubConfig."""
@@ -90,12 +107,8 @@ async def running_relay(
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
         server = relayrpc.aio.server(url, **(server_options or {}))
-        handlers = {}
-        for name, behavior in (behaviors or {}).items():
-            kind, method = name.split(":")
-            handlers[method] = _HANDLER_MAKERS[kind](behavior)
-        if handlers:
-            server.add_registered_method_handlers("test.Service", handlers)
+        if behaviors:
+            server.add_registered_method_handlers("test.Service", make_handlers(behaviors))
         if register is not None:
             register(server)
         await server.start()

@@ -53,6 +53,7 @@ LAYERS: Final[dict[str, int]] = {
 
 SURFACE: Final[dict[str, int]] = {
     "__init__": LAYERS["hub"],
+    "_sync": LAYERS["hub"],
     "aio": LAYERS["hub"],
     "testing": LAYERS["cli"],
     "__main__": LAYERS["cli"] + 1,

@@ -1,0 +1,246 @@
+"""
+The thread behind the blocking API: one event loop per channel or server, and one more thread for
+what the program wants called back.
+
+Owns: the two threads, their beginning and end, what a fork and the end of the process mean for
+them. Does not own: what is done on the loop (sync_channel.py, sync_server.py), how it is handed
+over (handover.py).
+Source: docs/adr/0006-blocking-portal.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from time import monotonic
+from typing import Any, Final
+
+from relayrpc.endpoint.handover import Bell, Handover
+from relayrpc.errors import UsageError
+
+
+__all__ = ["Portal", "loop_factory"]
+
+_LOGGER: Final = logging.getLogger("relayrpc")
+# At the end of a process, for the goodbyes of all portals together.
+_EXIT_TIMEOUT_S: Final = 2.0
+_OWN_THREAD: Final = (
+    "this would wait for the thread it runs on: a blocking call, close() or stop() was made by "
+    "code that runs on the event loop of the same channel or server; make it on another thread"
+)
+_portals: Final[weakref.WeakSet[Portal]] = weakref.WeakSet()
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes event loops: uvloop where it is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+class Portal:
+    """
+    Runs one event loop on a daemon thread, from start() until shut_down().
+
+    A process that ends without shutting it down waits a moment for its farewell. In the child of a
+    fork there is no such thread: `refusal` says so, and nothing may be handed over.
+    """
+
+    handover: Handover
+    """Set by start()."""
+    loop: asyncio.AbstractEventLoop
+    """Set by start()."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        farewell: Callable[[], Awaitable[object]],
+        forked: Callable[[], object],
+    ) -> None:
+        """
+        Args:
+            name: Of the threads.
+            farewell: What the loop does last.
+            forked: Called in the child of a fork.
+        """
+        self.is_started = False
+        self.is_forked = False
+        self._name = name
+        self._farewell = farewell
+        self._forked = forked
+        self._closing: asyncio.Event
+        self._thread: threading.Thread | None = None
+        self._callbacks: _Callbacks | None = None
+        # Guards the beginning and the end of the threads.
+        self._lock = threading.Lock()
+        self._is_shut_down = False
+        # Why there is no loop.
+        self._failure: BaseException | None = None
+        self._bell = Bell()
+
+    # --- life ---
+
+    def start(self) -> None:
+        """
+        Start the loop's thread, and wait until it runs. Idempotent; after shut_down() a no-op.
+
+        Raises:
+            OSError: The process has no file descriptors for a loop.
+        """
+        with self._lock:
+            if self.is_started or self._is_shut_down:
+                return
+            _portals.add(self)
+            self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
+            self._thread.start()
+            self._bell.wait_for(lambda: self.is_started or self._failure is not None)
+            if self._failure is not None:
+                raise self._failure
+
+    def shut_down_soon(self) -> None:
+        """Have the loop say farewell and end. Idempotent; never blocks."""
+        self._is_shut_down = True
+        if self.is_started and not self.is_forked:
+            self.handover.submit(self._closing.set)
+
+    def shut_down(self, timeout_s: float | None = None) -> None:
+        """
+        Have the loop say farewell, and wait for the end of both threads. Idempotent.
+
+        Raises:
+            UsageError: This is the loop's thread.
+        """
+        self.require_other_thread()
+        with self._lock:
+            self.shut_down_soon()
+        if self._thread is not None and not self.is_forked:
+            self._thread.join(timeout_s)
+            if self._callbacks is not None:
+                self._callbacks.end(timeout_s)
+
+    def require_other_thread(self) -> None:
+        """Raise UsageError on the loop's thread, where to wait would be for ever."""
+        if self.is_started and self.handover.is_own_thread:
+            raise UsageError(_OWN_THREAD)
+
+    def fork(self) -> None:
+        """Take note of being in the child of a fork, where no thread of this portal is."""
+        self.is_forked = True
+        # Another thread of the parent may have held it.
+        self._lock = threading.Lock()
+        self._forked()
+
+    def _main(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.run(self._until_shut_down())
+        except Exception as exc:
+            if self.is_started:
+                _LOGGER.exception("the event loop of %s failed", self._name)
+            self._failure = exc
+            self._bell.ring()
+        if self.is_started:
+            self.handover.end()
+
+    async def _until_shut_down(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.handover = Handover(self.loop)
+        self._closing = asyncio.Event()
+        self.is_started = True
+        self._bell.ring()
+        await self._closing.wait()
+        await self._farewell()
+
+    # --- use ---
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """
+        Run a coroutine on the loop, wait, and return what it returns or raise what it raises.
+
+        A signal's exception, such as KeyboardInterrupt, cancels it.
+
+        Raises:
+            UsageError: This is the loop's thread.
+        """
+        try:
+            self.require_other_thread()
+        except UsageError:
+            coroutine.close()
+            raise
+        running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        try:
+            return running.result()
+        except BaseException:
+            running.cancel()
+            raise
+
+    def call_back(self, function: Callable[..., object], *arguments: Any) -> None:
+        """
+        Have the program's function called on a thread where it may block and call; one after the
+        other, in the order of their coming. Only on the loop's thread; once that is over, here.
+        """
+        if self.handover.is_over:
+            function(*arguments)
+            return
+        if self._callbacks is None:
+            self._callbacks = _Callbacks(f"{self._name} callbacks")
+        self._callbacks.submit(function, arguments)
+
+
+class _Callbacks:
+    """Calls the program's callbacks on a thread of their own."""
+
+    def __init__(self, name: str) -> None:
+        # As many as the program has registered.
+        self._queue: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        self._queue.put((function, arguments))
+
+    def end(self, timeout_s: float | None) -> None:
+        """End behind what was submitted; a callback may be the one that asks for it."""
+        self._queue.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _main(self) -> None:
+        while (job := self._queue.get()) is not None:
+            function, arguments = job
+            try:
+                function(*arguments)
+            except Exception:
+                _LOGGER.exception("a callback failed")
+            # Else the last one would be kept until the next comes.
+            del job, function, arguments
+
+
+def _at_exit() -> None:
+    until_s = monotonic() + _EXIT_TIMEOUT_S
+    portals = [portal for portal in _portals if not portal.is_forked]
+    for portal in portals:
+        portal.shut_down_soon()
+    for portal in portals:
+        portal.shut_down(max(0.0, until_s - monotonic()))
+
+
+def _forked() -> None:
+    for portal in list(_portals):
+        portal.fork()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
