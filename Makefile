@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+NODE := tests/e2e/grpc_js
+NODE_READY := $(NODE)/node_modules/.ready
 
 .PHONY: demo test test-all bench sim format lint types gen drift check build
 
@@ -9,10 +11,10 @@ READY := .venv/.ready
 demo: $(READY)
 	@$(BIN)/python -m samples.greeter.demo
 
-test: $(READY)
+test: $(READY) $(NODE_READY)
 	$(BIN)/python -m pytest -q -m 'not slow and not browser'
 
-test-all: $(READY)
+test-all: $(READY) $(NODE_READY)
 	$(BIN)/python -m pytest -q -m 'not browser'
 
 bench: $(READY)
@@ -50,3 +52,8 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
+
+# What a gRPC client in another language needs; where it cannot be had, its tests are skipped.
+$(NODE_READY): $(NODE)/package-lock.json
+	@cd $(NODE) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.ready \
+		|| echo "no gRPC client in Node.js: npm is not here, or found no packages"

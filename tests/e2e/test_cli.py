@@ -24,6 +24,7 @@ import relayrpc.aio
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
 from samples.greeter.host import Greeter
 from tests.e2e.processes import RunningHub, running_hub
+from tests.support.until import until_refused
 
 
 pytestmark = pytest.mark.e2e
@@ -41,16 +42,6 @@ def test_hub_listens_on_both_doors_and_stops_with_0_on_signal(number: signal.Sig
             socket.create_connection(("127.0.0.1", port), timeout=10).close()
         hub.process.send_signal(number)
         assert hub.wait() == 0
-
-
-async def is_refused(port: int) -> None:
-    """Return once nobody listens at the port: the hub has begun to drain."""
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except ConnectionError:
-            return
-        writer.close()
 
 
 class SlowGreeter(Greeter):
@@ -88,8 +79,8 @@ async def test_hub_lets_running_call_finish_after_sigterm() -> None:
     with running_hub() as hub:
         async with running_call(hub) as (greeter, call):
             hub.process.send_signal(signal.SIGTERM)
-            await is_refused(hub.grpc_port)
-            await is_refused(hub.http_port)
+            await until_refused(hub.grpc_port)
+            await until_refused(hub.http_port)
             greeter.may_reply.set()
             assert (await call).message == "Hello, Ada"
         assert await asyncio.to_thread(hub.wait) == 0
@@ -99,7 +90,7 @@ async def test_hub_stops_at_once_on_second_signal() -> None:
     with running_hub("--drain-timeout", "3600") as hub:
         async with running_call(hub) as (_, call):
             hub.process.send_signal(signal.SIGTERM)
-            await is_refused(hub.http_port)
+            await until_refused(hub.http_port)
             hub.process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(hub.wait) == 0
             with pytest.raises(grpc.aio.AioRpcError) as caught:

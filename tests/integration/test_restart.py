@@ -21,7 +21,7 @@ from tests.integration.peers import calling, recording
 from tests.integration.watched_hub import WatchedHub, watched_hub
 from tests.support.raw_peer import Door
 from tests.support.tcp_proxy import TCPProxy
-from tests.support.until import until
+from tests.support.until import until, until_refused
 
 
 pytestmark = pytest.mark.integration
@@ -105,7 +105,7 @@ async def test_draining_hub_lets_running_calls_finish(door: Door, tmp_path: Path
             assert await stream.read() == b"stream 0"
             await recorder.was_entered(b"held")
             hub.running.process.send_signal(signal.SIGTERM)
-            await _is_refused(hub.grpc_port)
+            await until_refused(hub.grpc_port)
             with _hub_again(tmp_path, hub):
                 # The ports are free at once: peers open new links for new calls to the next hub,
                 # and the old hub finishes what it has.
@@ -157,16 +157,3 @@ async def test_draining_hub_does_not_wait_for_a_parked_link(door: Door, tmp_path
             assert caught.value.may_have_executed
             assert await hub.stopped() == 0
         hub.check_log()
-
-
-async def _is_refused(port: int) -> None:
-    """Wait until nobody listens there any more."""
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except ConnectionRefusedError:
-            return
-        except ConnectionResetError:
-            # It was still in the queue when the listener went.
-            continue
-        writer.transport.abort()

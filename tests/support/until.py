@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 
-__all__ = ["until"]
+__all__ = ["until", "until_refused"]
 
 _LOOK_AGAIN_S: Final = 0.01
 
@@ -30,3 +30,16 @@ async def until(condition: Callable[[], object]) -> None:
         again = loop.create_future()
         loop.call_later(_LOOK_AGAIN_S, again.set_result, None)
         await again
+
+
+async def until_refused(port: int) -> None:
+    """Return once nobody listens at a port of this machine any more."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:
+            # It was still in the queue when the listener went.
+            continue
+        writer.transport.abort()

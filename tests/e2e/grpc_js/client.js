@@ -1,0 +1,95 @@
+// A gRPC client that does what it is told: `node client.js TARGET OPTIONS PROTO...`, where OPTIONS are
+// the channel's, as JSON.
+//
+// Commands come as JSON lines on standard input, events leave as JSON lines on standard output. Every
+// line has the `call` it belongs to, a number of the commander's choice. Ends with its input.
+//
+//   {"call", "open": {"method": "pkg.Service/Method", "metadata": [[key, value]...],
+//                     "deadline_ms", "request"}}   `request` where the client sends one message
+//   {"call", "write": request}   {"call", "half_close": true}   {"call", "cancel": true}
+//
+//   {"call", "metadata": [[key, value]...]}   {"call", "message": response}
+//   {"call", "status": {"code", "details", "metadata"}}   always last
+//
+// Messages are objects with the fields' own names; bytes, and values of "-bin" keys, are base64.
+'use strict';
+
+const readline = require('node:readline');
+const grpc = require('@grpc/grpc-js');
+const protoLoader = require('@grpc/proto-loader');
+
+const LOADING = { keepCase: true, longs: String, enums: String, bytes: String, defaults: true };
+
+function methodsOf(protos) {
+  const methods = new Map();
+  for (const service of Object.values(protoLoader.loadSync(protos, LOADING))) {
+    if (service.format !== undefined) continue; // It is a message or an enum.
+    for (const method of Object.values(service)) methods.set(method.path.slice(1), method);
+  }
+  return methods;
+}
+
+function toMetadata(pairs) {
+  const metadata = new grpc.Metadata();
+  for (const [key, value] of pairs) {
+    metadata.add(key, key.endsWith('-bin') ? Buffer.from(value, 'base64') : value);
+  }
+  return metadata;
+}
+
+function toPairs(metadata) {
+  return Object.keys(metadata.getMap()).flatMap((key) =>
+    metadata.get(key).map((value) => [key, Buffer.isBuffer(value) ? value.toString('base64') : value]),
+  );
+}
+
+function open(client, method, { metadata, deadline_ms, request }, tell) {
+  const options = deadline_ms === undefined ? {} : { deadline: Date.now() + deadline_ms };
+  const last = [toMetadata(metadata), options];
+  const kind = [method.path, method.requestSerialize, method.responseDeserialize];
+  // The status says what went wrong.
+  const answered = (error, response) => error ?? tell({ message: response });
+  let call;
+  if (method.requestStream && method.responseStream) {
+    call = client.makeBidiStreamRequest(...kind, ...last);
+  } else if (method.requestStream) {
+    call = client.makeClientStreamRequest(...kind, ...last, answered);
+  } else if (method.responseStream) {
+    call = client.makeServerStreamRequest(...kind, request, ...last);
+  } else {
+    call = client.makeUnaryRequest(...kind, request, ...last, answered);
+  }
+  if (method.responseStream) {
+    call.on('data', (response) => tell({ message: response }));
+    call.on('error', () => {});
+  }
+  call.on('metadata', (received) => tell({ metadata: toPairs(received) }));
+  call.on('status', ({ code, details, metadata: trailing }) =>
+    // Behind messages that are told in this turn of the loop.
+    setImmediate(() => tell({ status: { code, details, metadata: toPairs(trailing) } })),
+  );
+  return call;
+}
+
+function main([target, options, ...protos]) {
+  const methods = methodsOf(protos);
+  const client = new grpc.Client(target, grpc.credentials.createInsecure(), JSON.parse(options));
+  const calls = new Map();
+  const input = readline.createInterface({ input: process.stdin });
+  input.on('line', (line) => {
+    const command = JSON.parse(line);
+    const tell = (event) => process.stdout.write(`${JSON.stringify({ call: command.call, ...event })}\n`);
+    if (command.open) {
+      calls.set(command.call, open(client, methods.get(command.open.method), command.open, tell));
+    } else if (command.write) {
+      calls.get(command.call).write(command.write);
+    } else if (command.half_close) {
+      calls.get(command.call).end();
+    } else if (command.cancel) {
+      calls.get(command.call).cancel();
+    }
+  });
+  input.on('close', () => client.close());
+}
+
+main(process.argv.slice(2));

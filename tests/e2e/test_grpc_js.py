@@ -1,0 +1,290 @@
+"""
+Goal: an unmodified gRPC client of another language calls through the hub as it calls a server.
+
+Method: a hub process, `@grpc/grpc-js` in a Node.js process that reads the greeter's own .proto, and
+a greeter in this process that does what its caller's words ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+import relayrpc.aio
+from samples.greeter import greeter_pb2, greeter_pb2_grpc
+from samples.greeter.host import Greeter
+from tests.e2e.node import NodeClient, needs_grpc_js, node_client
+from tests.e2e.processes import RunningHub, running_hub
+from tests.support.until import until_refused
+
+
+pytestmark = [pytest.mark.e2e, needs_grpc_js]
+
+PROTO = Path(__file__).parents[2] / "samples/greeter/greeter.proto"
+SERVICE = "samples.greeter.v1.Greeter"
+AT = (("relay-address", "contoso/greeter"),)
+DETAILS_KEY = "grpc-status-details-bin"
+
+
+class WordyGreeter(Greeter):
+    """A greeter whom names and lines tell what to do; it notes what happens to its handlers."""
+
+    def __init__(self) -> None:
+        # Released by each handler that is told to wait, and by each of them that was cancelled.
+        self.started = asyncio.Semaphore(0)
+        self.cancelled = asyncio.Semaphore(0)
+        self.calls_count = 0
+        self.metadata: list[tuple[str, Any]] = []
+
+    async def SayHello(
+        self, request: greeter_pb2.HelloRequest, context: grpc.aio.ServicerContext
+    ) -> greeter_pb2.HelloReply:
+        self.calls_count += 1
+        self.metadata = [(key, value) for key, value in context.invocation_metadata()]
+        match request.name:
+            case "fail":
+                status = status_pb2.Status(code=5, message="nobody of that name: ä")
+                status.details.add().Pack(error_details_pb2.ErrorInfo(reason="UNKNOWN_NAME"))
+                context.set_trailing_metadata(
+                    ((DETAILS_KEY, status.SerializeToString()), ("why", "so"), ("why", "too"))
+                )
+                context.set_code(grpc.StatusCode.NOT_FOUND)
+                context.set_details(status.message)
+            case "wait":
+                await self.wait()
+            case _:
+                await context.send_initial_metadata((("hello", "1"), ("hello-bin", b"\x00\xff")))
+                context.set_trailing_metadata((("bye", "2"), ("bye", "3"), ("bye-bin", b"\xfe")))
+        return greeter_pb2.HelloReply(message=f"Hello, {request.name}")
+
+    async def ListGreetings(
+        self, request: greeter_pb2.ListGreetingsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[greeter_pb2.HelloReply]:
+        for number in range(1, request.count + 1):
+            yield greeter_pb2.HelloReply(message=f"Hello, {request.name}", number=number)
+        if request.name == "wait":
+            await self.wait()
+
+    async def CollectNames(
+        self,
+        request_iterator: AsyncIterator[greeter_pb2.HelloRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> greeter_pb2.HelloReply:
+        names = [request.name async for request in request_iterator]
+        if "wait" in names:
+            await self.wait()
+        return greeter_pb2.HelloReply(message=f"Hello, {' and '.join(names)}")
+
+    async def Chat(
+        self,
+        request_iterator: AsyncIterator[greeter_pb2.ChatLine],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[greeter_pb2.ChatLine]:
+        async for line in request_iterator:
+            if line.text == "wait":
+                await self.wait()
+            yield greeter_pb2.ChatLine(text=line.text.upper())
+
+    async def wait(self) -> None:
+        self.started.release()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.release()
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[RunningHub]:
+    with running_hub() as hub:
+        yield hub
+
+
+@contextlib.asynccontextmanager
+async def hosted(
+    hub: RunningHub,
+    greeter: WordyGreeter,
+    *,
+    address: str = "/contoso/greeter",
+    options: Any = None,
+) -> AsyncIterator[tuple[relayrpc.aio.Server, NodeClient]]:
+    server = relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}{address}")
+    greeter_pb2_grpc.add_GreeterServicer_to_server(greeter, server)
+    await server.start()
+    async with node_client(f"127.0.0.1:{hub.grpc_port}", PROTO, options=options) as client:
+        yield server, client
+    await server.stop(0)
+
+
+async def test_calls_of_every_shape(hub: RunningHub) -> None:
+    async with hosted(hub, WordyGreeter()) as (_, client):
+        hello = client.open(f"{SERVICE}/SayHello", {"name": "Ada"}, metadata=AT)
+        assert (await hello.message())["message"] == "Hello, Ada"
+        assert (await hello.status()).code is grpc.StatusCode.OK
+
+        listed = client.open(f"{SERVICE}/ListGreetings", {"name": "Ada", "count": 300}, metadata=AT)
+        assert [(await listed.message())["number"] for _ in range(300)] == list(range(1, 301))
+        assert (await listed.status()).code is grpc.StatusCode.OK
+
+        collected = client.open(f"{SERVICE}/CollectNames", metadata=AT)
+        for name in ("Ada", "Grace"):
+            collected.write({"name": name})
+        collected.half_close()
+        assert (await collected.message())["message"] == "Hello, Ada and Grace"
+        assert (await collected.status()).code is grpc.StatusCode.OK
+
+        chat = client.open(f"{SERVICE}/Chat", metadata=AT)
+        for line in ("one", "two"):
+            chat.write({"text": line})
+            assert (await chat.message())["text"] == line.upper()
+        chat.half_close()
+        assert (await chat.status()).code is grpc.StatusCode.OK
+
+
+async def test_default_address_is_the_name_of_the_service(hub: RunningHub) -> None:
+    async with hosted(hub, WordyGreeter(), address="") as (_, client):
+        hello = client.open(f"{SERVICE}/SayHello", {"name": "Ada"})
+        assert (await hello.message())["message"] == "Hello, Ada"
+
+
+async def test_metadata_passes_both_ways_with_several_values_a_key(hub: RunningHub) -> None:
+    greeter = WordyGreeter()
+    async with hosted(hub, greeter) as (_, client):
+        sent = [("x", "1"), ("x", "2"), ("y-bin", b"\x00\x01"), ("y-bin", b"\xff,"), ("z", "")]
+        hello = client.open(f"{SERVICE}/SayHello", {"name": "Ada"}, metadata=(*AT, *sent))
+        begin = await hello.metadata()
+        assert ("hello", "1") in begin
+        assert ("hello-bin", b"\x00\xff") in begin
+        await hello.message()
+        status = await hello.status()
+        # Node.js joins what is not binary, as HTTP allows.
+        assert status.values("bye") in (["2", "3"], ["2, 3"])
+        assert status.values("bye-bin") == [b"\xfe"]
+        # Node.js adds a header of its own.
+        assert sorted(greeter.metadata) == sorted([("accept-encoding", "identity"), *sent])
+        assert [value for key, value in greeter.metadata if key == "x"] == ["1", "2"]
+
+
+async def test_status_of_the_host_arrives_with_its_details(hub: RunningHub) -> None:
+    async with hosted(hub, WordyGreeter()) as (_, client):
+        status = await client.open(f"{SERVICE}/SayHello", {"name": "fail"}, metadata=AT).status()
+        assert status.code is grpc.StatusCode.NOT_FOUND
+        assert status.details == "nobody of that name: ä"
+        (packed,) = status.values(DETAILS_KEY)
+        assert isinstance(packed, bytes)
+        details = status_pb2.Status.FromString(packed)
+        assert details.message == status.details
+        assert details.details[0].Is(error_details_pb2.ErrorInfo.DESCRIPTOR)
+        # It ran: a retry policy must not run it again.
+        assert status.values("grpc-retry-pushback-ms") == ["-1"]
+
+
+async def test_end_that_the_hub_made_says_what_ran(hub: RunningHub) -> None:
+    greeter = WordyGreeter()
+    async with hosted(hub, greeter) as (server, client):
+        at = (("relay-address", "nowhere"),)
+        status = await client.open(f"{SERVICE}/SayHello", {"name": "Ada"}, metadata=at).status()
+        assert status.code is grpc.StatusCode.UNAVAILABLE
+        assert "nowhere" in status.details
+        assert status.values("relay-origin") == ["hub"]
+        assert status.values("relay-may-have-executed") == ["false"]
+        assert status.values("grpc-retry-pushback-ms") == []
+
+        running = client.open(f"{SERVICE}/SayHello", {"name": "wait"}, metadata=AT)
+        await greeter.started.acquire()
+        await server.live.aclose()
+        status = await running.status()
+        assert status.code is grpc.StatusCode.UNAVAILABLE
+        assert status.values("relay-origin") == ["hub"]
+        assert status.values("relay-may-have-executed") == ["true"]
+        assert status.values("grpc-retry-pushback-ms") == ["-1"]
+
+
+async def test_retry_policy_does_not_run_a_call_twice(hub: RunningHub) -> None:
+    policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.01s",
+        "maxBackoff": "0.01s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["UNAVAILABLE", "NOT_FOUND"],
+    }
+    config = {"methodConfig": [{"name": [{"service": SERVICE}], "retryPolicy": policy}]}
+    options = {"grpc.service_config": json.dumps(config)}
+    greeter = WordyGreeter()
+    async with hosted(hub, greeter, options=options) as (_, client):
+        status = await client.open(f"{SERVICE}/SayHello", {"name": "fail"}, metadata=AT).status()
+        assert status.code is grpc.StatusCode.NOT_FOUND
+        assert greeter.calls_count == 1
+
+
+async def test_deadline_ends_calls_at_both_ends(hub: RunningHub) -> None:
+    greeter = WordyGreeter()
+    async with hosted(hub, greeter) as (_, client):
+        chat = client.open(f"{SERVICE}/Chat", metadata=AT, deadline_s=2)
+        chat.write({"text": "wait"})
+        calls = [
+            chat,
+            client.open(f"{SERVICE}/SayHello", {"name": "wait"}, metadata=AT, deadline_s=2),
+            client.open(f"{SERVICE}/ListGreetings", {"name": "wait"}, metadata=AT, deadline_s=2),
+        ]
+        for call in calls:
+            assert (await call.status()).code is grpc.StatusCode.DEADLINE_EXCEEDED
+            await greeter.cancelled.acquire()
+
+
+@pytest.mark.parametrize("method", ["SayHello", "ListGreetings", "CollectNames", "Chat"])
+async def test_cancel_reaches_the_handler(hub: RunningHub, method: str) -> None:
+    greeter = WordyGreeter()
+    request = {
+        "SayHello": {"name": "wait"},
+        "ListGreetings": {"name": "wait", "count": 1},
+    }.get(method)
+    async with hosted(hub, greeter) as (_, client):
+        call = client.open(f"{SERVICE}/{method}", request, metadata=AT)
+        if method == "CollectNames":
+            call.write({"name": "wait"})
+        if method == "Chat":
+            call.write({"text": "one"})
+            assert (await call.message())["text"] == "ONE"
+            call.write({"text": "wait"})
+        if method == "ListGreetings":
+            assert (await call.message())["number"] == 1
+        if method == "CollectNames":
+            # Node.js ends the requests first, and resets the stream a moment later.
+            call.half_close()
+        await greeter.started.acquire()
+        call.cancel()
+        assert (await call.status()).code is grpc.StatusCode.CANCELLED
+        await greeter.cancelled.acquire()
+
+
+async def test_client_that_is_killed_is_a_cancellation(hub: RunningHub) -> None:
+    greeter = WordyGreeter()
+    async with hosted(hub, greeter) as (_, client):
+        client.open(f"{SERVICE}/SayHello", {"name": "wait"}, metadata=AT)
+        await greeter.started.acquire()
+        client.process.kill()
+        await greeter.cancelled.acquire()
+
+
+async def test_running_call_finishes_while_the_hub_drains() -> None:
+    with running_hub() as hub:
+        async with hosted(hub, WordyGreeter()) as (_, client):
+            chat = client.open(f"{SERVICE}/Chat", metadata=AT)
+            chat.write({"text": "one"})
+            assert (await chat.message())["text"] == "ONE"
+            hub.process.send_signal(signal.SIGTERM)
+            await until_refused(hub.grpc_port)
+            chat.write({"text": "two"})
+            assert (await chat.message())["text"] == "TWO"
+            chat.half_close()
+            assert (await chat.status()).code is grpc.StatusCode.OK
+            assert await asyncio.to_thread(hub.wait) == 0
