@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ADDRESS_SCENARIOS", "ManyAddresses", "ManyHosts", "open_hosts", "start_links"]
 
+ADDRESSES_COUNT: Final = 1000
 HOSTS_COUNT: Final = 3
 """At each of many addresses, in a process each."""
 LINKS_AT_ONCE: Final = 250
@@ -41,7 +42,7 @@ class ManyAddresses(Scenario):
         cases = {
             "one": (range(1), workers[:1]),
             "three": (range(1, 2), workers),
-            "many": (range(2, 2 + effort.addresses_count), workers),
+            "many": (range(2, 2 + ADDRESSES_COUNT), workers),
         }
         values: dict[str, float] = {}
         for case, (numbers, hosts) in cases.items():

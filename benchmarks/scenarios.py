@@ -49,7 +49,6 @@ class Effort:
     transfer_bytes: int
     links_count: int
     hosts_count: int
-    addresses_count: int
 
 
 FULL: Final = Effort(
@@ -59,7 +58,6 @@ FULL: Final = Effort(
     transfer_bytes=1024 * 1024 * KIB,
     links_count=2000,
     hosts_count=10_000,
-    addresses_count=1000,
 )
 QUICK: Final = Effort(
     warm_up_s=0.3,
@@ -68,7 +66,6 @@ QUICK: Final = Effort(
     transfer_bytes=128 * 1024 * KIB,
     links_count=200,
     hosts_count=400,
-    addresses_count=200,
 )
 
 
