@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from codegen import limits_page, logs_page, metrics_page, state_table
+from codegen import configuration_page, limits_page, logs_page, metrics_page, state_table
 
 
 __all__ = ["JOBS", "Job", "differences", "generate", "main"]
@@ -39,7 +39,7 @@ JOBS: Final = (
     Job(include="protos", protos="relayrpc/v1", has_stubs=False),
     Job(include=".", protos="samples/greeter", has_stubs=True),
 )
-_PARTS_OF_PAGES: Final = (state_table, metrics_page, logs_page)
+_PARTS_OF_PAGES: Final = (state_table, metrics_page, logs_page, configuration_page)
 
 
 def generate(job: Job, target: Path) -> list[Path]:

@@ -251,10 +251,10 @@ def _fault_alone(name: str, value: float) -> str:
     low, high = _RANGES.get(name, (0, _value_max(name)))
     if low == high:
         return "" if value == low else f"must be {low:g}, as on every peer"
-    if value < low:
-        return f"must be at least {low:g}" if low else "must not be below 0"
-    if value == 0 and name not in _MAY_BE_ZERO:
-        return "must be above 0"
+    if low and value < low:
+        return f"must be at least {low:g}"
+    if value < 0 or (value == 0 and name not in _MAY_BE_ZERO):
+        return "must not be below 0" if name in _MAY_BE_ZERO else "must be above 0"
     return f"must be at most {high:_}" if value > high else ""
 
 

@@ -1,8 +1,8 @@
 """
 `relayrpc hub`: runs a hub until a signal says stop, then drains it.
 
-Owns: flags, signals, the line that says where the hub listens. Does not own: what they mean
-(hub/server.py).
+Owns: flags, signals, the line that says where the hub listens. Does not own: what flags mean beside
+other settings (startup.py), the hub (hub/server.py).
 Source: docs/reference/cli.md.
 """
 
@@ -10,38 +10,63 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from relayrpc.cli.flags import Flag, complete_limit, limit_flags
 from relayrpc.errors import ConnectError
 from relayrpc.extras import needs_extra
+from relayrpc.hub.config import HubConfig
 from relayrpc.limits import DEFAULT_LIMITS
-from relayrpc.observe.logs import configure_logging
+from relayrpc.observe.logs import LogForm, LogLevel
 
 
 if TYPE_CHECKING:
-    from relayrpc.hub.config import HubConfig
     from relayrpc.hub.server import Hub
 
 __all__ = ["hub", "serve"]
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_DEFAULTS: Final = HubConfig()
 
 
 def hub(
     *,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="RELAYRPC_CONFIG",
+            help="TOML file with settings; else relayrpc.toml, where there is one.",
+        ),
+    ] = None,
+    check_config: Annotated[
+        bool,
+        typer.Option(
+            "--check-config",
+            help="Print the settings in effect and what the limits add up to; start nothing.",
+        ),
+    ] = False,
     grpc: Annotated[
-        str,
-        typer.Option(metavar="HOST:PORT", help="Where the gRPC door listens; port 0 picks one."),
-    ] = "127.0.0.1:7350",
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the gRPC door listens; port 0 picks one.",
+            show_default=_DEFAULTS.grpc,
+        ),
+    ] = None,
     http: Annotated[
-        str,
-        typer.Option(metavar="HOST:PORT", help="Where the HTTP door listens; port 0 picks one."),
-    ] = "127.0.0.1:7351",
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Where the HTTP door listens; port 0 picks one.",
+            show_default=_DEFAULTS.http,
+        ),
+    ] = None,
     insecure_listen: Annotated[
         bool,
         typer.Option(
@@ -63,19 +88,47 @@ def hub(
         ),
     ] = None,
     drain_timeout: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0, help="How long calls may go on after SIGTERM."),
-    ] = DEFAULT_LIMITS.drain_timeout_s,
-    resume_window: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0, help="How long a link lives without a connection."),
-    ] = DEFAULT_LIMITS.resume_window_s,
-    keepalive: Annotated[
-        float,
+        float | None,
         typer.Option(
-            metavar="SECONDS", min=0.1, help="Silence before a ping; twice that ends a connection."
+            metavar="SECONDS",
+            help="How long calls may go on after SIGTERM.",
+            show_default=f"{DEFAULT_LIMITS.drain_timeout_s:g}",
         ),
-    ] = DEFAULT_LIMITS.keepalive_interval_s,
+    ] = None,
+    resume_window: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How long a link lives without a connection.",
+            show_default=f"{DEFAULT_LIMITS.resume_window_s:g}",
+        ),
+    ] = None,
+    keepalive: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Silence before a ping; twice that ends a connection.",
+            show_default=f"{DEFAULT_LIMITS.keepalive_interval_s:g}",
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Any bound, as links_max=500. Repeatable.",
+            autocompletion=complete_limit,
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogForm | None,
+        typer.Option(help="How the log is written on standard error.", show_default="text"),
+    ] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option(help="The least that is logged.", show_default="info")
+    ] = None,
+    log_calls: Annotated[
+        bool, typer.Option("--log-calls", help="Log every call, not only those that fail.")
+    ] = False,
 ) -> None:
     """
     Run a hub until SIGTERM or Ctrl-C, then let running calls finish. A second signal stops at once.
@@ -88,43 +141,46 @@ def hub(
     Prints one line when its ports accept connections:
       relayrpc hub listening: grpc 127.0.0.1:7350, http 127.0.0.1:7351
 
+    Settings may also stand in the environment, as RELAYRPC_GRPC or RELAYRPC_LIMITS__LINKS_MAX, and
+    in a file. Flags win over the environment, and the environment wins over the file.
+
     \b
     Exit codes:
-      0  stopped by a signal
+      0  stopped by a signal; with --check-config: nothing is wrong
       1  could not listen, or failed later
-      2  a flag cannot be used; nothing was started
+      2  a setting cannot be used; nothing was started
     """
-    limits = dataclasses.replace(
-        DEFAULT_LIMITS,
-        drain_timeout_s=drain_timeout,
-        resume_window_s=resume_window,
-        keepalive_interval_s=keepalive,
-    )
-    configure_logging(form="text", level="info")
+    flags = {
+        "grpc": Flag("--grpc", grpc),
+        "http": Flag("--http", http),
+        "insecure_listen": Flag("--insecure-listen", insecure_listen or None),
+        "tls_cert": Flag("--tls-cert", tls_cert),
+        "tls_key": Flag("--tls-key", tls_key),
+        "http_public": Flag("--http-public", http_public),
+        "log_calls": Flag("--log-calls", log_calls or None),
+        "log_format": Flag("--log-format", log_format),
+        "log_level": Flag("--log-level", log_level),
+        "limits.drain_timeout_s": Flag("--drain-timeout", drain_timeout),
+        "limits.resume_window_s": Flag("--resume-window", resume_window),
+        "limits.keepalive_interval_s": Flag("--keepalive", keepalive),
+        **limit_flags(limit or ()),
+    }
+    given = {name: flag for name, flag in flags.items() if flag.value is not None}
     with needs_extra("hub", what="`relayrpc hub`"):
-        from relayrpc.gateway.full_hub import full_hub
-        from relayrpc.hub.config import HubConfig
-    config = HubConfig(
-        grpc=grpc,
-        http=http,
-        insecure_listen=insecure_listen,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        http_public=http_public,
-        limits=limits,
-    )
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(full_hub(config), config))
+        from relayrpc.cli.startup import start_up
+    made = start_up(given, file=config, is_check=check_config)
+    if made is not None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(serve(made))
 
 
-async def serve(hub: Hub, config: HubConfig) -> None:
+async def serve(hub: Hub) -> None:
     """
     Run a hub on the running loop until SIGTERM or SIGINT, and drain it.
 
     A second signal, or cancellation, stops without draining; the hub is always closed on return.
 
     Raises:
-        ConfigError: If the configuration cannot be used; nothing was started.
         ConnectError: If a port cannot be listened on.
     """
     stop = asyncio.Event()
@@ -138,8 +194,8 @@ async def serve(hub: Hub, config: HubConfig) -> None:
     with _signals_call(signalled):
         try:
             await _start(hub)
-            grpc = f"{_host(config.grpc)}:{hub.grpc_port}"
-            http = f"{_host(config.http)}:{hub.http_port}"
+            grpc = f"{_host(hub.config.grpc)}:{hub.grpc_port}"
+            http = f"{_host(hub.config.http)}:{hub.http_port}"
             typer.echo(f"relayrpc hub listening: grpc {grpc}, http {http}")
             await stop.wait()
             draining = asyncio.create_task(hub.drain(), name="relayrpc hub drain")

@@ -68,7 +68,8 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    typer.echo(f"relayrpc: {error}", err=True)
+    for line in str(error).splitlines():
+        typer.echo(f"relayrpc: {line}", err=True)
     sys.exit(code)
 
 

@@ -3,7 +3,7 @@ How a hub is run, and what is wrong with a configuration. Pure.
 
 Owns: the settings of a hub in one value, which of them go together, what a listening address is.
 Does not own: where settings are read from (cli/config.py), bounds (limits.py).
-Source: DESIGN.md "Front doors" and decision 13.
+Source: DESIGN.md "Front doors" and decision 13; docs/reference/configuration.md.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class HubConfig:
     log_calls: bool = False
     """Log every call, not only those that fail, and hold none of them back."""
     limits: Limits = DEFAULT_LIMITS
+    """Every bound, by its name."""
 
 
 def config_problems(config: HubConfig) -> list[SettingProblem]:

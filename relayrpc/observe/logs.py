@@ -138,6 +138,25 @@ _TABLE: Final = (
         "host undrained", logging.INFO, (*_HOST, "calls_open_count"), "... and took that back."
     ),
     LogEvent(
+        "descriptors raised",
+        logging.INFO,
+        ("descriptors", "descriptors_before"),
+        "`relayrpc hub` has the system allow it more file descriptors; each link is one.",
+    ),
+    LogEvent(
+        "links limited",
+        logging.WARNING,
+        ("links_max", "handshakes_open_max", "descriptors"),
+        "There are too few file descriptors for the limits: these are taken instead.",
+    ),
+    LogEvent(
+        "limits add up",
+        logging.INFO,
+        ("memory", "link_memory", "links_max", "descriptors"),
+        "What peers can make `relayrpc hub` hold at most, and one link of that; "
+        "`--check-config` shows the sum.",
+    ),
+    LogEvent(
         "hub draining",
         logging.INFO,
         ("timeout_s",),

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import typer.main
 
-from codegen import limits_page, metrics_page
+from codegen import configuration_page, limits_page, metrics_page
 from relayrpc import errors
+from relayrpc.cli.config import load_settings
+from relayrpc.cli.flags import limit_flags
 from relayrpc.cli.main import app
 
 
@@ -62,6 +64,41 @@ def test_metrics_page_has_the_table() -> None:
     page = read("docs/reference/metrics.md")
     assert page == metrics_page.render(page)
     assert "| `relayrpc_calls_total` | counter |" in page
+
+
+def test_configuration_page_has_the_tables() -> None:
+    page = read("docs/reference/configuration.md")
+    assert page == configuration_page.render(page)
+    assert "| `grpc` | `\"127.0.0.1:7350\"` | `--grpc` |" in page
+    assert "| `link_budget_bytes` |" in page
+
+
+def test_configuration_page_has_a_file_that_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = read("docs/reference/configuration.md")
+    (text,) = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "relayrpc.toml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    loaded = load_settings({}, file=None)
+    assert not loaded.problems
+    assert set(loaded.origins.values()) == {
+        f"relayrpc.toml:{number}"
+        for number, line in enumerate(text.splitlines(), start=1)
+        if " = " in line
+    }
+
+
+def test_configuration_page_quotes_what_is_said_of_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = read("docs/reference/configuration.md")
+    (tmp_path / "relayrpc.toml").write_text("\n" * 9 + "[limits]\nlink_max = 1", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RELAYRPC_LOG_LEVEL", "loud")
+    told = load_settings(limit_flags(["calls_open_max=10000"]), file=None).problems
+    quoted = re.findall(r"^    relayrpc: (.*: .*)$", page, re.MULTILINE)
+    assert sorted(quoted) == sorted(told)
 
 
 def test_cli_page_has_every_command_and_flag() -> None:

@@ -40,6 +40,7 @@ def running_hub(
     python: str | Path = sys.executable,
     cwd: Path | None = None,
     stderr: IO[str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[RunningHub]:
     """
     Run `relayrpc hub` on free loopback ports; it is killed at the end if it still runs.
@@ -49,9 +50,10 @@ def running_hub(
         python: The interpreter that has relayrpc.
         cwd: Where it runs.
         stderr: An open file for its log; None: the test's own.
+        prefix: A command that runs the hub's, in its own place.
     """
     ports = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
-    command: Sequence[str] = (str(python), "-m", "relayrpc", "hub", *ports, *flags)
+    command = (*prefix, str(python), "-m", "relayrpc", "hub", *ports, *flags)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=cwd
     )
