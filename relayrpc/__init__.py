@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from relayrpc._sync import RpcError as RpcError
     from relayrpc._sync import TLSOptions as TLSOptions
     from relayrpc._sync import channel as channel
+    from relayrpc.endpoint.call_credentials import call_credentials as call_credentials
     from relayrpc.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
     from relayrpc.limits import Limits as Limits
 
@@ -33,6 +34,7 @@ __all__ = [
     "TLSOptions",
     "__version__",
     "aio",
+    "call_credentials",
     "channel",
     "errors",
 ]
@@ -46,6 +48,7 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
 
 
 _HOMES = {
+    "call_credentials": "endpoint.call_credentials",
     **dict.fromkeys(("DEFAULT_LIMITS", "Limits"), "limits"),
     **dict.fromkeys(
         ("Channel", "DeadlineExceededError", "RpcError", "TLSOptions", "channel"), "_sync"

@@ -33,20 +33,28 @@ def channel(
     carrier: CarrierChoice = "auto",
     tls: TLSOptions | None = None,
     instance: str | None = None,
+    call_credentials: grpc.CallCredentials | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Channel:
     """
     Make a channel that calls through a hub. It connects with its first call.
 
     Args:
-        url, options, compression, carrier, tls, instance, limits: As for `relayrpc.aio.channel`.
-            Interceptors are added with `grpc.intercept_channel`.
+        url, options, compression, carrier, tls, instance, call_credentials, limits: As for
+            `relayrpc.aio.channel`. Interceptors are added with `grpc.intercept_channel`.
 
     Raises:
         ConfigError: The URL or an option cannot be used.
     """
     return Channel(
         aio.channel(
-            url, options, compression, carrier=carrier, tls=tls, instance=instance, limits=limits
+            url,
+            options,
+            compression,
+            carrier=carrier,
+            tls=tls,
+            instance=instance,
+            call_credentials=call_credentials,
+            limits=limits,
         )
     )

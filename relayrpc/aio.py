@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,7 +22,7 @@ from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_url
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.live_link import DIALLING, Dialling, LiveLink
-from relayrpc.endpoint.options import apply_options
+from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.rpc_error import DeadlineExceededError, RpcError
 from relayrpc.endpoint.server import Server
 from relayrpc.limits import DEFAULT_LIMITS, Limits
@@ -73,8 +74,8 @@ def server(
         migration_thread_pool: For plain `def` handlers; None: a pool of its own.
         handlers: Generic handlers to begin with.
         interceptors: Outermost first.
-        options: gRPC's. Honoured: grpc.max_receive_message_length. Those that tune HTTP/2 mean
-            nothing here and are ignored.
+        options: gRPC's. Honoured: grpc.max_receive_message_length, grpc.max_send_message_length.
+            Others are ignored, as gRPC ignores those it does not know.
         maximum_concurrent_rpcs: Calls beyond it are refused with RESOURCE_EXHAUSTED.
         compression: Accepted and unused.
         keep_trying: start() waits for the hub as long as it takes, instead of failing fast.
@@ -92,7 +93,7 @@ def server(
         ConfigError: The URL or an option cannot be used.
     """
     parsed = parse_url(url, carrier=carrier)
-    bounds = apply_options(limits, options)
+    bounds = read_options(options, limits).limits
 
     def make_live(on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
         return LiveLink(
@@ -127,6 +128,7 @@ def channel(
     carrier: CarrierChoice = "auto",
     tls: TLSOptions | None = None,
     instance: str | None = None,
+    call_credentials: grpc.CallCredentials | None = None,
     limits: Limits = DEFAULT_LIMITS,
     dialling: Dialling = DIALLING,
 ) -> Channel:
@@ -138,25 +140,33 @@ def channel(
             service has its full name.
         carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin
             one.
-        options: gRPC's. Honoured: grpc.max_receive_message_length. Those that tune HTTP/2 mean
-            nothing here and are ignored.
+        options: gRPC's. docs/reference/grpc-compatibility.md lists those that are honoured; others
+            are ignored, as gRPC ignores those it does not know.
         compression: Accepted and unused.
         interceptors: grpc.aio's client interceptors, outermost first.
         tls: How to verify a hub reached with relays:// or wss://; None: the system's certificates.
         instance: This process's instance id; None: random.
+        call_credentials: For every call, before its own; as with
+            `grpc.composite_channel_credentials`. Only with relays:// and wss://.
         limits: Bounds of this endpoint.
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
     Raises:
         ConfigError: The URL or an option cannot be used.
         ValueError: An interceptor of no known kind.
+        UsageError: The call credentials cannot be used.
     """
     parsed = parse_url(url, carrier=carrier)
+    settings = read_options(options, limits)
+    if settings.server_name is not None and (tls is None or tls.server_name is None):
+        tls = replace(tls or TLSOptions(), server_name=settings.server_name)
     live = LiveLink(
-        parsed,
-        limits=apply_options(limits, options),
-        tls=tls,
-        instance=instance,
-        dialling=dialling,
+        parsed, limits=settings.limits, tls=tls, instance=instance, dialling=dialling
     )
-    return Channel(live, address=parsed.address, interceptors=interceptors or ())
+    return Channel(
+        live,
+        address=parsed.address,
+        interceptors=interceptors or (),
+        options=settings,
+        call_credentials=call_credentials,
+    )

@@ -15,10 +15,20 @@ from dataclasses import dataclass, fields
 from typing import Final, Literal
 
 
-__all__ = ["DEFAULT_LIMITS", "KIB", "MIB", "Limits", "SettingProblem", "limit_problems"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "KIB",
+    "MESSAGE_BYTES_UNLIMITED",
+    "MIB",
+    "Limits",
+    "SettingProblem",
+    "limit_problems",
+]
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+MESSAGE_BYTES_UNLIMITED: Final = 2**32 - 1
+"""What a message's length can say at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +60,8 @@ class Limits:
     # --- calls ---
     message_bytes_max: int = 64 * MIB
     """Largest message an endpoint takes; checked on the declared length."""
+    message_sent_bytes_max: int = MESSAGE_BYTES_UNLIMITED
+    """Largest message an endpoint sends; none but the wire's, as in gRPC."""
     assembly_bytes_max: int = 256 * MIB
     """Sum of declared lengths of messages that one endpoint link is putting together."""
     calls_open_max: int = 4096
@@ -153,6 +165,8 @@ class Limits:
     # --- the endpoint ---
     handler_threads_max: int = 32
     """Threads for plain `def` handlers of one server."""
+    plugin_threads_max: int = 8
+    """Threads for plugins of call credentials of one channel."""
     connect_timeout_s: float = 20.0
     """One attempt to open a carrier; gRPC's own minimum."""
     backoff_s_min: float = 0.1
@@ -233,6 +247,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "fragment_bytes_max": (KIB, 256 * KIB),
     "initial_credit_bytes": (4 * KIB, 64 * KIB),
     "keepalive_interval_s": (0.1, 86_400),
+    "message_sent_bytes_max": (1, MESSAGE_BYTES_UNLIMITED),
     "metadata_bytes_max": (16 * KIB, 64 * KIB),
     "name_bytes_max": (512, 512),
     "names_max": (1024, 1024),

@@ -60,7 +60,8 @@ class CallCore:
     def __init__(self, channel: Channel, deserializer: Callable[[bytes], Any] | None) -> None:
         self.channel = channel
         self.deserializer = deserializer
-        # The link's call; None before it is opened and after its end.
+        # The link's call; None before it is opened, which credentials may take long for, and after
+        # its end.
         self.call: Call | None = None
         # How it ended; None while it runs.
         self.end: pb.End | None = None
@@ -70,7 +71,7 @@ class CallCore:
         self.is_cancelled = False
         # Those who wait for the beginning or the end; made when first needed.
         self._watchers: list[asyncio.Future[None]] | None = None
-        self._callbacks: list[tuple[Callable[[Any], None], Any]] | None = None
+        self._callbacks: list[tuple[Callable[[Any], object], Any]] | None = None
 
     # --- CallApp ---
 
@@ -93,6 +94,10 @@ class CallCore:
     def call_ended(self, end: pb.End) -> None:
         """Take the end."""
         raise NotImplementedError
+
+    def opened(self) -> None:
+        """Note that the call is open, which was started before: it waited for its credentials."""
+        self._tell_watchers()
 
     # --- ending ---
 
@@ -209,7 +214,7 @@ class CallCore:
             if not watcher.done():
                 watcher.set_result(None)
 
-    def add_callback(self, callback: Callable[[Any], None], argument: Any) -> None:
+    def add_callback(self, callback: Callable[[Any], object], argument: Any) -> None:
         """Have `callback(argument)` called after the end, soon if that has been."""
         if self.end is not None:
             self.channel.loop.call_soon(callback, argument)

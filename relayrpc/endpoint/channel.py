@@ -1,16 +1,15 @@
 """
 The caller's channel: a grpc.aio.Channel whose calls go over one live link.
 
-Owns: starting calls, the life of the channel. Does not own: connecting (live_link.py), what happens
-in a call.
+Owns: the life of the channel. Does not own: connecting (live_link.py), starting calls
+(call_opener.py), what happens in one.
 Source: grpc.aio.Channel; DESIGN.md decision 10.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
+import contextlib
 import os
 import weakref
 from collections.abc import Callable, Iterable
@@ -19,53 +18,28 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.call_opener import CallOpener
 from relayrpc.endpoint.inbox import Assembly, Inbox
-from relayrpc.endpoint.metadata import (
-    EMPTY,
-    InvocationMetadata,
-    MetadataInput,
-    MetadataTooLargeError,
-    Pairs,
-    encode_invocation_metadata,
-)
 from relayrpc.endpoint.multicallable import (
     StreamStreamMultiCallable,
     StreamUnaryMultiCallable,
     UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
-from relayrpc.errors import UsageError
-from relayrpc.link.call import (
-    STATUS_DEADLINE_EXCEEDED,
-    STATUS_INTERNAL,
-    STATUS_RESOURCE_EXHAUSTED,
-    STATUS_UNAVAILABLE,
-)
-from relayrpc.link.messages import encode_message
-from relayrpc.v1 import link_pb2 as pb
+from relayrpc.endpoint.options import EndpointOptions
 
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from opentelemetry.trace import Span
-
     from relayrpc.endpoint.call_core import CallCore
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
-    from relayrpc.observe.tracing import Tracing
 
 
-__all__ = ["NO_CREDENTIALS", "Channel"]
+__all__ = ["Channel"]
 
-NO_CREDENTIALS: Final = (
-    "Call credentials are not supported by a relay's channel; send a token as metadata"
-)
-
-_LOGGER: Final = logging.getLogger("relayrpc")
 _CLOSED: Final = "Channel is closed."
-# 285 years: what is longer, infinity too, waits as long.
-_TIMEOUT_S_MAX: Final = 2.0**53 / 1e6
 _FORKED: Final = "this channel was made before fork(); a child process needs a channel of its own"
 _INTERCEPTOR_KINDS: Final = (
     grpc.aio.UnaryUnaryClientInterceptor,
@@ -94,29 +68,43 @@ class Channel(grpc.aio.Channel):
         *,
         address: str = "",
         interceptors: Iterable[grpc.aio.ClientInterceptor] = (),
+        options: EndpointOptions | None = None,
+        call_credentials: grpc.CallCredentials | None = None,
     ) -> None:
         """
         Args:
             live: The link; started by the channel, and closed with it.
             address: Where the calls go; empty: each to its service's default address.
             interceptors: Outermost first; each counts for the shape its class names.
+            options: gRPC's, as read; its limits are the link's.
+            call_credentials: For every call, before its own.
 
         Raises:
             ValueError: An interceptor of no known kind.
+            UsageError: The credentials cannot be used.
         """
         self.live = live
         self.limits = live.limits
-        self.message_bytes_max = live.limits.message_bytes_max
+        # Started, and not refused.
+        self.is_open = False
         self.clock: Callable[[], float] = live.now_s
         # Cores of the calls that are not over, in the order of their start.
         self.calls: dict[CallCore, None] = {}
         self._intercepted: weakref.WeakKeyDictionary[grpc.aio.Call, None] = (
             weakref.WeakKeyDictionary()
         )
-        self._address = address
         self._assembly = Assembly(live.limits)
-        # Set by start() where the process has an OpenTelemetry SDK; else no call has a span.
-        self._tracing: Tracing | None = None
+        self.opener = CallOpener(
+            self,
+            address=address,
+            options=options or EndpointOptions(live.limits),
+            credentials=call_credentials,
+        )
+        # What a unary reply is compared with first; a method may have a bound of its own.
+        self.message_bytes_max = self.opener.response_bytes_max()
+        # A step less for every call.
+        self.open_unary = self.opener.open_unary
+        self.open_stream = self.opener.open_stream
         self._interceptors = _sort_interceptors(interceptors)
         # Why no call may be started now; None: one may.
         self._refusal: str | None = None
@@ -199,18 +187,28 @@ class Channel(grpc.aio.Channel):
         if self._refusal is _FORKED:
             # What there is to close is the parent's.
             return
-        self._refusal = _CLOSED
+        self._refuse(_CLOSED)
         if self._is_started:
-            if grace and self.calls:
-                ends = [self.loop.create_task(core.wait_end()) for core in list(self.calls)]
-                _, running = await asyncio.wait(ends, timeout=grace)
-                for task in running:
-                    task.cancel()
+            if grace:
+                await self._calls_over(grace)
             for call in list(self._intercepted):
                 call.cancel()
             for core in list(self.calls):
                 core.cancel_here()
+        self.opener.close()
         await self.live.aclose()
+
+    async def _calls_over(self, timeout_s: float) -> None:
+        """Wait until the calls are over, those too that interceptors have yet to start."""
+        waits = [core.wait_end() for core in self.calls]
+        waits += [_settled(call) for call in self._intercepted if not call.done()]
+        ends = [self.loop.create_task(wait) for wait in waits]
+        try:
+            if ends:
+                await asyncio.wait(ends, timeout=timeout_s)
+        finally:
+            for end in ends:
+                end.cancel()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Return the link's state; READY means that the hub is reached."""
@@ -221,7 +219,14 @@ class Channel(grpc.aio.Channel):
         return self.live.state
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Wait until the state is another one."""
+        """
+        Wait until the state is another one.
+
+        Raises:
+            UsageError: The channel is closed already.
+        """
+        if self._refusal is not None:
+            raise grpc.aio.UsageError(self._refusal)
         loop = asyncio.get_running_loop()
         while self.get_state() is last_observed_state:
             changed: asyncio.Future[None] = loop.create_future()
@@ -255,9 +260,9 @@ class Channel(grpc.aio.Channel):
         """Begin to connect; idempotent. Needs a running loop."""
         if not self._is_started:
             self.loop = asyncio.get_running_loop()
-            self._tracing = self.live.find_tracing()
+            self.opener.start(self.live.find_tracing())
             self.live.start()
-            self._is_started = True
+            self._is_started = self.is_open = True
 
     def require_open(self) -> None:
         """Raise what a call on a closed channel raises, and start the link."""
@@ -265,154 +270,16 @@ class Channel(grpc.aio.Channel):
             raise grpc.aio.UsageError(self._refusal)
         self.start()
 
-    # --- starting calls ---
-
-    def open_unary(
-        self,
-        core: CallCore,
-        method: str,
-        shape: pb.Shape,
-        serializer: Callable[[Any], bytes] | None,
-        request: Any,
-        timeout: float | None,
-        metadata: MetadataInput | InvocationMetadata,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-    ) -> None:
-        """
-        Start a call with one request.
-
-        What the program did wrong raises; what stands in the way of the call ends it.
-        """
-        if self._refusal is not None or not self._is_started:
-            self.require_open()
-        try:
-            data = request if serializer is None else serializer(request)
-        except Exception:
-            _LOGGER.exception("request serializer failed")
-            core.fail(STATUS_INTERNAL, "Exception serializing request!")
-            return
-        if (
-            metadata
-            or credentials is not None
-            or timeout is not None
-            or self._tracing is not None
-        ):
-            self._open(
-                core,
-                method,
-                shape,
-                encode_message(data),
-                True,
-                timeout,
-                metadata,
-                credentials,
-                wait_for_ready,
-            )
-            return
-        # The plain case, written out.
-        try:
-            link = self.live.link
-            core.call = link.open_call(
-                method,
-                self._address,
-                shape=shape,
-                app=core,
-                data=encode_message(data),
-                half_close=True,
-                wait_for_ready=bool(wait_for_ready),
-                now_s=0.0,
-            )
-        except UsageError as exc:
-            core.fail(STATUS_UNAVAILABLE, str(exc))
-            return
-        self.calls[core] = None
-        link.flush_soon()
-
-    def open_stream(
-        self,
-        core: CallCore,
-        method: str,
-        shape: pb.Shape,
-        timeout: float | None,
-        metadata: MetadataInput | InvocationMetadata,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-    ) -> None:
-        """Start a call whose requests follow."""
-        self.require_open()
-        self._open(core, method, shape, b"", False, timeout, metadata, credentials, wait_for_ready)
-
-    def _open(
-        self,
-        core: CallCore,
-        method: str,
-        shape: pb.Shape,
-        data: bytes,
-        half_close: bool,
-        timeout: float | None,
-        metadata: MetadataInput | InvocationMetadata,
-        credentials: grpc.CallCredentials | None,
-        wait_for_ready: bool | None,
-    ) -> None:
-        if credentials is not None:
-            raise grpc.aio.UsageError(NO_CREDENTIALS)
-        address, instance, sticky_key = self._address, "", ""
-        pairs = EMPTY
-        if metadata:
-            try:
-                pairs, relay_keys = encode_invocation_metadata(
-                    metadata, limit_bytes=self.limits.metadata_bytes_max
-                )
-            except MetadataTooLargeError as exc:
-                core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
-                return
-            address = relay_keys.address or address
-            instance, sticky_key = relay_keys.instance, relay_keys.sticky_key
-        now_s = self.clock()
-        if timeout is not None:
-            core.deadline_s = now_s + min(_TIMEOUT_S_MAX, timeout)
-            if timeout <= 0:
-                core.fail(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
-                return
-        if self._tracing is not None:
-            pairs = self._trace(self._tracing, core, method, address, pairs)
-        try:
-            link = self.live.link
-            core.call = link.open_call(
-                method,
-                address,
-                shape=shape,
-                app=core,
-                metadata=pairs,
-                deadline_s=core.deadline_s,
-                data=data,
-                half_close=half_close,
-                sticky_key=sticky_key,
-                instance=instance,
-                wait_for_ready=bool(wait_for_ready),
-                now_s=now_s,
-            )
-        except UsageError as exc:
-            core.fail(STATUS_UNAVAILABLE, str(exc))
-            return
-        self.calls[core] = None
-        link.flush_soon()
-
-    def _trace(
-        self, tracing: Tracing, core: CallCore, method: str, address: str, pairs: Pairs
-    ) -> Pairs:
-        """Make the span of a call; returns its metadata with the span's context in it."""
-        span = tracing.start_caller_span(method, address)
-        core.add_callback(functools.partial(_end_span, tracing, span), core)
-        return tracing.carry(span, pairs, limit_bytes=self.limits.metadata_bytes_max)
+    def _refuse(self, why: str) -> None:
+        self._refusal = why
+        self.is_open = False
 
     def make_inbox(self, call: Call) -> Inbox:
         """Make the inbox of a call's responses; the OPEN gave the first credit."""
         return Inbox(
             call,
             credit_bytes=self.limits.initial_credit_bytes,
-            limits=self.limits,
+            limits=self.opener.response_limits(call.method),
             assembly=self._assembly,
             clock=self.clock,
         )
@@ -444,22 +311,16 @@ class Channel(grpc.aio.Channel):
 
     def refuse_after_fork(self) -> None:
         """Refuse everything in a child process: the link's socket is the parent's."""
-        self._refusal = _FORKED
+        self._refuse(_FORKED)
 
 
 _READY: Final = grpc.ChannelConnectivity.READY
 
 
-def _end_span(tracing: Tracing, span: Span, core: CallCore) -> None:
-    outcome = core.outcome()
-    tracing.end_span(
-        span,
-        status=outcome.status,
-        is_caller=True,
-        origin=outcome.origin,
-        may_have_executed=outcome.may_have_executed,
-        details=outcome.details,
-    )
+async def _settled(call: grpc.aio.Call) -> None:
+    """Wait for the end of a call, if its interceptors let it come to one."""
+    with contextlib.suppress(Exception):
+        await call.code()
 
 
 def _sort_interceptors(

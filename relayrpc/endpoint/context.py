@@ -179,9 +179,10 @@ class Context(grpc.aio.ServicerContext):
             return
         serializer = self.entry.serializer
         if serializer is not None:
-            data = encode_message(serializer(response))
+            data = serializer(response)
         else:
-            data = encode_message(b"" if response is None else response)
+            data = b"" if response is None else response
+        data = encode_message(data, self.server.limits.message_sent_bytes_max)
         link = call.link
         link.end_call(call, data=data, trailing_metadata=self._trailing_pairs)
         link.flush_soon()
@@ -328,10 +329,11 @@ class Context(grpc.aio.ServicerContext):
         serializer = self.entry.serializer
         data = message if serializer is None else serializer(message)
         link = call.link
-        link.send_data(call, encode_message(data))
+        limits = self.server.limits
+        link.send_data(call, encode_message(data, limits.message_sent_bytes_max))
         link.flush_soon()
         self._is_begun = True
-        return call.unsent_bytes > self.server.limits.send_queue_bytes_high
+        return call.unsent_bytes > limits.send_queue_bytes_high
 
     async def wait_writable(self) -> None:
         """Wait until enough was sent, or the call is over."""

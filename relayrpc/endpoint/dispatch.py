@@ -17,9 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc.aio
 
 from relayrpc.endpoint.context import RefusedError, RequestIterator
-from relayrpc.endpoint.metadata import MetadataTooLargeError
+from relayrpc.endpoint.metadata import InvalidMetadataError, MetadataTooLargeError
 from relayrpc.endpoint.sync_context import SyncContext, SyncRequestIterator
-from relayrpc.link.call import STATUS_CANCELLED, STATUS_RESOURCE_EXHAUSTED, STATUS_UNIMPLEMENTED
+from relayrpc.link.call import (
+    STATUS_CANCELLED,
+    STATUS_INTERNAL,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNIMPLEMENTED,
+)
+from relayrpc.link.messages import MessageTooLargeError
 
 
 if TYPE_CHECKING:
@@ -166,8 +172,11 @@ def _failed(context: Context, error: Exception) -> None:
     if isinstance(error, RefusedError):
         context.end(error.status, str(error), not_executed=True)
         return
-    if isinstance(error, MetadataTooLargeError):
+    if isinstance(error, MetadataTooLargeError | MessageTooLargeError):
         context.end(STATUS_RESOURCE_EXHAUSTED, str(error))
+        return
+    if isinstance(error, InvalidMetadataError):
+        context.end(STATUS_INTERNAL, str(error))
         return
     server = context.server
     if server.tracing is not None:

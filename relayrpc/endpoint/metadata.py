@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMPTY",
+    "InvalidMetadataError",
     "InvocationMetadata",
     "MetadataInput",
     "MetadataTooLargeError",
     "Metadatum",
     "RelayKeys",
+    "check_size",
     "decode_metadata",
     "decode_pairs",
     "encode_invocation_metadata",
@@ -94,6 +96,10 @@ _NO_INVOCATION_METADATA: Final = InvocationMetadata(EMPTY, _NO_RELAY_KEYS)
 _RELAY_VALUE_BYTES_MAX: Final = {"address": 512, "instance": 128, "sticky_key": 128}
 
 
+class InvalidMetadataError(InternalError):
+    """A key or value that gRPC does not allow; grpc.aio raises the same class."""
+
+
 class MetadataTooLargeError(ValueError):
     """A list of metadata over the limit; its text names both sizes."""
 
@@ -103,7 +109,7 @@ def encode_metadata(metadata: MetadataInput, *, limit_bytes: int) -> Pairs:
     Encode what a handler sends.
 
     Raises:
-        InternalError: gRPC does not allow the key or the value (grpc.aio raises the same).
+        InvalidMetadataError: gRPC does not allow the key or the value.
         TypeError: A value of the wrong type.
         UsageError: A key of the relay's own.
         MetadataTooLargeError: Over `limit_bytes`, counting 32 an entry.
@@ -124,7 +130,7 @@ def encode_invocation_metadata(
     already is returned as it is.
 
     Raises:
-        InternalError, TypeError, UsageError, MetadataTooLargeError: As `encode_metadata`.
+        InvalidMetadataError, TypeError, UsageError, MetadataTooLargeError: As `encode_metadata`.
     """
     if not metadata:
         return _NO_INVOCATION_METADATA
@@ -151,6 +157,18 @@ def encode_invocation_metadata(
     return InvocationMetadata(pairs, RelayKeys(**taken))
 
 
+def check_size(pairs: Pairs, limit_bytes: int) -> None:
+    """
+    Check lists that were put together.
+
+    Raises:
+        MetadataTooLargeError: Over `limit_bytes`, counting 32 an entry.
+    """
+    size = sum(len(key) + len(value) + _ENTRY_BYTES for key, value in pairs)
+    if size > limit_bytes:
+        raise MetadataTooLargeError(f"metadata of {size} bytes is over {limit_bytes} bytes")
+
+
 def decode_metadata(entries: Iterable[pb.Metadatum]) -> tuple[Metadatum, ...]:
     """Read a received list; text a peer should not have sent becomes replacement characters."""
     return tuple([_decode(entry.key, entry.value) for entry in entries])
@@ -172,22 +190,20 @@ def _encode(
 ) -> tuple[Pairs, list[tuple[str, bytes]]]:
     pairs: list[tuple[str, bytes]] = []
     relay_pairs: list[tuple[str, bytes]] = []
-    size = 0
     for raw_key, raw_value in metadata:
         key = raw_key.decode("ascii", errors="replace") if isinstance(raw_key, bytes) else raw_key
         if key in _HOP_KEYS:
             continue
         if _KEY.fullmatch(key) is None:
-            raise InternalError(f"Invalid metadata: key {key!r}")
+            raise InvalidMetadataError(f"Invalid metadata: key {key!r}")
         value = _encode_value(key, raw_value)
         if key.startswith(_RELAY_PREFIX):
             relay_pairs.append((key, value))
             continue
-        size += len(key) + len(value) + _ENTRY_BYTES
         pairs.append((key, value))
-    if size > limit_bytes:
-        raise MetadataTooLargeError(f"metadata of {size} bytes is over {limit_bytes} bytes")
-    return tuple(pairs), relay_pairs
+    encoded = tuple(pairs)
+    check_size(encoded, limit_bytes)
+    return encoded, relay_pairs
 
 
 def _encode_value(key: str, value: object) -> bytes:
@@ -199,11 +215,13 @@ def _encode_value(key: str, value: object) -> bytes:
         try:
             encoded = value.encode("ascii")
         except UnicodeEncodeError:
-            raise InternalError(f"Invalid metadata: value of {key!r} is not ASCII") from None
+            raise InvalidMetadataError(f"Invalid metadata: value of {key!r} is not ASCII") from None
     elif isinstance(value, bytes):
         encoded = value
     else:
         raise TypeError(f"expected str or bytes, {type(value).__name__} found: metadata {key!r}")
     if _VALUE.fullmatch(encoded) is None:
-        raise InternalError(f"Invalid metadata: value of {key!r} is not printable ASCII")
+        raise InvalidMetadataError(
+            f"Invalid metadata: value of {key!r} is not printable ASCII"
+        )
     return encoded

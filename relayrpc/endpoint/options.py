@@ -1,45 +1,120 @@
 """
-gRPC's channel and server options as bounds of an endpoint.
+gRPC's channel and server options: those that mean something on a link, read once.
 
-Source: relayrpc/aio.py, relayrpc/_sync.py.
+Owns: which options count, and what a wrong value is told. Does not own: what they do. As grpcio, it
+ignores options it does not know; those that tune HTTP/2 are among them.
+Source: grpc/impl/channel_arg_names.h; docs/reference/grpc-compatibility.md.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from relayrpc import __version__
+from relayrpc.endpoint.service_config import ServiceConfig, parse_service_config
 from relayrpc.errors import ConfigError
+from relayrpc.limits import MESSAGE_BYTES_UNLIMITED
 
 
 if TYPE_CHECKING:
     from relayrpc.limits import Limits
 
 
-__all__ = ["apply_options"]
+__all__ = ["EndpointOptions", "read_options"]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
-_RECEIVE_MAX: Final = "grpc.max_receive_message_length"
-# What a message's length can say at most.
-_MESSAGE_BYTES_UNLIMITED: Final = 2**32 - 1
-_UNSUPPORTED_OPTIONS: Final = frozenset({"grpc.service_config", "grpc.default_authority"})
+_AGENT: Final = f"relayrpc/{__version__}"
+_TEXT: Final = re.compile(r"[\x20-\x7e]+")
 
 
-def apply_options(limits: Limits, options: Sequence[tuple[str, Any]] | None) -> Limits:
+@dataclass(frozen=True, slots=True)
+class EndpointOptions:
+    """What the options of one channel or server say."""
+
+    limits: Limits
+    """The endpoint's bounds, with what grpc.max_..._message_length says."""
+    service_config: ServiceConfig | None = None
+    """grpc.service_config; None: it has none."""
+    user_agent: str = ""
+    """What callers are told to be; empty: nothing is told."""
+    authority: str = ""
+    """Under which name plugins of call credentials see the service; empty: the hub's."""
+    server_name: str | None = None
+    """The name the hub's certificate must bear; None: the URL's host."""
+
+
+def read_options(
+    options: Sequence[tuple[str | bytes, Any]] | None, limits: Limits
+) -> EndpointOptions:
     """
-    Return bounds with what the options say; those that tune HTTP/2 mean nothing on a link.
+    Read what a program gives as `options`.
+
+    Args:
+        options: (name, value) pairs; of a name given twice the last counts.
+        limits: The endpoint's.
 
     Raises:
-        ConfigError: An option that a program would miss.
+        ConfigError: A value of an option that counts cannot be used.
     """
-    for name, value in options or ():
-        if name in _UNSUPPORTED_OPTIONS:
-            raise ConfigError(f"option {name!r} is not supported; a relay has no use for it yet")
-        if name == _RECEIVE_MAX:
-            bytes_max = _MESSAGE_BYTES_UNLIMITED if value < 0 else value
-            limits = replace(limits, message_bytes_max=bytes_max)
+    if not options:
+        return EndpointOptions(limits)
+    given: dict[str, Any] = {}
+    for key, value in options:
+        name = key.decode() if isinstance(key, bytes) else key
+        if name in _READERS:
+            given[name] = _READERS[name](name, value)
         else:
-            _LOGGER.debug("option %r tunes HTTP/2 and is ignored", name)
-    return limits
+            _LOGGER.debug("option %r means nothing on a link and is ignored", name)
+    bounds = {_BOUNDS[name]: value for name, value in given.items() if name in _BOUNDS}
+    agents = (given.get("grpc.primary_user_agent"), given.get("grpc.secondary_user_agent"))
+    server_name = given.get("grpc.ssl_target_name_override")
+    return EndpointOptions(
+        limits=replace(limits, **bounds) if bounds else limits,
+        service_config=given.get("grpc.service_config"),
+        user_agent=_user_agent(*agents) if any(agents) else "",
+        authority=given.get("grpc.default_authority") or server_name or "",
+        server_name=server_name,
+    )
+
+
+def _read_length(name: str, value: object) -> int:
+    if not isinstance(value, int):
+        raise ConfigError(f"option {name!r} takes a whole number of bytes, not {value!r}")
+    return MESSAGE_BYTES_UNLIMITED if value < 0 else min(value, MESSAGE_BYTES_UNLIMITED)
+
+
+def _read_text(name: str, value: object) -> str:
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str) or _TEXT.fullmatch(text) is None:
+        raise ConfigError(f"option {name!r} takes printable ASCII text, not {value!r}")
+    return text
+
+
+def _read_service_config(name: str, value: object) -> ServiceConfig:
+    if not isinstance(value, str | bytes):
+        raise ConfigError(f"option {name!r} takes JSON text, not {value!r}")
+    return parse_service_config(value)
+
+
+def _user_agent(primary: str | None, secondary: str | None) -> str:
+    """Put it together as grpcio does: the program's own name first and last."""
+    return " ".join(part for part in (primary, _AGENT, secondary) if part)
+
+
+# Option -> the bound it sets.
+_BOUNDS: Final = {
+    "grpc.max_receive_message_length": "message_bytes_max",
+    "grpc.max_send_message_length": "message_sent_bytes_max",
+}
+_READERS: Final[dict[str, Callable[[str, object], Any]]] = {
+    **dict.fromkeys(_BOUNDS, _read_length),
+    "grpc.default_authority": _read_text,
+    "grpc.primary_user_agent": _read_text,
+    "grpc.secondary_user_agent": _read_text,
+    "grpc.service_config": _read_service_config,
+    "grpc.ssl_target_name_override": _read_text,
+}

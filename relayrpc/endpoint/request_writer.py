@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from grpc.aio import UsageError
 
-from relayrpc.link.messages import encode_message
+from relayrpc.link.call import STATUS_INTERNAL, STATUS_RESOURCE_EXHAUSTED
+from relayrpc.link.messages import MessageTooLargeError, encode_message
 
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.call_core import CallCore
+    from relayrpc.link.call import Call
 
 
 __all__ = ["MIXED_STYLES", "RequestWriter"]
@@ -60,29 +62,37 @@ class RequestWriter:
 
         Raises:
             asyncio.InvalidStateError: The call is over, or done_writing() was called.
-            RpcError: The call ended while this waited, and not with OK.
+            RpcError: The call ended while this waited, and not with OK; or it ends now, as the
+                request cannot be serialized or is too large.
         """
         core = self._core
         call = core.call
         if call is None:
-            raise asyncio.InvalidStateError(_ALREADY_FINISHED)
+            call = await self._opened()
         if self.is_half_closed:
             raise asyncio.InvalidStateError(_HALF_CLOSED)
-        data = request if self._serializer is None else self._serializer(request)
+        data = self._encode(request, core.channel.opener.request_bytes_max(call.method))
         link = call.link
-        link.send_data(call, encode_message(data))
+        link.send_data(call, data)
         link.flush_soon()
         if call.unsent_bytes > self._high_bytes:
             await self._wait()
 
     def half_close(self) -> None:
         """Say that no more requests follow. Idempotent; nothing happens after the end."""
-        call = self._core.call
-        if call is None or self.is_half_closed:
+        core = self._core
+        if core.end is not None or self.is_half_closed:
             return
         self.is_half_closed = True
-        call.link.half_close(call)
-        call.link.flush_soon()
+        if core.call is not None:
+            core.call.link.half_close(core.call)
+            core.call.link.flush_soon()
+
+    def opened(self) -> None:
+        """Note that the call is open, which was started before: it waited for its credentials."""
+        if self.is_half_closed:
+            self.is_half_closed = False
+            self.half_close()
 
     def wake(self) -> None:
         """Let those who wait look again: there is room, or the call is over."""
@@ -96,6 +106,37 @@ class RequestWriter:
         self.wake()
         if self._task is not None:
             self._task.cancel()
+
+    async def _opened(self) -> Call:
+        """Wait until the call is open, and raise what tells of one that is over."""
+        core = self._core
+        if core.end is not None:
+            raise asyncio.InvalidStateError(_ALREADY_FINISHED)
+        while core.call is None:
+            try:
+                await core.watch()
+            except asyncio.CancelledError:
+                core.cancel_here()
+                raise
+            if core.end is not None:
+                core.raise_for_end()
+                raise asyncio.InvalidStateError(_ALREADY_FINISHED)
+        return core.call
+
+    def _encode(self, request: Any, bytes_max: int) -> bytes:
+        """Serialize a request; one that cannot be sent ends the call."""
+        core = self._core
+        try:
+            data = request if self._serializer is None else self._serializer(request)
+        except Exception:
+            _LOGGER.exception("request serializer failed")
+            core.fail(STATUS_INTERNAL, "Exception serializing request!")
+            raise core.make_error() from None
+        try:
+            return encode_message(data, bytes_max)
+        except MessageTooLargeError as exc:
+            core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
+            raise core.make_error() from None
 
     async def _wait(self) -> None:
         core = self._core

@@ -86,6 +86,12 @@ class StreamCore(CallCore):
         if self.writer is not None:
             self.writer.wake()
 
+    def opened(self) -> None:
+        """Let writers begin."""
+        super().opened()
+        if self.writer is not None:
+            self.writer.opened()
+
     def call_ended(self, end: pb.End) -> None:
         """Take the last messages and the end; what is here can still be read."""
         if self.end is not None:
@@ -161,7 +167,8 @@ def cancel_collected(core: CallCore) -> None:
     Cancel the call of a public object that is gone; may run on any thread and late in a process's
     life.
     """
-    if core.end is None and core.call is not None and not core.channel.loop.is_closed():
+    # Not of a call that could not even be started.
+    if core.end is None and core in core.channel.calls and not core.channel.loop.is_closed():
         core.channel.loop.call_soon_threadsafe(core.cancel_here, DETAILS_COLLECTED)
 
 

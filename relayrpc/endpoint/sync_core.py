@@ -20,7 +20,13 @@ from relayrpc.endpoint.reply import ReplyCore
 from relayrpc.endpoint.stream_call import StreamCore
 from relayrpc.endpoint.sync_error import RpcError, make_sync_rpc_error
 from relayrpc.endpoint.thread_io import Receiver, Sender
-from relayrpc.link.call import STATUS_CANCELLED, STATUS_INTERNAL, STATUS_UNKNOWN
+from relayrpc.link.call import (
+    STATUS_CANCELLED,
+    STATUS_INTERNAL,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNKNOWN,
+)
+from relayrpc.link.messages import MessageTooLargeError
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -112,6 +118,11 @@ class BlockingCore(CallCore):
         else:
             self.add_callback(self.portal.call_back, function)
 
+    def opened(self) -> None:
+        """Let requests be sent: the call waited for its credentials."""
+        super().opened()
+        self.bell.ring()
+
     # --- on any thread ---
 
     def wait_over(self, timeout_s: float | None = None) -> bool:
@@ -144,24 +155,44 @@ class BlockingCore(CallCore):
         if not self.portal.is_forked:
             self.portal.handover.submit(function, *arguments)
 
-    def send_requests(self, requests: Iterable[Any], serializer: Any) -> None:
-        """Begin to send what an iterator gives, on a thread of its own."""
+    def send_requests(
+        self, requests: Iterable[Any], serializer: Any, *, bytes_max: int, is_opened_later: bool
+    ) -> None:
+        """
+        Begin to send what an iterator gives, on a thread of its own.
+
+        Args:
+            requests: The iterator.
+            serializer: None: bytes are sent as they are.
+            bytes_max: The largest request.
+            is_opened_later: The call waits for its credentials, and the requests for the call.
+        """
         sender = Sender(
             self,
             handover=self.portal.handover,
             bell=self.bell,
             high_bytes=self.channel.limits.send_queue_bytes_high,
+            bytes_max=bytes_max,
         )
         threading.Thread(
             target=self._consume,
-            args=(requests, serializer, sender),
+            args=(requests, serializer, sender, is_opened_later),
             name=_REQUESTS_THREAD,
             daemon=True,
         ).start()
 
+    def _is_opened(self) -> bool:
+        return self.call is not None or self.end is not None
+
     def _consume(
-        self, requests: Iterable[Any], serializer: Callable[[Any], bytes] | None, sender: Sender
+        self,
+        requests: Iterable[Any],
+        serializer: Callable[[Any], bytes] | None,
+        sender: Sender,
+        is_opened_later: bool,
     ) -> None:
+        if is_opened_later:
+            self.bell.wait_for(self._is_opened)
         status, details = STATUS_UNKNOWN, "Exception iterating requests!"
         try:
             iterator = iter(requests)
@@ -175,6 +206,8 @@ class BlockingCore(CallCore):
                 data = request if serializer is None else serializer(request)
                 if not sender.send(data):
                     return
+        except MessageTooLargeError as exc:
+            self.soon(self.fail_running, STATUS_RESOURCE_EXHAUSTED, str(exc))
         except Exception:
             if not self.is_over:
                 _LOGGER.exception(details)

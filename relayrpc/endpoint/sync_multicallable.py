@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
-from relayrpc.endpoint.channel import NO_CREDENTIALS
+from relayrpc.endpoint.call_credentials import find_plugins
 from relayrpc.endpoint.metadata import (
     InvocationMetadata,
     MetadataInput,
@@ -25,7 +25,11 @@ from relayrpc.endpoint.metadata import (
 from relayrpc.endpoint.sync_call import StreamCall, UnaryCall
 from relayrpc.endpoint.sync_core import BlockingCore, SyncReplyCore, SyncStreamCore
 from relayrpc.errors import UsageError
-from relayrpc.link.call import STATUS_INTERNAL, STATUS_RESOURCE_EXHAUSTED
+from relayrpc.link.call import (
+    STATUS_INTERNAL,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAUTHENTICATED,
+)
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -41,6 +45,9 @@ __all__ = [
 ]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
+_INSECURE: Final = (
+    "Established channel does not have a sufficient security level to transfer call credential."
+)
 
 Serializer = Callable[[Any], bytes] | None
 Deserializer = Callable[[bytes], Any] | None
@@ -90,7 +97,7 @@ class _MultiCallable:
                 request,
                 timeout,
                 encoded,
-                None,
+                credentials,
                 wait_for_ready,
             )
 
@@ -115,10 +122,16 @@ class _MultiCallable:
                 shape,
                 timeout,
                 encoded,
-                None,
+                credentials,
                 wait_for_ready,
             )
-            core.send_requests(requests, self._serializer)
+            opener = channel.core.opener
+            core.send_requests(
+                requests,
+                self._serializer,
+                bytes_max=opener.request_bytes_max(self._method),
+                is_opened_later=credentials is not None or opener.has_credentials,
+            )
 
     def _prepare(
         self,
@@ -131,14 +144,17 @@ class _MultiCallable:
 
         Raises:
             TypeError: A value is of the wrong type.
-            UsageError: A key of the relay's own, or credentials.
+            UsageError: A key of the relay's own, or credentials whose plugin cannot be seen.
         """
-        if credentials is not None:
-            raise UsageError(NO_CREDENTIALS)
-        if not metadata:
-            return None
-        limit_bytes = self._channel.core.limits.metadata_bytes_max
+        channel = self._channel.core
         try:
+            if credentials is not None:
+                find_plugins(credentials)
+                if not channel.live.url.is_secure:
+                    core.fail(STATUS_UNAUTHENTICATED, _INSECURE)
+            if not metadata:
+                return None
+            limit_bytes = channel.limits.metadata_bytes_max
             return encode_invocation_metadata(metadata, limit_bytes=limit_bytes)
         except grpc.aio.InternalError as exc:
             core.fail(STATUS_INTERNAL, str(exc))

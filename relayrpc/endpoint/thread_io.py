@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from relayrpc.limits import MESSAGE_BYTES_UNLIMITED
 from relayrpc.link.messages import LENGTH_BYTES, encode_message
 
 
@@ -50,10 +51,24 @@ class _ReceivingSide(Protocol):
 class Sender:
     """Sends the messages of one call. One thread at a time."""
 
-    __slots__ = ("_bell", "_handed_bytes", "_handover", "_high_bytes", "_is_caught_up", "_side")
+    __slots__ = (
+        "_bell",
+        "_bytes_max",
+        "_handed_bytes",
+        "_handover",
+        "_high_bytes",
+        "_is_caught_up",
+        "_side",
+    )
 
     def __init__(
-        self, side: _SendingSide, *, handover: Handover, bell: Bell, high_bytes: int
+        self,
+        side: _SendingSide,
+        *,
+        handover: Handover,
+        bell: Bell,
+        high_bytes: int,
+        bytes_max: int = MESSAGE_BYTES_UNLIMITED,
     ) -> None:
         """
         Args:
@@ -61,18 +76,25 @@ class Sender:
             handover: To the loop.
             bell: Rung when the link says SendReady, and when the call is over.
             high_bytes: With more than this unsent, send() waits.
+            bytes_max: The largest message.
         """
         self._side = side
         self._handover = handover
         self._bell = bell
         self._high_bytes = high_bytes
+        self._bytes_max = bytes_max
         # Handed over since the loop was last known to have come to all of it.
         self._handed_bytes = 0
         self._is_caught_up = True
 
     def send(self, message: bytes) -> bool:
-        """Send one message; False when the call is over, and nothing is sent any more."""
-        data = encode_message(message)
+        """
+        Send one message; False when the call is over, and nothing is sent any more.
+
+        Raises:
+            MessageTooLargeError: Nothing is sent.
+        """
+        data = encode_message(message, self._bytes_max)
         self._handover.submit(self._side.send_bytes, data)
         self._handed_bytes += len(data)
         # On its own thread the loop cannot wait for itself.

@@ -59,6 +59,11 @@ class _StreamUnaryCore(ReplyCore):
         """Let waiting writers go on."""
         self.writer.wake()
 
+    def opened(self) -> None:
+        """Let writers begin."""
+        super().opened()
+        self.writer.opened()
+
     def finish(self, end: pb.End) -> None:
         """Settle the end; nothing more is written."""
         super().finish(end)

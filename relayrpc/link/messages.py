@@ -11,9 +11,10 @@ import struct
 from typing import Final
 
 from relayrpc.errors import FrameTooLargeError
+from relayrpc.limits import MESSAGE_BYTES_UNLIMITED
 
 
-__all__ = ["LENGTH_BYTES", "MessageReader", "encode_message"]
+__all__ = ["LENGTH_BYTES", "MessageReader", "MessageTooLargeError", "encode_message"]
 
 LENGTH_BYTES: Final = 4
 """What a message costs in its stream beyond its own bytes."""
@@ -27,9 +28,21 @@ _pack_length = struct.Struct(">I").pack
 _unpack_length = struct.Struct(">I").unpack_from
 
 
-def encode_message(data: bytes) -> bytes:
-    """Put a message's length before it; messages of 4 GiB and more are a `struct.error`."""
-    return _pack_length(len(data)) + data
+class MessageTooLargeError(ValueError):
+    """A message that this side must not send; its text names both sizes."""
+
+
+def encode_message(data: bytes, bytes_max: int = MESSAGE_BYTES_UNLIMITED) -> bytes:
+    """
+    Put a message's length before it.
+
+    Raises:
+        MessageTooLargeError: It is over `bytes_max`.
+    """
+    size = len(data)
+    if size > bytes_max:
+        raise MessageTooLargeError(f"sent message larger than max ({size} vs. {bytes_max})")
+    return _pack_length(size) + data
 
 
 class MessageReader:

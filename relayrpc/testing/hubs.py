@@ -206,7 +206,8 @@ class MemoryHub(ScratchHub):
     """A whole hub without doors: what is made on it reaches it in memory, and nothing else does."""
 
     def _url(self, address: str, *, carrier: CarrierChoice) -> str:
-        return f"ws://memory/{address}"
+        # As secure as memory is: call credentials can be tested.
+        return f"wss://memory/{address}"
 
 
 @contextlib.asynccontextmanager

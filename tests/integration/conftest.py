@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.integration.watched_hub import Neighbour, WatchedHub, neighbour_of, watched_hub
+from tests.support.aio_sides import ServeAio, serving_aio
 from tests.support.blocking import SIDES, HubThread, Serve, SideName, hub_thread, serving
 from tests.support.raw_peer import Door, RawCarrier, open_raw
 
@@ -69,7 +70,7 @@ def relay_hub() -> Iterator[HubThread]:
 
 @pytest.fixture(params=SIDES)
 def side(request: pytest.FixtureRequest) -> SideName:
-    """Whose blocking server and channel: grpc's own, or the relay's."""
+    """Whose server and channel: grpc's own, or the relay's."""
     return request.param
 
 
@@ -77,3 +78,9 @@ def side(request: pytest.FixtureRequest) -> SideName:
 def serve(side: SideName, relay_hub: HubThread) -> Serve:
     """Serves, and opens a channel, on the side of this test."""
     return functools.partial(serving, side, relay_hub)
+
+
+@pytest.fixture
+def serve_aio(side: SideName) -> ServeAio:
+    """Serves, and opens a channel, on the side of this test: grpc.aio's own, or the relay's."""
+    return functools.partial(serving_aio, side)

@@ -307,8 +307,8 @@ async def test_channel_tells_its_state() -> None:
 
 async def test_what_cannot_be_honoured_raises_at_once() -> None:
     url = "ws://127.0.0.1:1/a"
-    with pytest.raises(ConfigError, match=r"grpc\.service_config"):
-        relayrpc.aio.channel(url, options=(("grpc.service_config", "{}"),))
+    with pytest.raises(ConfigError, match="cannot use the service config: no JSON"):
+        relayrpc.aio.channel(url, options=(("grpc.service_config", "{"),))
     with pytest.raises(ValueError, match="must be UnaryUnaryClientInterceptor or"):
         relayrpc.aio.channel(url, interceptors=[object()])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="must be ServerInterceptor"):
@@ -320,11 +320,6 @@ async def test_what_cannot_be_honoured_raises_at_once() -> None:
         server.add_secure_port("[::]:50051", None)
     with pytest.raises(grpc.aio.UsageError, match="serves nothing"):
         await server.start()
-    async with relayrpc.aio.channel(url) as channel:
-        with pytest.raises(grpc.aio.UsageError, match="Call credentials"):
-            Stub(channel).unary_unary("M")(
-                b"", credentials=grpc.access_token_call_credentials("x")
-            )
 
 
 # --- server ---

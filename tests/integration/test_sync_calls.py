@@ -79,6 +79,15 @@ def test_call_returns_the_response(serve: Serve) -> None:
         assert stub(request=bytes(1_000_000), timeout=60) == bytes(1_000_000)
 
 
+def test_call_credentials_need_tls(serve: Serve) -> None:
+    with serve({"uu:E": echo}) as channel:
+        call = channel.unary_unary("/test.Service/E").future(
+            b"", credentials=grpc.access_token_call_credentials("token")
+        )
+        assert call.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert call.details().startswith("Established channel does not have a sufficient security")
+
+
 def test_serializers_are_used(serve: Serve) -> None:
     with serve({"uu:E": echo}) as channel:
         stub = channel.unary_unary("/test.Service/E", str.encode, bytes.decode, True)

@@ -77,9 +77,8 @@ def test_misuse_raises_at_once(relay_hub: HubThread) -> None:
         stub = channel.unary_unary("/test.Service/E")
         with pytest.raises(UsageError, match="relay-nonsense"):
             stub(b"", metadata=(("relay-nonsense", "x"),))
-        credentials = grpc.access_token_call_credentials("token")
-        with pytest.raises(UsageError, match="Call credentials are not supported"):
-            stub.future(b"", credentials=credentials)
+        with pytest.raises(UsageError, match=r"make them with relayrpc\.call_credentials"):
+            stub.future(b"", credentials=grpc.CallCredentials(object()))
         with pytest.raises(relayrpc.RpcError, match="is over 16384 bytes") as caught:
             stub(b"", metadata=(("k", "x" * 17_000),))
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -26,7 +26,7 @@ WEIGHTLESS = {
     # A number or a name for each, less than what is rounded up elsewhere.
     "health_watches_max", "log_keys_max", "log_records_per_s_max",
     # At hosts and callers.
-    "send_queue_bytes_high", "handler_threads_max",
+    "send_queue_bytes_high", "handler_threads_max", "message_sent_bytes_max", "plugin_threads_max",
 }  # fmt: skip
 
 

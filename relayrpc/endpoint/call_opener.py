@@ -1,0 +1,385 @@
+"""
+Opens a channel's calls on its link: what a program says of a call, what its channel says of every
+call, and what has to be known before one can go.
+
+Owns: metadata, deadlines, bounds, the service config, credentials and spans of calls that begin.
+Does not own: the channel's life (channel.py), what happens in a call.
+Source: grpc.aio's channel; gRPC's service_config.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import grpc.aio
+
+from relayrpc.endpoint.call_credentials import (
+    CredentialsError,
+    Plugin,
+    ask_plugins,
+    describe_service,
+    find_plugins,
+)
+from relayrpc.endpoint.metadata import (
+    EMPTY,
+    InvocationMetadata,
+    MetadataInput,
+    MetadataTooLargeError,
+    Pairs,
+    check_size,
+    encode_invocation_metadata,
+)
+from relayrpc.errors import UsageError
+from relayrpc.link.call import (
+    STATUS_DEADLINE_EXCEEDED,
+    STATUS_INTERNAL,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAVAILABLE,
+)
+from relayrpc.link.messages import MessageTooLargeError, encode_message
+
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+    from relayrpc.endpoint.call_core import CallCore
+    from relayrpc.endpoint.channel import Channel
+    from relayrpc.endpoint.options import EndpointOptions
+    from relayrpc.limits import Limits
+    from relayrpc.observe.tracing import Tracing
+    from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = ["CallOpener"]
+
+_LOGGER: Final = logging.getLogger("relayrpc")
+# 285 years: what is longer, infinity too, waits as long.
+_TIMEOUT_S_MAX: Final = 2.0**53 / 1e6
+_INSECURE: Final = "Call credentials are only valid on secure channels"
+
+
+@dataclass(slots=True)
+class _Opening:
+    """A call as it goes onto the link."""
+
+    method: str
+    """ "pkg.Service/Method"."""
+    shape: pb.Shape
+    address: str
+    data: bytes = b""
+    half_close: bool = False
+    wait_for_ready: bool = False
+    pairs: Pairs = EMPTY
+    instance: str = ""
+    sticky_key: str = ""
+
+
+class CallOpener:
+    """Opens the calls of one channel."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        address: str,
+        options: EndpointOptions,
+        credentials: grpc.CallCredentials | None,
+    ) -> None:
+        """
+        Args:
+            channel: Whose calls.
+            address: Where they go; empty: each to its service's default address.
+            options: gRPC's, as read.
+            credentials: For every call, before its own; None: none.
+
+        Raises:
+            UsageError: The credentials cannot be used, or the link is not secure.
+        """
+        self._channel = channel
+        self._live = channel.live
+        self._address = address
+        self._limits = channel.limits
+        self._service_config = options.service_config
+        self._authority = options.authority or channel.live.url.authority
+        agent = options.user_agent.encode()
+        self._agent_pairs: Pairs = (("user-agent", agent),) if agent else EMPTY
+        self._plugins: tuple[Plugin, ...] = ()
+        if credentials is not None:
+            self._plugins = self._find_plugins(credentials)
+        # Threads start when the first plugin is asked.
+        self._executor: ThreadPoolExecutor | None = None
+        # Where the process has an OpenTelemetry SDK; else no call has a span.
+        self._tracing: Tracing | None = None
+        # The channel says nothing of its calls.
+        self._is_plain = not (self._service_config or self._agent_pairs or self._plugins)
+
+    def start(self, tracing: Tracing | None) -> None:
+        """Note what makes the spans of calls; before the first one."""
+        self._tracing = tracing
+        if tracing is not None:
+            self._is_plain = False
+
+    @property
+    def has_credentials(self) -> bool:
+        """True when every call waits for the metadata of plugins."""
+        return bool(self._plugins)
+
+    def close(self) -> None:
+        """Ask no more plugins. Idempotent."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+
+    # --- what holds for a method ---
+
+    def request_bytes_max(self, method: str) -> int:
+        """Return the largest request that may be sent to "pkg.Service/Method"."""
+        bytes_max = self._limits.message_sent_bytes_max
+        if self._service_config is None:
+            return bytes_max
+        bound = self._service_config.of(method).request_bytes_max
+        return bytes_max if bound is None else min(bound, bytes_max)
+
+    def response_limits(self, method: str) -> Limits:
+        """Return the bounds of responses from "pkg.Service/Method"."""
+        if self._service_config is None:
+            return self._limits
+        bound = self._service_config.of(method).response_bytes_max
+        if bound is None or bound >= self._limits.message_bytes_max:
+            return self._limits
+        return replace(self._limits, message_bytes_max=bound)
+
+    def response_bytes_max(self) -> int:
+        """Return what no method's responses are refused for."""
+        bytes_max = self._limits.message_bytes_max
+        if self._service_config is None:
+            return bytes_max
+        return self._service_config.least_response_bytes(bytes_max)
+
+    # --- starting calls ---
+
+    def open_unary(
+        self,
+        core: CallCore,
+        method: str,
+        shape: pb.Shape,
+        serializer: Callable[[Any], bytes] | None,
+        request: Any,
+        timeout: float | None,
+        metadata: MetadataInput | InvocationMetadata,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+    ) -> None:
+        """
+        Start a call with one request.
+
+        What the program did wrong raises; what stands in the way of the call ends it.
+        """
+        channel = self._channel
+        if not channel.is_open:
+            channel.require_open()
+        try:
+            data = request if serializer is None else serializer(request)
+        except Exception:
+            _LOGGER.exception("request serializer failed")
+            core.fail(STATUS_INTERNAL, "Exception serializing request!")
+            return
+        try:
+            message = encode_message(
+                data,
+                self._limits.message_sent_bytes_max
+                if self._is_plain
+                else self.request_bytes_max(method),
+            )
+        except MessageTooLargeError as exc:
+            core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
+            return
+        if metadata or credentials is not None or timeout is not None or not self._is_plain:
+            opening = _Opening(method, shape, self._address, message, half_close=True)
+            self._open(core, opening, timeout, metadata, credentials, wait_for_ready)
+            return
+        # The plain case, written out.
+        try:
+            link = self._live.link
+            core.call = link.open_call(
+                method,
+                self._address,
+                shape=shape,
+                app=core,
+                data=message,
+                half_close=True,
+                wait_for_ready=bool(wait_for_ready),
+                now_s=0.0,
+            )
+        except UsageError as exc:
+            core.fail(STATUS_UNAVAILABLE, str(exc))
+            return
+        channel.calls[core] = None
+        link.flush_soon()
+
+    def open_stream(
+        self,
+        core: CallCore,
+        method: str,
+        shape: pb.Shape,
+        timeout: float | None,
+        metadata: MetadataInput | InvocationMetadata,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+    ) -> None:
+        """Start a call whose requests follow."""
+        self._channel.require_open()
+        opening = _Opening(method, shape, self._address)
+        self._open(core, opening, timeout, metadata, credentials, wait_for_ready)
+
+    def _open(
+        self,
+        core: CallCore,
+        opening: _Opening,
+        timeout: float | None,
+        metadata: MetadataInput | InvocationMetadata,
+        credentials: grpc.CallCredentials | None,
+        wait_for_ready: bool | None,
+    ) -> None:
+        plugins = self._plugins
+        if credentials is not None:
+            plugins += self._find_plugins(credentials)
+        if self._service_config is not None:
+            config = self._service_config.of(opening.method)
+            if config.timeout_s is not None:
+                timeout = config.timeout_s if timeout is None else min(timeout, config.timeout_s)
+            if wait_for_ready is None:
+                wait_for_ready = config.wait_for_ready
+        opening.wait_for_ready = bool(wait_for_ready)
+        try:
+            self._put_metadata(opening, metadata)
+        except MetadataTooLargeError as exc:
+            core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
+            return
+        if timeout is not None:
+            core.deadline_s = self._channel.clock() + min(timeout, _TIMEOUT_S_MAX)
+            # Written so that NaN has passed too.
+            if not timeout > 0:
+                core.fail(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
+                return
+        if self._tracing is not None:
+            self._trace(self._tracing, core, opening)
+        if plugins:
+            self._open_later(core, opening, plugins)
+        else:
+            self._send(core, opening)
+
+    def _put_metadata(
+        self, opening: _Opening, metadata: MetadataInput | InvocationMetadata
+    ) -> None:
+        opening.pairs = self._agent_pairs
+        if not metadata:
+            return
+        limit_bytes = self._limits.metadata_bytes_max
+        pairs, relay_keys = encode_invocation_metadata(metadata, limit_bytes=limit_bytes)
+        if opening.pairs:
+            check_size(opening.pairs + pairs, limit_bytes)
+        opening.pairs += pairs
+        opening.address = relay_keys.address or opening.address
+        opening.instance = relay_keys.instance
+        opening.sticky_key = relay_keys.sticky_key
+
+    def _send(self, core: CallCore, opening: _Opening) -> None:
+        """Open a call on the link of now."""
+        try:
+            link = self._live.link
+            core.call = link.open_call(
+                opening.method,
+                opening.address,
+                shape=opening.shape,
+                app=core,
+                metadata=opening.pairs,
+                deadline_s=core.deadline_s,
+                data=opening.data,
+                half_close=opening.half_close,
+                sticky_key=opening.sticky_key,
+                instance=opening.instance,
+                wait_for_ready=opening.wait_for_ready,
+                now_s=self._channel.clock(),
+            )
+        except UsageError as exc:
+            core.fail(STATUS_UNAVAILABLE, str(exc))
+            return
+        self._channel.calls[core] = None
+        link.flush_soon()
+
+    # --- credentials ---
+
+    def _find_plugins(self, credentials: grpc.CallCredentials) -> tuple[Plugin, ...]:
+        if not self._live.url.is_secure:
+            raise grpc.aio.UsageError(_INSECURE)
+        return find_plugins(credentials)
+
+    def _open_later(
+        self, core: CallCore, opening: _Opening, plugins: tuple[Plugin, ...]
+    ) -> None:
+        """Open a call once its plugins have given their metadata; it may end before."""
+        channel = self._channel
+        channel.calls[core] = None
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(
+                self._limits.plugin_threads_max, thread_name_prefix="relayrpc-plugin"
+            )
+        task = channel.loop.create_task(
+            self._open_with_credentials(core, opening, plugins, self._executor)
+        )
+        core.add_callback(asyncio.Task.cancel, task)
+
+    async def _open_with_credentials(
+        self,
+        core: CallCore,
+        opening: _Opening,
+        plugins: tuple[Plugin, ...],
+        executor: ThreadPoolExecutor,
+    ) -> None:
+        limit_bytes = self._limits.metadata_bytes_max
+        context = describe_service(self._authority, opening.method)
+        try:
+            async with asyncio.timeout(core.time_left_s()):
+                pairs = opening.pairs + await ask_plugins(
+                    plugins, context, executor=executor, limit_bytes=limit_bytes
+                )
+            check_size(pairs, limit_bytes)
+        except TimeoutError:
+            core.fail(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
+        except CredentialsError as exc:
+            core.fail(STATUS_UNAVAILABLE, str(exc))
+        except MetadataTooLargeError as exc:
+            core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
+        else:
+            opening.pairs = pairs
+            self._send(core, opening)
+            core.opened()
+
+    # --- spans ---
+
+    def _trace(self, tracing: Tracing, core: CallCore, opening: _Opening) -> None:
+        """Make the span of a call, and put its context into the call's metadata."""
+        span = tracing.start_caller_span(opening.method, opening.address)
+        core.add_callback(functools.partial(_end_span, tracing, span), core)
+        opening.pairs = tracing.carry(
+            span, opening.pairs, limit_bytes=self._limits.metadata_bytes_max
+        )
+
+
+def _end_span(tracing: Tracing, span: Span, core: CallCore) -> None:
+    outcome = core.outcome()
+    tracing.end_span(
+        span,
+        status=outcome.status,
+        is_caller=True,
+        origin=outcome.origin,
+        may_have_executed=outcome.may_have_executed,
+        details=outcome.details,
+    )
