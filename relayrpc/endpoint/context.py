@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "RefusedError", "RequestIterator", "status_number"]
 
+_ABORTED: Final = "Locally aborted."
 _IDENTITY_KEY: Final = "relay_identity"
 
 
@@ -55,10 +56,10 @@ class RefusedError(Exception):
         self.status = status
 
 
-def status_number(code: grpc.StatusCode | int) -> int:
-    """Return a status's number; what gRPC does not know is UNKNOWN."""
-    number = code if isinstance(code, int) else code.value[0]
-    return number if number in STATUS_BY_NUMBER else STATUS_UNKNOWN
+def status_number(code: object) -> int:
+    """Return the number of a status, or of what a program gave for one; nonsense is UNKNOWN."""
+    number = code.value[0] if isinstance(code, grpc.StatusCode) else code
+    return number if isinstance(number, int) and number in STATUS_BY_NUMBER else STATUS_UNKNOWN
 
 
 class Context(grpc.aio.ServicerContext):
@@ -72,6 +73,7 @@ class Context(grpc.aio.ServicerContext):
     __slots__ = (
         "_callbacks",
         "_details",
+        "_is_aborted",
         "_is_begun",
         "_is_cancelled",
         "_metadata",
@@ -107,6 +109,7 @@ class Context(grpc.aio.ServicerContext):
         # The task has taken its first step: from then on it is the one to leave().
         self.is_started = False
         self._is_begun = False
+        self._is_aborted = False
         self._is_cancelled = False
         self._status: int | None = None
         self._details = ""
@@ -297,6 +300,7 @@ class Context(grpc.aio.ServicerContext):
         """
         if not self.entry.has_request_stream:
             raise grpc.aio.UsageError("read() on a method that takes one request")
+        self._require_not_aborted()
         inbox = self.inbox
         assert inbox is not None
         while not inbox.messages:
@@ -321,10 +325,12 @@ class Context(grpc.aio.ServicerContext):
             True when too much is unsent: wait with wait_writable().
 
         Raises:
-            asyncio.CancelledError: The call is over.
+            AbortError: The handler has aborted the call.
+            asyncio.CancelledError: It is over.
         """
         call = self.call
         if call is None:
+            self._require_not_aborted()
             raise asyncio.CancelledError
         serializer = self.entry.serializer
         data = message if serializer is None else serializer(message)
@@ -367,6 +373,7 @@ class Context(grpc.aio.ServicerContext):
 
     def begin(self, initial_metadata: MetadataInput) -> None:
         """As `send_initial_metadata`."""
+        self._require_not_aborted()
         if self._is_begun:
             raise grpc.aio.UsageError("Send initial metadata failed: already sent")
         pairs = encode_metadata(
@@ -386,7 +393,17 @@ class Context(grpc.aio.ServicerContext):
         details: str = "",
         trailing_metadata: MetadataInput = (),
     ) -> NoReturn:
-        """End the call with a status now, and raise grpc.aio.AbortError to leave the handler."""
+        """
+        End the call with a status now, and raise grpc.aio.AbortError to leave the handler.
+
+        Args:
+            code: What is no status is UNKNOWN, and so is OK.
+            details: Empty: what was set.
+            trailing_metadata: Empty: what was set.
+
+        Raises:
+            UsageError: It was called before.
+        """
         self.abort_now(code, details, trailing_metadata)
 
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
@@ -397,10 +414,17 @@ class Context(grpc.aio.ServicerContext):
         self, code: grpc.StatusCode, details: str, trailing_metadata: MetadataInput
     ) -> NoReturn:
         """As `abort`. OK, which is no reason to abort, becomes UNKNOWN."""
+        if self._is_aborted:
+            raise grpc.aio.UsageError("Abort already called!")
         if trailing_metadata:
             self.set_trailing_metadata(trailing_metadata)
-        self.end(status_number(code) or STATUS_UNKNOWN, details)
-        raise grpc.aio.AbortError("Locally aborted.")
+        self.end(status_number(code) or STATUS_UNKNOWN, details or self._details)
+        self._is_aborted = True
+        raise grpc.aio.AbortError(_ABORTED)
+
+    def _require_not_aborted(self) -> None:
+        if self._is_aborted:
+            raise grpc.aio.AbortError(_ABORTED)
 
     def set_trailing_metadata(self, trailing_metadata: MetadataInput) -> None:
         """Set what goes with the end."""

@@ -94,9 +94,11 @@ class Server(grpc.aio.Server):
             priority: Above 0: stand by for hosts of a lower number.
 
         Raises:
-            ValueError: An interceptor is none.
+            ValueError: An interceptor is none, or no call may run.
             UsageError: A generic handler does not name its service.
         """
+        if maximum_concurrent_rpcs is not None and maximum_concurrent_rpcs <= 0:
+            raise ValueError("maximum_concurrent_rpcs should be a positive integer")
         wrong = [each for each in interceptors if not isinstance(each, grpc.aio.ServerInterceptor)]
         if wrong:
             raise ValueError(
