@@ -20,7 +20,7 @@ from samples.greeter.host import Greeter
 from tests.e2e.processes import RunningHub, running_hub
 
 
-__all__ = ["Neighbour", "WatchedHub", "neighbour_of", "watched_hub"]
+__all__ = ["Neighbour", "WatchedHub", "check_log", "neighbour_of", "watched_hub"]
 
 # What asyncio, logging and gRPC write when an exception reached nobody.
 _SIGNS_OF_HARM = ("Traceback", " ERROR ", " CRITICAL ", "Exception ignored", "never retrieved")
@@ -52,8 +52,7 @@ class WatchedHub:
 
     def check_log(self) -> None:
         """Assert that no exception went astray."""
-        log = self.log_file.read_text()
-        assert not any(sign in log for sign in _SIGNS_OF_HARM), log
+        check_log(self.log_file.read_text())
 
     async def stopped(self) -> int:
         """Wait for its end, while peers in this process go on; returns its exit code."""
@@ -62,6 +61,11 @@ class WatchedHub:
     def sockets_count(self) -> int:
         """Sockets that the hub's process has open."""
         return sockets_count(self.pid)
+
+
+def check_log(log: str) -> None:
+    """Assert that no exception went astray in the process that wrote this."""
+    assert not any(sign in log for sign in _SIGNS_OF_HARM), log
 
 
 def sockets_count(pid: int | str = "self") -> int:

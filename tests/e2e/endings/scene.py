@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +24,6 @@ from tests.e2e.endings.cells import (
     CELLS,
     OK,
     Door,
-    Ending,
     Expected,
     Fate,
     Fault,
@@ -33,19 +32,23 @@ from tests.e2e.endings.cells import (
     Victim,
     expected,
 )
-from tests.e2e.endings.host import MESSAGES, SERVICE
-from tests.e2e.endings.peer import PeerProcess, peer_process
+from tests.e2e.endings.host import SERVICE
+from tests.e2e.endings.peer import (
+    PeerProcess,
+    Told,
+    caller_process,
+    host_process,
+    server_at,
+)
 from tests.integration.watched_hub import WatchedHub
 from tests.support.scraping import key, scrape
 from tests.support.tcp_proxy import TCPProxy
 from tests.support.until import until
 
 
-__all__ = ["Bystander", "Played", "Told", "bystander", "play"]
+__all__ = ["Bystander", "Played", "bystander", "play"]
 
 _TIMEOUT_S: Final = 90.0
-# Of one that no call needs to be told to go on: whoever is waited for is there, or comes soon.
-_LIMITS: Final = {"backoff_s_max": 0.5}
 # After these the victim is there again.
 _HEALING: Final = {Fault.STOP, Fault.CUT, Fault.SILENCE}
 _SIGNALS: Final = {
@@ -53,17 +56,6 @@ _SIGNALS: Final = {
     Fault.TERM: signal.SIGTERM,
     Fault.STOP: signal.SIGSTOP,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What the caller's process was told of one call."""
-
-    ending: Ending
-    details: str
-    pushback: str | None
-    is_complete: bool
-    """Its result is what the host answers when nothing is lost."""
 
 
 @dataclass(slots=True)
@@ -134,8 +126,7 @@ async def play(scene: SceneKey, hub: Bystander, *, keepalive_s: float) -> Played
         hub: At the hub where it is to be played; a hub that is the victim is nobody else's.
         keepalive_s: What the endpoints have, as the hub.
     """
-    limits = {**_LIMITS, "keepalive_interval_s": keepalive_s}
-    async with asyncio.timeout(_TIMEOUT_S), _staged(scene, hub, limits) as stage:
+    async with asyncio.timeout(_TIMEOUT_S), _staged(scene, hub, keepalive_s) as stage:
         try:
             await stage.bring_about()
             await stage.fail()
@@ -148,48 +139,30 @@ async def play(scene: SceneKey, hub: Bystander, *, keepalive_s: float) -> Played
 
 
 @asynccontextmanager
-async def _staged(
-    scene: SceneKey, hub: Bystander, limits: dict[str, float]
-) -> AsyncIterator[_Stage]:
+async def _staged(scene: SceneKey, hub: Bystander, keepalive_s: float) -> AsyncIterator[_Stage]:
     """Start the processes, each behind a proxy of its own."""
-    ports = {Door.WEBSOCKET: hub.hub.http_port, Door.GRPC: hub.hub.grpc_port}
-    host_door = Door.WEBSOCKET if scene.door is Door.NATIVE else scene.door
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        caller_proxy = await enter(TCPProxy(ports.get(scene.door, hub.hub.grpc_port)))
-        host_proxy = await enter(TCPProxy(ports[host_door]))
-        sent_proxy = await enter(TCPProxy(ports[host_door]))
-        servers = [
-            _server(scene, host_door, host_proxy, "direct"),
-            {**_server(scene, host_door, host_proxy, "slot"), "slots": 1},
-            {**_server(scene, host_door, host_proxy, "held"), "holds_back": True},
-            _server(scene, host_door, sent_proxy, "sent"),
-        ]
-        authority = f"127.0.0.1:{caller_proxy.port}"
-        config = {
-            "door": scene.door,
-            "url": authority if scene.door is Door.NATIVE else _url(scene.door, authority),
-            "instance": f"{scene}-caller",
-            "limits": limits,
-        }
-        host = await enter(
-            peer_process(
-                "tests.e2e.endings.host",
-                {"servers": servers, "carrier": host_door, "limits": limits},
-                ready="serving",
-            )
-        )
-        caller = await enter(peer_process("tests.e2e.endings.caller", config, ready="ready"))
+    limits = {"keepalive_interval_s": keepalive_s}
+    ports = {
+        Door.WEBSOCKET: hub.hub.http_port,
+        Door.GRPC: hub.hub.grpc_port,
+        Door.NATIVE: hub.hub.grpc_port,
+    }
+    door = Door.WEBSOCKET if scene.door is Door.NATIVE else scene.door
+    async with (
+        TCPProxy(ports[scene.door]) as caller_proxy,
+        TCPProxy(ports[door]) as host_proxy,
+        TCPProxy(ports[door]) as sent_proxy,
+        host_process(
+            door,
+            server_at(door, host_proxy.port, f"{scene}/direct"),
+            server_at(door, host_proxy.port, f"{scene}/slot", slots=1),
+            server_at(door, host_proxy.port, f"{scene}/held", holds_back=True),
+            server_at(door, sent_proxy.port, f"{scene}/sent"),
+            **limits,
+        ) as host,
+        caller_process(scene.door, caller_proxy.port, f"{scene}-caller", **limits) as caller,
+    ):
         yield _Stage(scene, hub, host, caller, host_proxy, sent_proxy, caller_proxy)
-
-
-def _url(door: Door, authority: str) -> str:
-    return f"{'relay' if door is Door.GRPC else 'ws'}://{authority}"
-
-
-def _server(scene: SceneKey, door: Door, proxy: TCPProxy, name: str) -> dict[str, Any]:
-    url = f"{_url(door, f'127.0.0.1:{proxy.port}')}/{scene}/{name}"
-    return {"url": url, "instance": f"{scene}-{name}"}
 
 
 # What is called in each state, and which of the host's addresses.
@@ -202,8 +175,6 @@ _CALLS: Final = {
     State.RESPONSES: ("Feed", "direct"),
     State.ENDING: ("Hold", "direct"),
 }
-# Of those that do not answer with their name: how many messages there were.
-_RESULTS: Final = {State.REQUESTS: str(MESSAGES), State.RESPONSES: MESSAGES}
 _HOLDER: Final = "holder of the slot"
 
 
@@ -258,8 +229,7 @@ class _Stage:
 
     def _call(self, state: State) -> None:
         method, name = _CALLS[state]
-        call = {"name": state, "method": method, "address": self._address(name)}
-        self.caller.tell("call", call=call)
+        self.caller.call(state, self._address(name), method=method)
 
     def _address(self, name: str) -> str:
         return f"{self.scene}/{name}"
@@ -274,7 +244,6 @@ class _Stage:
             case Fault.CUT:
                 for proxy in self._proxies:
                     assert proxy.cut(), "there was no connection to cut"
-                self._sent_proxy.resume()
             case Fault.SILENCE:
                 for proxy in self._proxies:
                     proxy.stall()
@@ -295,8 +264,9 @@ class _Stage:
     async def outlive(self) -> None:
         """Wait for what the survivors make of it, heal what can be, and wait for the rest."""
         scene = self.scene
-        if (scene.victim, scene.fault) == (Victim.HOST, Fault.TERM):
+        if scene.fault is Fault.TERM and scene.victim is Victim.HOST:
             await self.host.said("draining")
+        if scene.fault not in (Fault.STOP, Fault.SILENCE):
             self._sent_proxy.resume()
         self._release_survivors()
         if scene.fault in (Fault.STOP, Fault.SILENCE):
@@ -386,9 +356,9 @@ class _Stage:
         await self.caller.finished()
         await self.host.finished()
         told = {
-            state: _told(state, line)
+            state: await self.caller.told(state)
             for state in self.expected
-            if (line := self.caller.find("told", state)) is not None
+            if self.caller.find("told", state) is not None
         }
         starts = {
             state: sum(
@@ -407,18 +377,3 @@ class _Stage:
         if host.find("cancelled", state) is not None:
             return Fate.CANCELLED
         return Fate.FINISHED if host.find("finished", state) is not None else Fate.RUNNING
-
-
-def _told(state: State, line: dict[str, Any]) -> Told:
-    trailing = line["trailing"]
-    executed = trailing.get("relay-may-have-executed")
-    return Told(
-        Ending(
-            line["status"],
-            None if executed is None else executed == "true",
-            trailing.get("relay-origin"),
-        ),
-        line["details"],
-        trailing.get("grpc-retry-pushback-ms"),
-        line["result"] == _RESULTS.get(state, state),
-    )
