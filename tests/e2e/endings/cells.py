@@ -9,12 +9,14 @@ Source: DESIGN.md "What a caller is told"; LINK.md "What a call's end may claim"
 
 Rows of that table that stand elsewhere:
 
-- no host listens; wait_for_ready; unserved service: integration/test_call_ends.py, test_native.py;
-- a parked host, and rerouting: unit/hub/test_waiting.py, and test_rows.py here;
-- deadlines, a silent host's too: integration/test_call_ends.py, test_silence.py, test_native.py;
-- cancellation by the caller: integration/test_call_ends.py, test_native.py;
-- a drain that takes too long: integration/test_restart.py, and test_rows.py here;
-- limits: integration/test_overload.py.
+- no host listens, or none serves the service: integration/test_call_ends.py and test_native.py;
+- wait_for_ready, a host that is parked, one that drains beside another: test_rows.py here;
+- a host lost before it was handed the call: unit/hub/test_waiting.py;
+- deadlines: integration/test_call_ends.py and test_native.py; with a silent host test_rows.py here;
+- the caller cancels: integration/test_call_ends.py and test_native.py;
+- a drain of the hub that takes too long: test_rows.py here;
+- limits: integration/test_retry_pushback.py.
+
 "Not allowed" waits for rights.
 """
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -80,9 +80,7 @@ def played(
     return asyncio.run(_play_all(list(dict.fromkeys(cell.scene for cell in cells)), folder))
 
 
-async def _play_all(
-    scenes: list[SceneKey], folder: Path
-) -> Mapping[SceneKey, Played | str]:
+async def _play_all(scenes: list[SceneKey], folder: Path) -> Mapping[SceneKey, Played | str]:
     has_room = asyncio.Semaphore(_SCENES_AT_ONCE)
     async with (
         _hub(folder / "patient", _PATIENT_KEEPALIVE_S) as patient,
@@ -94,13 +92,12 @@ async def _play_all(
             hub, keepalive_s = (
                 (attentive, _KEEPALIVE_S) if is_silent else (patient, _PATIENT_KEEPALIVE_S)
             )
-            async with has_room, AsyncExitStack() as stack:
+            async with has_room:
                 try:
-                    if scene.victim is Victim.HUB:
-                        hub = await stack.enter_async_context(
-                            _hub(folder / str(scene), keepalive_s)
-                        )
-                    return await play(scene, hub, keepalive_s=keepalive_s)
+                    if scene.victim is not Victim.HUB:
+                        return await play(scene, hub, keepalive_s=keepalive_s)
+                    async with _hub(folder / str(scene), keepalive_s) as own:
+                        return await play(scene, own, keepalive_s=keepalive_s)
                 except Exception:
                     return traceback.format_exc()
 
