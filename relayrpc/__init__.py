@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from relayrpc._sync import Channel as Channel
     from relayrpc._sync import DeadlineExceededError as DeadlineExceededError
     from relayrpc._sync import RpcError as RpcError
+    from relayrpc._sync import Server as Server
     from relayrpc._sync import TLSOptions as TLSOptions
     from relayrpc._sync import channel as channel
+    from relayrpc._sync import server as server
     from relayrpc.endpoint.call_credentials import call_credentials as call_credentials
     from relayrpc.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
     from relayrpc.limits import Limits as Limits
@@ -31,12 +33,14 @@ __all__ = [
     "DeadlineExceededError",
     "Limits",
     "RpcError",
+    "Server",
     "TLSOptions",
     "__version__",
     "aio",
     "call_credentials",
     "channel",
     "errors",
+    "server",
 ]
 
 __version__ = "0.1.0"
@@ -47,18 +51,13 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
     )
 
 
-_HOMES = {
-    "call_credentials": "endpoint.call_credentials",
-    **dict.fromkeys(("DEFAULT_LIMITS", "Limits"), "limits"),
-    **dict.fromkeys(
-        ("Channel", "DeadlineExceededError", "RpcError", "TLSOptions", "channel"), "_sync"
-    ),
-}
-
-
 def __getattr__(name: str) -> object:
     if name in {"aio", "errors"}:
         return importlib.import_module(f"relayrpc.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"relayrpc.{_HOMES[name]}"), name)
+    if name in {"DEFAULT_LIMITS", "Limits"}:
+        return getattr(importlib.import_module("relayrpc.limits"), name)
+    if name == "call_credentials":
+        return getattr(importlib.import_module("relayrpc.endpoint.call_credentials"), name)
+    if name in __all__:
+        return getattr(importlib.import_module("relayrpc._sync"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

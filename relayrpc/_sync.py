@@ -1,28 +1,106 @@
 """
-The blocking API: a gRPC channel that calls through a hub, for programs that have no event loop.
+The blocking API: a gRPC server that dials out, a gRPC channel that calls through a hub, for
+programs that have no event loop.
 
+    server = relayrpc.server("relay://127.0.0.1:7350/contoso/greeter", thread_pool)
     channel = relayrpc.channel("relay://127.0.0.1:7350/contoso/greeter")
 
-It is good for the code that grpcio-tools generates. What cannot be honoured raises at once.
+Both are good for the code that grpcio-tools generates. What cannot be honoured raises at once.
 Source: DESIGN.md decisions 10 and 11.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import grpc
 
 from relayrpc import aio
 from relayrpc.carrier.tls import TLSOptions
-from relayrpc.carrier.url import CarrierChoice
+from relayrpc.carrier.url import CarrierChoice, parse_url
+from relayrpc.endpoint.live_link import LiveLink
+from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.sync_channel import Channel
 from relayrpc.endpoint.sync_error import DeadlineExceededError, RpcError
+from relayrpc.endpoint.sync_server import Server, ServerCore
+from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 
 
-__all__ = ["Channel", "DeadlineExceededError", "RpcError", "TLSOptions", "channel"]
+__all__ = [
+    "Channel",
+    "DeadlineExceededError",
+    "RpcError",
+    "Server",
+    "TLSOptions",
+    "channel",
+    "server",
+]
+
+
+def server(
+    url: str,
+    thread_pool: Executor | None = None,
+    handlers: Sequence[grpc.GenericRpcHandler] | None = None,
+    interceptors: Sequence[grpc.ServerInterceptor] | None = None,
+    options: Sequence[tuple[str, Any]] | None = None,
+    maximum_concurrent_rpcs: int | None = None,
+    compression: grpc.Compression | None = None,
+    xds: bool = False,
+    *,
+    carrier: CarrierChoice = "auto",
+    keep_trying: bool = False,
+    tls: TLSOptions | None = None,
+    instance: str | None = None,
+    include_exception_detail: bool = False,
+    slots: int = 0,
+    priority: int = 0,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Server:
+    """
+    Make a server that serves through a hub.
+
+    Args:
+        thread_pool: Runs the handlers, plain functions; None: a pool of its own. It is not shut
+            down with the server.
+        interceptors: Outermost first; they run on the threads of the handlers.
+        include_exception_detail: Tell callers the text of handlers' exceptions, as grpc does.
+        xds: Must be False: who serves a call is the hub's to choose.
+        url, handlers, options, maximum_concurrent_rpcs, compression, carrier, keep_trying, tls,
+            instance, slots, priority, limits: As for `relayrpc.aio.server`.
+
+    Raises:
+        ConfigError: The URL or an option cannot be used.
+        ValueError: An interceptor is none.
+        UsageError: A generic handler does not name its service, or is async.
+    """
+    if xds:
+        raise ConfigError("xds is not supported: who serves a call is the hub's to choose")
+    parsed = parse_url(url, carrier=carrier)
+    make_live = functools.partial(
+        LiveLink,
+        parsed,
+        limits=read_options(options, limits).limits,
+        tls=tls,
+        instance=instance,
+        keep_trying=keep_trying,
+    )
+    core = ServerCore(
+        lambda on_call: make_live(on_call=on_call),
+        address=parsed.address,
+        migration_thread_pool=thread_pool,
+        interceptors=interceptors or (),
+        maximum_concurrent_rpcs=maximum_concurrent_rpcs,
+        include_exception_detail=include_exception_detail,
+        slots=slots,
+        priority=priority,
+    )
+    made = Server(core)
+    made.add_generic_rpc_handlers(handlers or ())
+    return made
 
 
 def channel(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.failure import RefusedError
 from relayrpc.endpoint.metadata import (
     EMPTY,
     MetadataInput,
@@ -36,24 +37,17 @@ from relayrpc.link.messages import encode_message
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.handlers import MethodEntry
+    from relayrpc.endpoint.handover import Bell
     from relayrpc.endpoint.inbox import Inbox
     from relayrpc.endpoint.server import Server
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["Context", "RefusedError", "RequestIterator", "status_number"]
+__all__ = ["Context", "RequestIterator", "status_number"]
 
 _ABORTED: Final = "Locally aborted."
 _IDENTITY_KEY: Final = "relay_identity"
-
-
-class RefusedError(Exception):
-    """The requests cannot be given to a handler; ends the call with a status, before it is run."""
-
-    def __init__(self, status: int, details: str) -> None:
-        super().__init__(details)
-        self.status = status
 
 
 def status_number(code: object) -> int:
@@ -82,15 +76,18 @@ class Context(grpc.aio.ServicerContext):
         "_trailing",
         "_trailing_pairs",
         "_writers",
+        "bell",
         "call",
         "deadline_s",
         "entry",
         "inbox",
+        "is_in_thread",
         "is_started",
         "method",
         "request",
         "server",
         "task",
+        "thread_left",
     )
 
     def __init__(self, server: Server, call: Call, opening: pb.Open, entry: MethodEntry) -> None:
@@ -108,6 +105,12 @@ class Context(grpc.aio.ServicerContext):
         self.task: asyncio.Task[None] | None = None
         # The task has taken its first step: from then on it is the one to leave().
         self.is_started = False
+        # A thread of the pool has it, or will: a plain handler's.
+        self.is_in_thread = False
+        # Settled when it has it no longer; where a task waits for that.
+        self.thread_left: asyncio.Future[None] | None = None
+        # Rung for that thread whenever something changes.
+        self.bell: Bell | None = None
         self._is_begun = False
         self._is_aborted = False
         self._is_cancelled = False
@@ -134,30 +137,37 @@ class Context(grpc.aio.ServicerContext):
             inbox.receive(data)
         except FrameTooLargeError as exc:
             self.end(STATUS_RESOURCE_EXHAUSTED, str(exc))
-            self.cancel_task()
+            self.cancel_handler()
+        if self.bell is not None:
+            self.bell.ring()
 
     def half_close_received(self) -> None:
         """Note that no more requests come."""
         if self.inbox is not None:
             self.inbox.end()
+            if self.bell is not None:
+                self.bell.ring()
 
     def send_ready(self) -> None:
         """Let waiting writers go on."""
         self._wake_writers()
+        if self.bell is not None:
+            self.bell.ring()
 
     def call_ended(self, end: pb.End) -> None:
         """Cancel the handler: the caller cancelled, the deadline passed, or the link is lost."""
         if self.call is None:
             return
         self._status = end.status
+        self._is_cancelled = True
         self._finish()
-        self.cancel_task()
+        self.cancel_handler()
 
     # --- ending ---
 
-    def cancel_task(self) -> None:
+    def cancel_handler(self) -> None:
         """
-        Cancel the handler, whether it has begun or not.
+        Cancel the handler, whether it has begun or not; one that runs in a thread can only be told.
 
         Whoever still reads for it must not take the end of the call for the end of the requests.
         """
@@ -172,10 +182,19 @@ class Context(grpc.aio.ServicerContext):
         self.task = None
         self.server.left(self)
 
+    def leave_thread(self) -> None:
+        """Note that no thread has this call any more."""
+        self.is_in_thread = False
+        if self.thread_left is None:
+            self.leave()
+        else:
+            self.server.left(self)
+            if not self.thread_left.done():
+                self.thread_left.set_result(None)
+
     def reply(self, response: Any) -> None:
         """End the call with the one response of a handler that returned."""
-        call = self.call
-        if call is None:
+        if self.call is None:
             return
         if self._status:
             self.end(self._status, self._details)
@@ -185,7 +204,13 @@ class Context(grpc.aio.ServicerContext):
             data = serializer(response)
         else:
             data = b"" if response is None else response
-        data = encode_message(data, self.server.limits.message_sent_bytes_max)
+        self.reply_bytes(encode_message(data, self.server.limits.message_sent_bytes_max))
+
+    def reply_bytes(self, data: bytes) -> None:
+        """End the call with OK and an encoded message."""
+        call = self.call
+        if call is None:
+            return
         link = call.link
         link.end_call(call, data=data, trailing_metadata=self._trailing_pairs)
         link.flush_soon()
@@ -229,6 +254,11 @@ class Context(grpc.aio.ServicerContext):
         return self._status or 0
 
     @property
+    def has_status(self) -> bool:
+        """True when the handler set another status than OK: a response it returns is dropped."""
+        return bool(self._status)
+
+    @property
     def has_details(self) -> bool:
         """True when the handler set details."""
         return bool(self._details)
@@ -243,6 +273,8 @@ class Context(grpc.aio.ServicerContext):
             for callback in self._callbacks:
                 self.server.loop.call_soon(callback, self)
             self._callbacks = None
+        if self.bell is not None:
+            self.bell.ring()
 
     # --- requests ---
 
@@ -277,19 +309,39 @@ class Context(grpc.aio.ServicerContext):
         Raises:
             RefusedError: There was none, more than one, or a part of one.
         """
+        while not self.has_whole_request:
+            assert self.inbox is not None
+            await self.inbox.wait(self.server.loop)
+        return self.take_whole_request()
+
+    @property
+    def has_whole_request(self) -> bool:
+        """True when it is known what a unary method is given."""
+        inbox = self.inbox
+        return inbox is None or inbox.is_over or len(inbox.messages) > 1
+
+    def take_whole_request(self) -> bytes:
+        """
+        Take the one request of a unary method, when it is known.
+
+        Raises:
+            RefusedError: There was none, more than one, or a part of one.
+        """
         if self.request is not None:
             request, self.request = self.request, None
             return request
         inbox = self.inbox
         assert inbox is not None
-        while not inbox.is_over and len(inbox.messages) < 2:
-            await inbox.wait(self.server.loop)
         if inbox.is_truncated:
-            raise RefusedError(STATUS_INTERNAL, "the request ends within a message")
+            raise RefusedError(
+                STATUS_INTERNAL, "the request ends within a message", not_executed=True
+            )
         if len(inbox.messages) != 1:
             count = "no request" if not inbox.messages else "more than one request"
-            raise RefusedError(STATUS_UNIMPLEMENTED, f"{count} for a method that takes one")
-        return inbox.take()
+            raise RefusedError(
+                STATUS_UNIMPLEMENTED, f"{count} for a method that takes one", not_executed=True
+            )
+        return inbox.messages.popleft()
 
     async def read(self) -> Any:
         """
@@ -334,12 +386,19 @@ class Context(grpc.aio.ServicerContext):
             raise asyncio.CancelledError
         serializer = self.entry.serializer
         data = message if serializer is None else serializer(message)
-        link = call.link
         limits = self.server.limits
-        link.send_data(call, encode_message(data, limits.message_sent_bytes_max))
+        self.send_bytes(encode_message(data, limits.message_sent_bytes_max))
+        return call.unsent_bytes > limits.send_queue_bytes_high
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send an encoded message of a response stream; nothing happens after the end."""
+        call = self.call
+        if call is None:
+            return
+        link = call.link
+        link.send_data(call, data)
         link.flush_soon()
         self._is_begun = True
-        return call.unsent_bytes > limits.send_queue_bytes_high
 
     async def wait_writable(self) -> None:
         """Wait until enough was sent, or the call is over."""
@@ -515,6 +574,11 @@ class Context(grpc.aio.ServicerContext):
 
     def done(self) -> bool:
         """Return True if the call is over."""
+        return self.call is None
+
+    @property
+    def is_over(self) -> bool:
+        """As `done()`."""
         return self.call is None
 
 

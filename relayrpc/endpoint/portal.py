@@ -65,18 +65,21 @@ class Portal:
         *,
         farewell: Callable[[], Awaitable[object]],
         forked: Callable[[], object],
+        ended: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
             name: Of the threads.
             farewell: What the loop does last.
             forked: Called in the child of a fork.
+            ended: Called when the loop has ended, on its thread.
         """
         self.is_started = False
         self.is_forked = False
         self._name = name
         self._farewell = farewell
         self._forked = forked
+        self._ended = ended
         self._closing: asyncio.Event
         self._thread: threading.Thread | None = None
         self._callbacks: _Callbacks | None = None
@@ -122,10 +125,20 @@ class Portal:
         self.require_other_thread()
         with self._lock:
             self.shut_down_soon()
+        self.join(timeout_s)
+
+    def join(self, timeout_s: float | None = None) -> None:
+        """
+        Wait until somebody has shut it down, and both threads have ended.
+
+        Raises:
+            UsageError: This is the loop's thread.
+        """
+        self.require_other_thread()
         if self._thread is not None and not self.is_forked:
             self._thread.join(timeout_s)
             if self._callbacks is not None:
-                self._callbacks.end(timeout_s)
+                self._callbacks.join(timeout_s)
 
     def require_other_thread(self) -> None:
         """Raise UsageError on the loop's thread, where to wait would be for ever."""
@@ -150,6 +163,9 @@ class Portal:
             self._bell.ring()
         if self.is_started:
             self.handover.end()
+        if self._callbacks is not None:
+            self._callbacks.end()
+        self._ended()
 
     async def _until_shut_down(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -210,9 +226,12 @@ class _Callbacks:
     def submit(self, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
         self._queue.put((function, arguments))
 
-    def end(self, timeout_s: float | None) -> None:
-        """End behind what was submitted; a callback may be the one that asks for it."""
+    def end(self) -> None:
+        """End behind what was submitted."""
         self._queue.put(None)
+
+    def join(self, timeout_s: float | None) -> None:
+        """Wait for the end; a callback may be the one who asks for that."""
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 import grpc.aio
@@ -22,9 +21,11 @@ import grpc.aio
 from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
+from relayrpc.endpoint.handover import Handover
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import decode_metadata
+from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
@@ -62,8 +63,10 @@ class Server(grpc.aio.Server):
 
     loop: asyncio.AbstractEventLoop
     """Set by start()."""
-    thread_id: int
-    """Of the thread the loop runs on; set by start()."""
+    handover: Handover
+    """From the threads of plain handlers to the loop; set by start()."""
+    plain_call: type[PlainCall] = PlainCall
+    """Runs a plain handler."""
 
     def __init__(
         self,
@@ -99,11 +102,7 @@ class Server(grpc.aio.Server):
         """
         if maximum_concurrent_rpcs is not None and maximum_concurrent_rpcs <= 0:
             raise ValueError("maximum_concurrent_rpcs should be a positive integer")
-        wrong = [each for each in interceptors if not isinstance(each, grpc.aio.ServerInterceptor)]
-        if wrong:
-            raise ValueError(
-                f"Interceptor must be ServerInterceptor, the following are invalid: {wrong}"
-            )
+        self.require_interceptors(interceptors)
         self.live = make_live(self._call_opened)
         self.limits = self.live.limits
         self.clock: Callable[[], float] = self.live.now_s
@@ -127,8 +126,10 @@ class Server(grpc.aio.Server):
             else maximum_concurrent_rpcs
         )
         self._assembly = Assembly(self.limits)
-        # Calls whose handler has not returned.
+        # Calls whose handler has not returned, but for those of threads that outlive their call.
         self._contexts: dict[Context, None] = {}
+        # Those: a thread cannot be cancelled, and counts until it has returned.
+        self._left_behind: dict[Context, None] = {}
         self._is_started = False
         self._stopping: asyncio.Task[None] | None = None
         # Calls that still come are answered UNAVAILABLE.
@@ -138,6 +139,14 @@ class Server(grpc.aio.Server):
         self._give_up_s = math.inf
         self._idle = asyncio.Event()
         self._terminated = asyncio.Event()
+
+    def require_interceptors(self, interceptors: Sequence[Any]) -> None:
+        """Raise ValueError where one of them is none."""
+        wrong = [each for each in interceptors if not isinstance(each, grpc.aio.ServerInterceptor)]
+        if wrong:
+            raise ValueError(
+                f"Interceptor must be ServerInterceptor, the following are invalid: {wrong}"
+            )
 
     # --- registering ---
 
@@ -202,7 +211,7 @@ class Server(grpc.aio.Server):
             raise grpc.aio.UsageError("the server serves nothing; add a servicer before start()")
         self._is_started = True
         self.loop = asyncio.get_running_loop()
-        self.thread_id = threading.get_ident()
+        self.handover = Handover(self.loop)
         self.tracing = self.live.find_tracing()
         try:
             await self.live.connected()
@@ -292,7 +301,7 @@ class Server(grpc.aio.Server):
         self._is_refusing = True
         for context in list(self._contexts):
             context.end(STATUS_UNAVAILABLE, "the host stopped")
-            context.cancel_task()
+            context.cancel_handler()
 
     # --- calls ---
 
@@ -304,7 +313,7 @@ class Server(grpc.aio.Server):
             if entry is None:
                 return
         contexts = self._contexts
-        if len(contexts) >= self._calls_max:
+        if len(contexts) + len(self._left_behind) >= self._calls_max:
             self._refuse(
                 call,
                 STATUS_RESOURCE_EXHAUSTED,
@@ -329,11 +338,28 @@ class Server(grpc.aio.Server):
             context.open_inbox(data, is_complete=is_complete)
             if context.call is None:
                 return
+        if not entry.is_async and self.is_plain(context):
+            self.start_plain(context)
+            return
         if self.tracing is None:
             handling = run_call(context)
         else:
             handling = run_traced_call(context, self.tracing, call.address)
         context.task = self.loop.create_task(handling)
+
+    def is_plain(self, context: Context) -> bool:
+        """Say whether a call with a plain handler needs nothing but a thread."""
+        if self.interceptors or self.tracing is not None:
+            return False
+        return context.request is not None or context.entry.has_request_stream
+
+    def start_plain(self, context: Context) -> None:
+        """Give a call to a thread of the pool."""
+        self.plain_call(context).start(self.executor)
+
+    def call_back(self, callback: Callable[[], None]) -> None:
+        """Call what a plain handler wanted called after the end."""
+        callback()
 
     def _resolve(self, call: Call, opening: pb.Open) -> MethodEntry | None:
         """
@@ -377,6 +403,10 @@ class Server(grpc.aio.Server):
             return await self.interceptors[index].intercept_service(
                 functools.partial(self._intercept_from, index + 1), details
             )
+        return self.find_handler(details)
+
+    def find_handler(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """Find what handles a call when every interceptor has passed it on."""
         entry = self._table.find(
             details.method.removeprefix("/"), lambda: tuple(details.invocation_metadata)
         )
@@ -397,7 +427,11 @@ class Server(grpc.aio.Server):
         return self.live.token_hex(_INCIDENT_BYTES)
 
     def left(self, context: Context) -> None:
-        """Note that nothing runs for a call any more."""
+        """Note that nothing runs for a call any more, or nothing but a thread."""
         self._contexts.pop(context, None)
+        if context.is_in_thread:
+            self._left_behind[context] = None
+        else:
+            self._left_behind.pop(context, None)
         if self._stopping is not None and not self._contexts:
             self._idle.set()

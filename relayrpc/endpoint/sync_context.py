@@ -9,22 +9,28 @@ Source: grpc.ServicerContext; grpc.aio's support of handlers that are not corout
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.failure import RefusedError
+from relayrpc.endpoint.thread_io import Receiver
+from relayrpc.link.call import STATUS_CANCELLED, STATUS_INTERNAL
+
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
+    from relayrpc.endpoint.handover import Bell
     from relayrpc.endpoint.metadata import MetadataInput, Metadatum
 
 
-__all__ = ["SyncContext", "SyncRequestIterator"]
+__all__ = ["CallOverError", "SyncContext", "SyncRequestIterator"]
+
+
+class CallOverError(grpc.aio.AbortError, grpc.RpcError):
+    """The call is over, by its caller or a lost link: for a thread a way out of its handler."""
 
 
 class SyncContext(grpc.ServicerContext):
@@ -34,25 +40,13 @@ class SyncContext(grpc.ServicerContext):
         self._context = context
 
     def _on_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        server = self._context.server
-        if threading.get_ident() == server.thread_id:
-            return function(*arguments)
-        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(function(*arguments))
-            except Exception as exc:
-                outcome.set_exception(exc)
-
-        server.loop.call_soon_threadsafe(run)
-        return outcome.result()
+        return self._context.server.handover.call(function, *arguments)
 
     # --- about the call ---
 
     def is_active(self) -> bool:
         """Return False once the call is over; a handler that takes long should look."""
-        return not self._context.done()
+        return not self._context.is_over
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline, at least 0; None without one."""
@@ -80,9 +74,10 @@ class SyncContext(grpc.ServicerContext):
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         """Have `callback()` called after the end; False when that has been."""
-        if self._context.done():
+        context = self._context
+        if context.is_over:
             return False
-        self._on_loop(self._context.add_done_callback, lambda _: callback())
+        self._on_loop(context.add_done_callback, lambda _: context.server.call_back(callback))
         return True
 
     # --- acting ---
@@ -93,7 +88,7 @@ class SyncContext(grpc.ServicerContext):
 
     def cancel(self) -> None:
         """End the call with CANCELLED."""
-        self._on_loop(self._context.end, grpc.StatusCode.CANCELLED.value[0], "")
+        self._on_loop(self._context.end, STATUS_CANCELLED, "")
 
     def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: MetadataInput = ()
@@ -142,23 +137,29 @@ class SyncContext(grpc.ServicerContext):
 class SyncRequestIterator:
     """The requests of a stream, for a plain `for` on the handler's thread."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(
+        self, context: Context, bell: Bell, deserialize: Callable[[bytes], Any]
+    ) -> None:
         self._context = context
+        self._deserialize = deserialize
+        self._receiver = Receiver(context, handover=context.server.handover, bell=bell)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
         context = self._context
-        if threading.get_ident() == context.server.thread_id:
+        if context.server.handover.is_own_thread:
             raise RuntimeError("a plain def handler with a request stream needs its own thread")
-        try:
-            request = asyncio.run_coroutine_threadsafe(
-                context.read(), context.server.loop
-            ).result()
-        except (asyncio.CancelledError, concurrent.futures.CancelledError):
-            # Cancelled or lost: for a thread there is no other way to say that nothing more comes.
-            raise grpc.aio.AbortError("The call is over.") from None
-        if request is grpc.aio.EOF:
-            raise StopIteration
-        return request
+        data = self._receiver.take()
+        if context.cancelled():
+            # For a thread there is no other way to say that nothing more comes.
+            raise CallOverError("The call is over.")
+        if data is not None:
+            return self._deserialize(data)
+        assert context.inbox is not None
+        if context.inbox.is_truncated:
+            raise RefusedError(STATUS_INTERNAL, "the requests end within a message")
+        raise StopIteration
+
+    next = __next__

@@ -222,7 +222,7 @@ async def memory_hub(*, limits: Limits = DEFAULT_LIMITS) -> AsyncIterator[Memory
     if isinstance(loop, VirtualLoop):
         # Everything replays from the loop's seed.
         rng = random.Random(loop.rng.getrandbits(_SEED_BITS))
-        wall_clock, server_options = loop.time, {"migration_thread_pool": InlineExecutor()}
+        wall_clock, server_options = loop.time, {"migration_thread_pool": InlineExecutor(loop)}
     else:
         rng = random.Random()
         wall_clock, server_options = time.time, {}

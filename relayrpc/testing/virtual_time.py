@@ -87,7 +87,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             turns_max: More turns of the loop raise LivelockError.
             time_s_max: More virtual seconds raise LivelockError.
             executor_delay_s: How long after its call the result of a function in an executor
-                arrives.
+                arrives, or after its submission a function is called.
         """
         super().__init__()
         self._selector = _NoSockets(self)
@@ -95,7 +95,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.rng = rng
         self._turns_max = turns_max
         self._time_s_max = time_s_max
-        self._executor_delay_s = executor_delay_s
+        self.executor_delay_s = executor_delay_s
         # Not 0, so that a forgotten clock shows.
         self._now_s = 1000.0
         self._time_s_end = self._now_s + time_s_max
@@ -171,7 +171,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             else:
                 future.set_exception(error)
 
-        self.call_later(self._executor_delay_s(), arrive)
+        self.call_later(self.executor_delay_s(), arrive)
         return future
 
     # --- what asyncio asks of a loop with sockets ---
@@ -208,16 +208,23 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 class InlineExecutor(concurrent.futures.Executor):
-    """Calls at once, on the caller's thread."""
+    """Calls on the thread of a virtual loop: later, as a thread would come to it later."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> concurrent.futures.Future[Any]:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as exc:
-            future.set_exception(exc)
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except Exception as exc:
+                future.set_exception(exc)
+
+        self._loop.call_later(self._loop.executor_delay_s(), run)
         return future
 
 

@@ -1,27 +1,30 @@
 """
-Goal: what a blocking channel adds to grpc's: truthful errors, its own limits and misuse, threads
-that end with it, every carrier, the generated code of the sample.
+Goal: what a blocking channel or server adds to grpc's: truthful errors, limits and misuse of their
+own, threads that end with them, every carrier, the generated code of the sample.
 
-Method: a hub on a thread of its own, and channels of this test's.
+Method: a hub on a thread of its own, and channels and servers of the test's.
 """
 
 from __future__ import annotations
 
 import gc
 import queue
+import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
 
 import relayrpc
-from relayrpc.errors import UsageError
+from relayrpc.errors import ConfigError, ConnectError, LinkRefusedError, UsageError
 from relayrpc.limits import Limits
 from samples.greeter import greeter_pb2 as pb
 from samples.greeter import greeter_pb2_grpc as rpc
 from tests.support.blocking import HubThread, serving
+from tests.support.relay import make_handlers
 
 
 pytestmark = pytest.mark.integration
@@ -31,9 +34,9 @@ def echo(request: bytes, context: Any) -> bytes:
     return request
 
 
-def threads_of_relay() -> list[threading.Thread]:
-    """Threads of this package that are alive, but for those of its handlers."""
-    return [each for each in threading.enumerate() if each.name.startswith("relayrpc ")]
+def threads_of(what: str) -> list[threading.Thread]:
+    """Threads of channels or servers that are alive."""
+    return [each for each in threading.enumerate() if each.name.startswith(f"relayrpc {what}")]
 
 
 # --- errors ---
@@ -127,15 +130,15 @@ def test_nothing_is_left_of_a_closed_channel(relay_hub: HubThread) -> None:
     told: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with serving("relay", relay_hub, {"uu:E": echo}):
         channel = relayrpc.channel(relay_hub.url())
-        assert not threads_of_relay()
+        assert not threads_of("channel")
         channel.subscribe(told.put, try_to_connect=True)
         stub = channel.unary_unary("/test.Service/E")
         future = stub.future(b"x")
         future.add_done_callback(told.put)
         future.result()
-        assert len(threads_of_relay()) == 2
+        assert len(threads_of("channel")) == 2
         channel.close()
-        assert not threads_of_relay()
+        assert not threads_of("channel")
         assert not channel.core.calls
 
 
@@ -159,7 +162,7 @@ def test_dropped_channel_ends_its_thread(relay_hub: HubThread) -> None:
         channel = relayrpc.channel(relay_hub.url())
         stub = channel.unary_unary("/test.Service/E")
         stub(b"x")
-        [thread] = threads_of_relay()
+        [thread] = threads_of("channel")
         del channel
         gc.collect()
         assert stub(b"x") == b"x"
@@ -237,3 +240,214 @@ def test_every_carrier_carries_generated_code(relay_hub: HubThread, carrier: Any
         assert stub.CollectNames(names).message == "Ada, Grace"
         lines = iter([pb.ChatLine(text="a"), pb.ChatLine(text="b")])
         assert [line.text for line in stub.Chat(lines)] == ["A", "B"]
+
+
+# --- the server ---
+
+
+def join(requests: Iterator[bytes], context: Any) -> bytes:
+    return b",".join(requests)
+
+
+def make_server(hub: HubThread, behaviors: dict[str, Any], **options: Any) -> relayrpc.Server:
+    server = relayrpc.server(hub.url(), **options)
+    server.add_registered_method_handlers("test.Service", make_handlers(behaviors))
+    return server
+
+
+def test_server_opens_no_port_and_says_so(relay_hub: HubThread) -> None:
+    server = make_server(relay_hub, {"uu:E": echo})
+    with pytest.raises(UsageError, match="delete the call that adds"):
+        server.add_insecure_port("127.0.0.1:0")
+    with pytest.raises(UsageError, match="dials out to its hub"):
+        server.add_secure_port("[::]:443", grpc.local_server_credentials())
+    assert isinstance(server, grpc.Server)
+
+
+def test_server_takes_what_it_can_serve(relay_hub: HubThread) -> None:
+    async def echo_async(request: bytes, context: Any) -> bytes:
+        return request
+
+    class Nameless(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            return None
+
+    server = relayrpc.server(relay_hub.url())
+    with pytest.raises(UsageError, match="serves nothing"):
+        server.start()
+    with pytest.raises(UsageError, match="is async; a blocking server takes plain functions"):
+        make_server(relay_hub, {"uu:E": echo_async})
+    with pytest.raises(UsageError, match="does not name its service"):
+        relayrpc.server(relay_hub.url(), handlers=(Nameless(),))
+    with pytest.raises(ValueError, match="must be a"):
+        relayrpc.server(relay_hub.url(), interceptors=(object(),))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="xds"):
+        relayrpc.server(relay_hub.url(), xds=True)
+    with pytest.raises(ConfigError):
+        relayrpc.server("http://hub/a")
+
+
+def test_handlers_are_added_before_the_start(relay_hub: HubThread) -> None:
+    server = make_server(relay_hub, {"uu:E": echo})
+    server.start()
+    with pytest.raises(UsageError, match="before the server is started"):
+        server.add_registered_method_handlers("test.Service", make_handlers({"uu:F": echo}))
+    server.stop(None)
+
+
+def test_server_that_finds_no_hub_says_so_and_leaves_nothing(unused_tcp_port: int) -> None:
+    server = relayrpc.server(f"ws://127.0.0.1:{unused_tcp_port}/a")
+    server.add_registered_method_handlers("test.Service", make_handlers({"uu:E": echo}))
+    with pytest.raises(ConnectError):
+        server.start()
+    assert not threads_of("server")
+    assert server.stop(None).is_set()
+
+
+def test_server_that_is_replaced_says_so(relay_hub: HubThread) -> None:
+    servers = [make_server(relay_hub, {"uu:E": echo}, instance="one") for _ in range(2)]
+    for server in servers:
+        server.start()
+    with pytest.raises(LinkRefusedError):
+        servers[0].wait_for_termination()
+    for server in servers:
+        server.stop(None)
+
+
+def test_nothing_is_left_of_a_stopped_server(relay_hub: HubThread) -> None:
+    server = make_server(relay_hub, {"uu:E": echo})
+    server.start()
+    assert server.stop(None).is_set()
+    assert not threads_of("server")
+    server = make_server(relay_hub, {"uu:E": echo})
+    server.start()
+    [thread] = threads_of("server")
+    server.stop(60).wait()
+    thread.join()
+
+
+def test_exception_of_a_handler_stays_at_the_host(
+    relay_hub: HubThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(request: bytes, context: Any) -> bytes:
+        raise ValueError("a secret")
+
+    server = make_server(relay_hub, {"uu:M": fail})
+    server.start()
+    with relayrpc.channel(relay_hub.url()) as channel:
+        with pytest.raises(relayrpc.RpcError) as caught:
+            channel.unary_unary("/test.Service/M")(b"")
+        assert re.fullmatch("the handler failed, incident [0-9a-f]{8}", caught.value.details())
+        assert (caught.value.origin, caught.value.may_have_executed) == ("host", True)
+    assert "a secret" in caplog.text
+    server.stop(None)
+
+
+def test_request_that_cannot_be_deserialized_in_a_stream_ends_the_call(
+    relay_hub: HubThread,
+) -> None:
+    """Grpc's own server never answers."""
+
+    def fail(_: bytes) -> Any:
+        raise ValueError("no")
+
+    def register(server: Any) -> None:
+        handler = grpc.stream_unary_rpc_method_handler(join, fail, None)
+        server.add_registered_method_handlers("test.Service", {"J": handler})
+
+    with serving("relay", relay_hub, register=register) as channel:
+        with pytest.raises(relayrpc.RpcError) as caught:
+            channel.stream_unary("/test.Service/J")(iter([b"1"]))
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert caught.value.details() == "Exception deserializing request!"
+        assert caught.value.may_have_executed
+
+
+def test_thread_that_outlives_its_call_counts_until_it_returns(relay_hub: HubThread) -> None:
+    """Else callers with short deadlines could pile up calls behind a handler that hangs."""
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def hang(request: bytes, context: Any) -> bytes:
+        entered.release()
+        go_on.wait()
+        return b""
+
+    server = make_server(relay_hub, {"uu:M": hang}, maximum_concurrent_rpcs=1)
+    server.start()
+    with relayrpc.channel(relay_hub.url()) as channel:
+        stub = channel.unary_unary("/test.Service/M")
+        future = stub.future(b"")
+        entered.acquire()
+        future.cancel()
+        with pytest.raises(relayrpc.RpcError) as caught:
+            stub(b"")
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        go_on.set()
+        while isinstance(stub.future(b"").exception(), relayrpc.RpcError):
+            pass
+    server.stop(None)
+
+
+def test_stop_does_not_wait_for_a_thread_that_hangs(relay_hub: HubThread) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hang(request: bytes, context: Any) -> bytes:
+        entered.set()
+        go_on.wait()
+        return b""
+
+    server = make_server(relay_hub, {"uu:M": hang})
+    server.start()
+    with relayrpc.channel(relay_hub.url()) as channel:
+        future = channel.unary_unary("/test.Service/M").future(b"")
+        entered.wait()
+        assert server.stop(None).is_set()
+        assert future.exception() is not None
+    go_on.set()
+
+
+def test_server_may_be_stopped_by_a_handler(relay_hub: HubThread) -> None:
+    stopped: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
+
+    def stop(request: bytes, context: Any) -> bytes:
+        stopped.put(server.stop(60))
+        return b"stopping"
+
+    server = make_server(relay_hub, {"uu:M": stop})
+    server.start()
+    with relayrpc.channel(relay_hub.url()) as channel:
+        assert channel.unary_unary("/test.Service/M")(b"") == b"stopping"
+    assert stopped.get().wait(60)
+    assert not server.wait_for_termination()
+
+
+def test_calls_are_refused_when_the_pool_was_shut_down(relay_hub: HubThread) -> None:
+    pool = ThreadPoolExecutor(1)
+    server = make_server(relay_hub, {"uu:E": echo}, thread_pool=pool)
+    server.start()
+    pool.shutdown()
+    with relayrpc.channel(relay_hub.url()) as channel:
+        with pytest.raises(relayrpc.RpcError) as caught:
+            channel.unary_unary("/test.Service/E")(b"")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert (caught.value.origin, caught.value.may_have_executed) == ("host", False)
+    server.stop(None)
+
+
+def test_response_stream_waits_for_a_caller_that_does_not_read(relay_hub: HubThread) -> None:
+    """A generator is not run far ahead of its reader: what it gives would pile up at the host."""
+    given = 0
+
+    def give(request: bytes, context: Any) -> Iterator[bytes]:
+        nonlocal given
+        for _ in range(300):
+            given += 100_000
+            yield bytes(100_000)
+
+    with serving("relay", relay_hub, {"us:G": give}) as channel:
+        call = channel.unary_stream("/test.Service/G")(b"")
+        assert len(next(call)) == 100_000
+        with pytest.raises(grpc.FutureTimeoutError):
+            call.result(timeout=1)
+        assert given < 20_000_000
+        assert sum(map(len, call)) == 29_900_000

@@ -261,7 +261,7 @@ class _Host:
         server = Server(
             make_live,
             address=self.address,
-            migration_thread_pool=InlineExecutor(),
+            migration_thread_pool=InlineExecutor(world.loop),
             interceptors=[_ServerPassOn()] if world.has_interceptors else (),
         )
         greeter = PlainGreeter if self.address == ADDRESS_PLAIN else AsyncGreeter

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import grpc
 
 import relayrpc
-import relayrpc.aio
 from relayrpc.gateway.full_hub import full_hub
 from relayrpc.hub.server import HubConfig
 from tests.support.relay import make_handlers
@@ -44,10 +43,6 @@ class HubThread:
     def url(self, address: str = "contoso/test") -> str:
         """What a server or channel at an address is made with."""
         return f"ws://127.0.0.1:{self.http_port}/{address}"
-
-    def run(self, coroutine: Any) -> Any:
-        """Run a coroutine on the hub's loop, and wait for it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
 
 @contextlib.contextmanager
@@ -82,6 +77,7 @@ def serving(
     behaviors: Behaviors | None = None,
     *,
     register: Callable[[Any], None] | None = None,
+    **options: Any,
 ) -> Iterator[grpc.Channel]:
     """
     Serve plain `def` behaviors as methods of `test.Service`, and open a channel to them.
@@ -91,24 +87,23 @@ def serving(
         hub: For the relay.
         behaviors: As for `running_relay`.
         register: Adds handlers in another way.
+        options: Of the server, `interceptors` and the like.
     """
     with ThreadPoolExecutor(16) as pool, contextlib.ExitStack() as stack:
         server: Any
         if side == "direct":
-            server = grpc.server(pool)
+            server = grpc.server(pool, **options)
             target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
             channel: Any = grpc.insecure_channel(target)
         else:
-            server = relayrpc.aio.server(hub.url(), pool)
+            server = relayrpc.server(
+                hub.url(), pool, include_exception_detail=True, **options
+            )
             channel = relayrpc.channel(hub.url())
         if behaviors:
             server.add_registered_method_handlers("test.Service", make_handlers(behaviors))
         if register is not None:
             register(server)
-        if side == "direct":
-            server.start()
-            stack.callback(lambda: server.stop(None).wait())
-        else:
-            hub.run(server.start())
-            stack.callback(lambda: hub.run(server.stop(None)))
+        server.start()
+        stack.callback(lambda: server.stop(None).wait())
         yield stack.enter_context(channel)

@@ -1,0 +1,254 @@
+"""
+The blocking server: a grpc.Server whose core is an async one on a thread of its own.
+
+Owns: what runs on which thread, the life of both. Does not own: admitting calls (server.py),
+running handlers (sync_servicer.py), the link.
+Source: grpc.Server; docs/adr/0006-blocking-portal.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+
+from relayrpc.endpoint.handlers import UNRESOLVED
+from relayrpc.endpoint.handover import Bell
+from relayrpc.endpoint.portal import Portal
+from relayrpc.endpoint.server import Server as AsyncServer
+from relayrpc.endpoint.sync_servicer import ServicerCall
+from relayrpc.errors import UsageError
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.context import Context
+    from relayrpc.endpoint.handlers import MethodEntry
+    from relayrpc.errors import RelayError
+
+
+__all__ = ["Server", "ServerCore"]
+
+_STARTED: Final = "Cannot start already-started server!"
+
+
+class ServerCore(AsyncServer):
+    """The async server inside: plain handlers alone, and interceptors that run on their threads."""
+
+    plain_call = ServicerCall
+    portal: Portal
+    """Set by the server around it."""
+
+    def require_interceptors(self, interceptors: Sequence[Any]) -> None:
+        """Raise ValueError where one of them is none."""
+        for each in interceptors:
+            if not callable(getattr(each, "intercept_service", None)):
+                raise ValueError(f"Interceptor {each!r} must be a grpc.ServerInterceptor.")
+
+    def require_plain(self) -> None:
+        """Raise UsageError where a handler is `async def`."""
+        for method, entry in self._table.entries.items():
+            if entry.is_async:
+                raise UsageError(
+                    f"the handler of {method} is async; a blocking server takes plain functions, "
+                    "relayrpc.aio.server takes both"
+                )
+
+    def is_plain(self, context: Context) -> bool:
+        """Say whether a call needs nothing but a thread; interceptors run there too."""
+        if self.interceptors:
+            return self.tracing is None
+        return super().is_plain(context)
+
+    async def intercept(self, context: Context) -> MethodEntry:
+        """Leave it to the thread."""
+        return UNRESOLVED
+
+    def call_back(self, callback: Callable[[], None]) -> None:
+        """Call what a handler wanted called after the end, on a thread where it may block."""
+        self.portal.call_back(callback)
+
+
+class Server(grpc.Server):
+    """
+    Serves through a hub, on the threads of a pool. Made by `relayrpc.server()`.
+
+    Unlike grpc's it must be stopped: while it runs, dropping it changes nothing.
+    """
+
+    def __init__(self, core: ServerCore) -> None:
+        """
+        Args:
+            core: Used on this server's thread alone.
+        """
+        self.core = core
+        self.portal = core.portal = Portal(
+            "relayrpc server", farewell=self._farewell, ended=self._ended, forked=self._forked
+        )
+        # Guards the three that follow it.
+        self._lock = threading.Lock()
+        self._is_started = False
+        self._is_over = False
+        # Set when the server has stopped; as many as stop() was called.
+        self._stopped: list[threading.Event] = []
+        # Why there will be no link any more although nobody stopped the server.
+        self._lost: RelayError | None = None
+        self._bell = Bell()
+        # What runs on the loop beside the core, kept from the garbage collector.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- registering ---
+
+    def add_generic_rpc_handlers(
+        self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
+    ) -> None:
+        """
+        Add handlers; only before start().
+
+        Raises:
+            UsageError: The server has started, a handler does not name its service, or is async.
+        """
+        with _own_errors():
+            self.core.add_generic_rpc_handlers(generic_rpc_handlers)
+        self.core.require_plain()
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler]
+    ) -> None:
+        """
+        Add the methods of a service; only before start(). They win over generic handlers of the
+        same name.
+
+        Raises:
+            UsageError: The server has started, or a handler is async.
+        """
+        with _own_errors():
+            self.core.add_registered_method_handlers(service_name, method_handlers)
+        self.core.require_plain()
+
+    def add_insecure_port(self, address: str) -> NoReturn:
+        """Raise UsageError: this server listens nowhere."""
+        with _own_errors():
+            self.core.add_insecure_port(address)
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> NoReturn:
+        """Raise UsageError: this server listens nowhere."""
+        with _own_errors():
+            self.core.add_secure_port(address, server_credentials)
+
+    # --- life ---
+
+    def start(self) -> None:
+        """
+        Connect to the hub and register there; calls may come when this returns. Only once.
+
+        Raises:
+            ValueError: It was started before.
+            UsageError: It serves nothing, or was stopped before.
+            ConnectError: The hub cannot be reached, and the server was not told to keep trying.
+            LinkRefusedError: The hub refused the link or the registration.
+        """
+        with self._lock:
+            if self._is_started:
+                raise ValueError(_STARTED)
+            self.portal.start()
+            self._is_started = True
+        try:
+            with _own_errors():
+                self.portal.run(self._start())
+        except BaseException:
+            self.portal.shut_down()
+            raise
+
+    def stop(self, grace: float | None) -> threading.Event:
+        """
+        Have the hub send no new calls, let running ones finish for `grace` seconds, then end the
+        rest. Without a grace it returns when that is done, else at once. Idempotent; may be called
+        again with a smaller grace. Threads that still run a handler are not waited for.
+
+        Returns:
+            What is set when the server has stopped.
+        """
+        self.portal.require_other_thread()
+        stopped = threading.Event()
+        with self._lock:
+            if not self._is_started or self._is_over:
+                stopped.set()
+                return stopped
+            self._stopped.append(stopped)
+        self.portal.handover.submit(self._begin_stop, grace)
+        if grace is None:
+            self.portal.join()
+        return stopped
+
+    def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """
+        Wait until the server has stopped, or its link has ended for good.
+
+        Returns:
+            True when `timeout` seconds passed before.
+
+        Raises:
+            RelayError: The hub ended the link for good: another process took this instance's place,
+                or it was refused.
+        """
+        is_told = self._bell.wait_for(lambda: self._is_over or self._lost is not None, timeout)
+        if self._lost is not None and not self._is_over:
+            raise self._lost
+        return not is_told
+
+    # --- on the loop ---
+
+    async def _start(self) -> None:
+        await self.core.start()
+        self._keep(self._watch())
+
+    async def _watch(self) -> None:
+        self._lost = await self.core.live.lost()
+        self._bell.ring()
+
+    def _begin_stop(self, grace: float | None) -> None:
+        self._keep(self._stop(grace))
+
+    async def _stop(self, grace: float | None) -> None:
+        try:
+            await self.core.stop(grace)
+        finally:
+            self.portal.shut_down_soon()
+
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self.portal.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _farewell(self) -> None:
+        await self.core.stop(None)
+
+    # --- the end ---
+
+    def _forked(self) -> None:
+        # Another thread of the parent may have held it.
+        self._lock = threading.Lock()
+        self._ended()
+
+    def _ended(self) -> None:
+        """Tell those who wait that the server is over; its loop has ended."""
+        with self._lock:
+            self._is_over = True
+            stopped, self._stopped = self._stopped, []
+        for event in stopped:
+            event.set()
+        self._bell.ring()
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise misuse as what it is called where grpc.aio is not meant."""
+    try:
+        yield
+    except grpc.aio.UsageError as exc:
+        raise UsageError(str(exc)) from None
