@@ -84,6 +84,10 @@ class Limits:
     """
     What GRANT, CANCEL and END may use beyond the bound, so that two full windows cannot deadlock.
     """
+    unread_bytes_max: int = 32 * MIB
+    """
+    Ends and other answers that wait for a peer; one that sends on and reads none loses its link.
+    """
     send_queue_bytes_high: int = 256 * KIB
     """A stream's `write()` waits while more than this is unsent in its call."""
 

@@ -36,6 +36,8 @@ _CALL_BYTES: Final = 2 * KIB
 """What an open call is on one link without its metadata; less than 1 KiB was measured."""
 _SERIES_BYTES: Final = 1 * KIB
 """A series of a metric; half of it was measured."""
+# Of 16 bytes an OPEN is answered by an END of 100.
+_ANSWER_RATIO: Final = 8
 _SCRAPE_BYTES: Final = 4 * MIB
 # The doors, the loop, standard streams, files of TLS.
 _DESCRIPTORS_RESERVED: Final = 64
@@ -91,7 +93,6 @@ def worst_case(limits: Limits) -> WorstCase:
 
 
 def _of_link(limits: Limits) -> tuple[MemoryPart, ...]:
-    calls = limits.calls_open_max
     metadata_bytes = limits.metadata_bytes_max
     batch_bytes = limits.batch_bytes_max
     return (
@@ -116,8 +117,15 @@ def _of_link(limits: Limits) -> tuple[MemoryPart, ...]:
         MemoryPart(
             # Of either direction: opened ones wait with one list, ends with two and the details.
             "calls: entries, metadata, details",
-            calls * (2 * _CALL_BYTES + 3 * metadata_bytes + limits.details_bytes_max),
+            limits.calls_open_max
+            * (2 * _CALL_BYTES + 3 * metadata_bytes + limits.details_bytes_max),
             ("calls_open_max", "metadata_bytes_max", "details_bytes_max"),
+        ),
+        MemoryPart(
+            # Overrun at most by the answers to one batch.
+            "answers that its peer does not read",
+            limits.unread_bytes_max + _ANSWER_RATIO * batch_bytes,
+            ("unread_bytes_max", "batch_bytes_max"),
         ),
         MemoryPart(
             "announcements",

@@ -21,6 +21,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.errors import (
+    AbuseError,
     CarrierLostError,
     FrameDecodeError,
     FrameTooLargeError,
@@ -373,6 +374,9 @@ class Link(LinkCalls):
         if number:
             if not log.receive(number, size_bytes, now_s=now_s):
                 return
+            unread_bytes = self._outbox.control_bytes
+            if unread_bytes > self.limits.unread_bytes_max:
+                raise AbuseError(f"{unread_bytes} bytes of answers wait for a peer that reads none")
             age_s = batch.age_ms / 1000
             for frame in batch.frames:
                 body = frame.WhichOneof("body")

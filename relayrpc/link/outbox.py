@@ -61,6 +61,7 @@ class Outbox:
         "_stale_count",
         "_target_bytes",
         "batch_bytes_max",
+        "control_bytes",
         "initial_credit_bytes",
         "ready_bytes",
         "ready_calls",
@@ -79,6 +80,8 @@ class Outbox:
         self._grants: dict[Call, int] = {}
         # Encoded small frames, and calls whose small OPEN is due, in order.
         self._control: list[bytes | Call] = []
+        self.control_bytes = 0
+        """Size of the encoded ones."""
         self._small: deque[Call] = deque()
         self._bulk: deque[Call] = deque()
         # Places in the lists above that belong to calls that are over.
@@ -108,6 +111,7 @@ class Outbox:
     def add_control(self, frame: bytes) -> None:
         """Queue one encoded small frame."""
         self._control.append(frame)
+        self.control_bytes += len(frame)
 
     def add_grant(self, call: Call, credit_bytes: int) -> None:
         """Queue credit; one frame a call, however often."""
@@ -235,17 +239,20 @@ class Outbox:
             if isinstance(item, bytes) and len(item) <= room:
                 parts.append(item)
                 room -= len(item)
+                self.control_bytes -= len(item)
             else:
                 kept.append(item)
         self._control = kept
 
     def _cut_control(self, parts: list[bytes], room: int, number: int, now_s: float) -> int:
         taken = 0
+        taken_bytes = 0
         for item in self._control:
             if type(item) is bytes:
                 part = item
                 if len(part) > room:
                     break
+                taken_bytes += len(part)
             else:
                 assert not isinstance(item, bytes)
                 if room < _OPENING_BYTES_MAX and (
@@ -257,6 +264,7 @@ class Outbox:
                 parts.append(part)
                 room -= len(part)
             taken += 1
+        self.control_bytes -= taken_bytes
         if taken == len(self._control):
             self._control.clear()
         else:

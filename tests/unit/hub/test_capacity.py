@@ -72,8 +72,18 @@ def test_sum_of_round_numbers() -> None:
         scrapes_open_max=0,
     )
     worst = worst_case(limits)
-    # Itself; arriving; budget; unacknowledged; a call each way; an announcement; names.
-    assert worst.link_bytes == KIB * (64 + (1024 + 64) + 1024 + 1024 + (4 + 48 + 4) + 256 + 1024)
+    parts = {part.what: part.size_bytes // KIB for part in worst.of_link}
+    assert list(parts.values()) == [
+        64,  # itself
+        1024 + 64,  # what arrives
+        1024,  # its budget
+        1024,  # not acknowledged
+        4 + 48 + 4,  # a call each way
+        32 * 1024 + 8 * 256,  # unread
+        256,  # an announcement
+        1024,  # names
+    ]
+    assert worst.link_bytes == KIB * sum(parts.values())
     assert worst.total_bytes == 2 * worst.link_bytes + (64 * KIB + 1 * MIB) + 3 * MIB + 1 * MIB
     assert worst.idle_bytes == 128 * KIB
 
