@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Channel"]
 
 _CLOSED: Final = "Channel is closed."
-_FORKED: Final = "this channel was made before fork(); a child process needs a channel of its own"
+_FORKED: Final = "this channel was used before fork(); a child process needs a channel of its own"
 _INTERCEPTOR_KINDS: Final = (
     grpc.aio.UnaryUnaryClientInterceptor,
     grpc.aio.UnaryStreamClientInterceptor,
@@ -310,8 +310,9 @@ class Channel(grpc.aio.Channel):
         return StreamStreamMultiCallable(self, *arguments)
 
     def refuse_after_fork(self) -> None:
-        """Refuse everything in a child process: the link's socket is the parent's."""
-        self._refuse(_FORKED)
+        """Refuse everything in a child process: a link that was started is the parent's."""
+        if self._is_started:
+            self._refuse(_FORKED)
 
 
 _READY: Final = grpc.ChannelConnectivity.READY

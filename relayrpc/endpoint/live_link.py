@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import platform
 import random as random_module
 import secrets
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
@@ -97,6 +99,7 @@ class Dialling:
 
 
 DIALLING: Final = Dialling()
+_links: Final[weakref.WeakSet[LiveLink]] = weakref.WeakSet()
 
 
 @dataclass(slots=True)
@@ -164,6 +167,7 @@ class LiveLink:
         self.url = url
         self.limits = limits
         self.instance = instance or dialling.token_hex(_INSTANCE_BYTES)
+        self._is_instance_random = not instance
         self._tls = tls
         self._on_call = on_call
         self._keep_trying = keep_trying
@@ -195,6 +199,7 @@ class LiveLink:
         self._draining: dict[Link, LinkDriver] = {}
         self._link: Link | None = None
         self._driver: LinkDriver | None = None
+        _links.add(self)
 
     # --- looking in ---
 
@@ -253,6 +258,11 @@ class LiveLink:
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name=f"relayrpc link to {self.url.authority}"
             )
+
+    def renew_instance(self) -> None:
+        """In the child of a fork: a link that was not started is not the parent's instance."""
+        if self._task is None and self._is_instance_random:
+            self.instance = self._dialling.token_hex(_INSTANCE_BYTES)
 
     async def connected(self) -> None:
         """
@@ -719,3 +729,12 @@ class LiveLink:
                 # From here on calls wait in the next one.
                 self._new_link()
             self._wake.set()
+
+
+def _forked() -> None:
+    for link in list(_links):
+        link.renew_instance()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

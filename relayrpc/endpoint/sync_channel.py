@@ -26,6 +26,7 @@ from relayrpc.endpoint.sync_multicallable import (
     UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
+from relayrpc.errors import UsageError
 from relayrpc.link.call import STATUS_CANCELLED
 
 
@@ -41,7 +42,7 @@ __all__ = ["Channel"]
 _LOGGER: Final = logging.getLogger("relayrpc")
 _CLOSED: Final = "Cannot invoke RPC on closed channel!"
 _FORKED: Final = (
-    "Cannot invoke RPC on closed channel! It was made before fork(); "
+    "Cannot invoke RPC on closed channel! It was used before fork(); "
     "a child process needs a channel of its own."
 )
 _CHANNEL_CLOSED: Final = "Channel closed!"
@@ -271,9 +272,10 @@ def _open(
     """Open a call; what stands in the way of that is for the thread that waits for it."""
     try:
         open_call(core, *arguments)
-    except grpc.aio.UsageError:
+    except grpc.aio.UsageError as exc:
+        is_closed = core.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
         # Closed since the program called.
-        core.refuse(ValueError(_CLOSED))
+        core.refuse(ValueError(_CLOSED) if is_closed else UsageError(str(exc)))
     except Exception as exc:
         core.refuse(exc)
 

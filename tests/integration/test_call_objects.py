@@ -528,6 +528,6 @@ async def test_channel_from_before_a_fork_is_refused_in_the_child() -> None:
                 os._exit(0)
         os.close(writer)
         os.waitpid(child, 0)  # noqa: ASYNC222  # it exits at once
-        assert os.read(reader, 1000).startswith(b"this channel was made before fork()")
+        assert os.read(reader, 1000).startswith(b"this channel was used before fork()")
         os.close(reader)
         assert await method(b"parent") == b"parent"

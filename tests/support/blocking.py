@@ -46,13 +46,13 @@ class HubThread:
 
 
 @contextlib.contextmanager
-def hub_thread() -> Iterator[HubThread]:
-    """Run a hub on free ports, on a thread of its own."""
+def hub_thread(**options: Any) -> Iterator[HubThread]:
+    """Run a hub on free ports, on a thread of its own; `options` are for HubConfig."""
     running: list[HubThread] = []
     started, stopping = threading.Event(), asyncio.Event()
 
     async def serve() -> None:
-        hub = full_hub(HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0"))
+        hub = full_hub(HubConfig(grpc="127.0.0.1:0", http="127.0.0.1:0", **options))
         await hub.start()
         loop = asyncio.get_running_loop()
         running.append(HubThread(loop, hub.http_port, hub.grpc_port))
