@@ -20,6 +20,7 @@ import grpc.aio
 
 from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_url
+from relayrpc.endpoint.attempts import make_retries
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.live_link import DIALLING, Dialling, LiveLink
 from relayrpc.endpoint.options import read_options
@@ -169,4 +170,5 @@ def channel(
         interceptors=interceptors or (),
         options=settings,
         call_credentials=call_credentials,
+        retries=make_retries(settings, random=dialling.random),
     )

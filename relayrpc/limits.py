@@ -177,6 +177,20 @@ class Limits:
     """First pause between attempts to connect again; grows by 1.6, jittered by 20 %,"""
     backoff_s_max: float = 10.0
     """... up to here."""
+    retry_attempts_max: int = 5
+    """Attempts of one call that is made again by itself, the first included; gRPC's own bound."""
+    retry_backoff_s_min: float = 0.1
+    """First pause between them; grows by 3, jittered by 20 %: 4 s in all, a restart's time,"""
+    retry_backoff_s_max: float = 3.0
+    """... up to here."""
+    retry_pushback_s_max: float = 60.0
+    """A call that is asked to wait longer than this is over."""
+    retry_request_bytes_max: int = 256 * KIB
+    """A call whose requests are larger is not made again; as much as gRPC keeps."""
+    retry_kept_bytes_max: int = 32 * MIB
+    """Requests over `small_bytes_max` that one channel keeps; what is beyond is not made again."""
+    retries_waiting_max: int = 1_024
+    """Calls of one channel that wait for their next attempt; one more is over."""
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -233,6 +247,9 @@ _MAY_BE_ZERO: Final = frozenset(
         "queue_bytes_max",
         "queue_calls_max",
         "resume_window_s",
+        "retries_waiting_max",
+        "retry_kept_bytes_max",
+        "retry_request_bytes_max",
         "scrapes_open_max",
         "takeovers_max",
         "watchers_max",
@@ -319,6 +336,7 @@ def _relations(limits: Limits) -> list[_Relation]:
         # Until then a peer whose window is full may have to wait.
         relation("ack_after_s", "at most", "keepalive_interval_s"),
         relation("backoff_s_min", "at most", "backoff_s_max"),
+        relation("retry_backoff_s_min", "at most", "retry_backoff_s_max"),
     ]
 
 

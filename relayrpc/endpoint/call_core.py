@@ -5,8 +5,8 @@ same for all shapes.
 A core is what the link holds (a CallApp). A streaming call's public object is apart from it, so
 that dropping that object cancels the call, as in grpc.aio. A unary call is one object, for speed:
 dropping it lets the call run to its end.
-Owns: end, initial metadata, cancellation. Does not own: messages in (reply.py, stream_call.py) and
-out (request_writer.py).
+Owns: end, initial metadata, cancellation, further attempts. Does not own: messages in (reply.py,
+stream_call.py) and out (request_writer.py), whether there is a further attempt (retry.py).
 Source: link/call.py, CallApp; the behaviour of grpc.aio's Call objects.
 """
 
@@ -19,17 +19,20 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 from grpc.aio import Metadata
 
+from relayrpc.endpoint.attempts import Attempts
 from relayrpc.endpoint.metadata import decode_metadata
 from relayrpc.endpoint.rpc_error import (
     STATUS_BY_NUMBER,
     make_rpc_error,
     trailing_metadata_of,
 )
-from relayrpc.link.call import STATUS_CANCELLED, CallOutcome
+from relayrpc.errors import UsageError
+from relayrpc.link.call import STATUS_CANCELLED, STATUS_UNAVAILABLE, CallOutcome
 from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
+    from relayrpc.endpoint.attempts import KeptRequests, Retries
     from relayrpc.endpoint.channel import Channel
     from relayrpc.endpoint.metadata import Metadatum
     from relayrpc.endpoint.rpc_error import RpcError
@@ -48,6 +51,7 @@ class CallCore:
     __slots__ = (
         "_callbacks",
         "_watchers",
+        "attempts",
         "begin",
         "call",
         "channel",
@@ -55,13 +59,15 @@ class CallCore:
         "deserializer",
         "end",
         "is_cancelled",
+        "kept",
+        "opening",
     )
 
     def __init__(self, channel: Channel, deserializer: Callable[[bytes], Any] | None) -> None:
         self.channel = channel
         self.deserializer = deserializer
-        # The link's call; None before it is opened, which credentials may take long for, and after
-        # its end.
+        # The link's call; None before it is opened, which credentials may take long for, between
+        # attempts, and after its end.
         self.call: Call | None = None
         # How it ended; None while it runs.
         self.end: pb.End | None = None
@@ -72,6 +78,12 @@ class CallCore:
         # Those who wait for the beginning or the end; made when first needed.
         self._watchers: list[asyncio.Future[None]] | None = None
         self._callbacks: list[tuple[Callable[[Any], object], Any]] | None = None
+        # What the call is opened with once more; None when it never is.
+        self.opening: pb.Frame | None = None
+        # Its requests, where they did not fit in there.
+        self.kept: KeptRequests | None = None
+        # None until the first attempt has failed.
+        self.attempts: Attempts | None = None
 
     # --- CallApp ---
 
@@ -79,6 +91,7 @@ class CallCore:
         """Keep the initial metadata."""
         if self.end is None:
             self.begin = begin
+            self.commit()
             self._tell_watchers()
 
     def data_received(self, data: bytes) -> None:
@@ -105,6 +118,8 @@ class CallCore:
         """Settle how the call ended, once, and tell everybody."""
         self.end = end
         self.call = None
+        if self.opening is not None:
+            self.commit()
         self.channel.calls.pop(self, None)
         if self._watchers is not None:
             self._tell_watchers()
@@ -125,9 +140,9 @@ class CallCore:
     def fail(self, status: int, details: str) -> None:
         """End the call from this side: cancelled, or its responses cannot be taken."""
         call = self.call
-        is_executed = False
+        is_executed = self.attempts is not None and self.attempts.may_have_executed
         if call is not None:
-            is_executed = call.link.was_given(call)
+            is_executed = is_executed or call.link.was_given(call)
             call.link.cancel_call(call)
             call.link.flush_soon()
         self.finish(
@@ -171,6 +186,114 @@ class CallCore:
         if begin is None:
             return False
         return bool(begin.metadata if isinstance(begin, pb.Begin) else begin.initial_metadata)
+
+    # --- requests ---
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send more of the request stream, and keep it while the call may be made again."""
+        kept = self.kept
+        if kept is not None and not self._retries.keep(kept, data):
+            if self.is_between_attempts:
+                # The next one would not begin with all of it: there is none.
+                self._give_up()
+                return
+            self.commit()
+        if self.call is not None:
+            self.call.link.send_data(self.call, data)
+            self.call.link.flush_soon()
+
+    def half_close(self) -> None:
+        """Say that no more requests follow; nothing happens after the end."""
+        if self.kept is not None:
+            self.kept.is_complete = True
+        if self.call is not None:
+            self.call.link.half_close(self.call)
+            self.call.link.flush_soon()
+
+    # --- further attempts ---
+
+    @property
+    def is_between_attempts(self) -> bool:
+        """True from the end of an attempt to the beginning of the next."""
+        return self.attempts is not None and self.attempts.timer is not None
+
+    @property
+    def _retries(self) -> Retries:
+        retries = self.channel.retries
+        assert retries is not None
+        return retries
+
+    def goes_on(self, end: pb.End) -> bool:
+        """
+        Have the call made again after an attempt's end that is not OK, if that may be.
+
+        Returns:
+            True when another attempt follows; else `end` is the call's, and true of all attempts.
+        """
+        if self.opening is not None:
+            assert self.call is not None
+            if self.attempts is None:
+                self.attempts = Attempts()
+            pause_s = self._retries.find_pause_s(
+                end, self.call, self.attempts, left_s=self.time_left_s()
+            )
+            self.attempts.note(self.call, end)
+            if pause_s is not None:
+                self.call = None
+                self._retries.waiting_count += 1
+                self.attempts.timer = self.channel.loop.call_later(pause_s, self._begin_again)
+                return True
+        self._tell_of_all_attempts(end)
+        return False
+
+    def _begin_again(self) -> None:
+        attempts, opening, kept = self.attempts, self.opening, self.kept
+        assert attempts is not None
+        assert attempts.last is not None
+        assert opening is not None
+        attempts.timer = None
+        self._retries.waiting_count -= 1
+        attempts.mark(opening.open, limits=self.channel.limits)
+        try:
+            link = self.channel.live.link
+            self.call = link.open_again(
+                attempts.last,
+                opening,
+                app=self,
+                data=opening.open.data if kept is None else b"".join(kept.parts),
+                half_close=kept is None or kept.is_complete,
+                now_s=self.channel.clock(),
+            )
+        except UsageError as exc:
+            self.fail(STATUS_UNAVAILABLE, str(exc))
+            return
+        link.flush_soon()
+        self.opened()
+
+    def _give_up(self) -> None:
+        """Let the last attempt have been the last."""
+        assert self.attempts is not None
+        end = self.attempts.end
+        self._tell_of_all_attempts(end)
+        self.finish(end)
+
+    def _tell_of_all_attempts(self, end: pb.End) -> None:
+        if self.attempts is not None and self.attempts.may_have_executed:
+            end.not_executed = False
+
+    def commit(self) -> None:
+        """Let go of what a further attempt would need: there will be none."""
+        self.opening = None
+        if self.kept is not None:
+            self._retries.release(self.kept)
+            self.kept = None
+        attempts = self.attempts
+        if attempts is not None:
+            attempts.last = None
+            if attempts.timer is not None:
+                attempts.timer.cancel()
+                attempts.timer = None
+                self._retries.waiting_count -= 1
 
     def time_left_s(self) -> float | None:
         """Return the seconds until the deadline, at least 0; None without one."""

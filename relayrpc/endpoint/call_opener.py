@@ -220,6 +220,8 @@ class CallOpener:
         except UsageError as exc:
             core.fail(STATUS_UNAVAILABLE, str(exc))
             return
+        if channel.retries is not None:
+            channel.retries.remember(core, message, is_complete=True)
         channel.calls[core] = None
         link.flush_soon()
 
@@ -311,6 +313,9 @@ class CallOpener:
         except UsageError as exc:
             core.fail(STATUS_UNAVAILABLE, str(exc))
             return
+        retries = self._channel.retries
+        if retries is not None:
+            retries.remember(core, opening.data, is_complete=opening.half_close)
         self._channel.calls[core] = None
         link.flush_soon()
 

@@ -32,6 +32,7 @@ from relayrpc.endpoint.options import EndpointOptions
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from relayrpc.endpoint.attempts import Retries
     from relayrpc.endpoint.call_core import CallCore
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
@@ -70,6 +71,7 @@ class Channel(grpc.aio.Channel):
         interceptors: Iterable[grpc.aio.ClientInterceptor] = (),
         options: EndpointOptions | None = None,
         call_credentials: grpc.CallCredentials | None = None,
+        retries: Retries | None = None,
     ) -> None:
         """
         Args:
@@ -78,6 +80,7 @@ class Channel(grpc.aio.Channel):
             interceptors: Outermost first; each counts for the shape its class names.
             options: gRPC's, as read; its limits are the link's.
             call_credentials: For every call, before its own.
+            retries: Decides which failed calls are made again; None: none is.
 
         Raises:
             ValueError: An interceptor of no known kind.
@@ -88,6 +91,7 @@ class Channel(grpc.aio.Channel):
         # Started, and not refused.
         self.is_open = False
         self.clock: Callable[[], float] = live.now_s
+        self.retries = retries
         # Cores of the calls that are not over, in the order of their start.
         self.calls: dict[CallCore, None] = {}
         self._intercepted: weakref.WeakKeyDictionary[grpc.aio.Call, None] = (

@@ -39,6 +39,8 @@ class EndpointOptions:
     """The endpoint's bounds, with what grpc.max_..._message_length says."""
     service_config: ServiceConfig | None = None
     """grpc.service_config; None: it has none."""
+    may_retry: bool = True
+    """grpc.enable_retries: failed calls may be made again."""
     user_agent: str = ""
     """What callers are told to be; empty: nothing is told."""
     authority: str = ""
@@ -75,6 +77,7 @@ def read_options(
     return EndpointOptions(
         limits=replace(limits, **bounds) if bounds else limits,
         service_config=given.get("grpc.service_config"),
+        may_retry=given.get("grpc.enable_retries", True),
         user_agent=_user_agent(*agents) if any(agents) else "",
         authority=given.get("grpc.default_authority") or server_name or "",
         server_name=server_name,
@@ -85,6 +88,12 @@ def _read_length(name: str, value: object) -> int:
     if not isinstance(value, int):
         raise ConfigError(f"option {name!r} takes a whole number of bytes, not {value!r}")
     return MESSAGE_BYTES_UNLIMITED if value < 0 else min(value, MESSAGE_BYTES_UNLIMITED)
+
+
+def _read_flag(name: str, value: object) -> bool:
+    if value not in (0, 1):
+        raise ConfigError(f"option {name!r} takes 0 or 1, not {value!r}")
+    return bool(value)
 
 
 def _read_text(name: str, value: object) -> str:
@@ -113,6 +122,7 @@ _BOUNDS: Final = {
 _READERS: Final[dict[str, Callable[[str, object], Any]]] = {
     **dict.fromkeys(_BOUNDS, _read_length),
     "grpc.default_authority": _read_text,
+    "grpc.enable_retries": _read_flag,
     "grpc.primary_user_agent": _read_text,
     "grpc.secondary_user_agent": _read_text,
     "grpc.service_config": _read_service_config,

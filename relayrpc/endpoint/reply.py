@@ -57,6 +57,9 @@ class ReplyCore(CallCore):
         self.is_cancelled = False
         self._watchers = None
         self._callbacks = None
+        self.opening = None
+        self.kept = None
+        self.attempts = None
         # Only for a reply that did not come whole with the end.
         self._inbox: Inbox | None = None
         self._reply = b""
@@ -70,6 +73,7 @@ class ReplyCore(CallCore):
         if self._inbox is None:
             assert self.call is not None
             self._inbox = self.channel.make_inbox(self.call)
+            self.commit()
         try:
             self._inbox.receive(data)
         except FrameTooLargeError as exc:
@@ -95,6 +99,8 @@ class ReplyCore(CallCore):
                 self._reply = data[LENGTH_BYTES:]
             else:
                 end = self._gather(end, data)
+        elif self.goes_on(end):
+            return
         self.finish(end)
 
     def finish(self, end: pb.End) -> None:
@@ -102,6 +108,8 @@ class ReplyCore(CallCore):
         # Written out, not by super(): this is the hot path of a unary call.
         self.end = end
         self.call = None
+        if self.opening is not None:
+            self.commit()
         self.channel.calls.pop(self, None)
         waiter = self._waiter
         if waiter is not None and not waiter.done():

@@ -71,10 +71,7 @@ class RequestWriter:
             call = await self._opened()
         if self.is_half_closed:
             raise asyncio.InvalidStateError(_HALF_CLOSED)
-        data = self._encode(request, core.channel.opener.request_bytes_max(call.method))
-        link = call.link
-        link.send_data(call, data)
-        link.flush_soon()
+        core.send_bytes(self._encode(request, core.channel.opener.request_bytes_max(call.method)))
         if call.unsent_bytes > self._high_bytes:
             await self._wait()
 
@@ -84,9 +81,7 @@ class RequestWriter:
         if core.end is not None or self.is_half_closed:
             return
         self.is_half_closed = True
-        if core.call is not None:
-            core.call.link.half_close(core.call)
-            core.call.link.flush_soon()
+        core.half_close()
 
     def opened(self) -> None:
         """Note that the call is open, which was started before: it waited for its credentials."""
@@ -108,7 +103,7 @@ class RequestWriter:
             self._task.cancel()
 
     async def _opened(self) -> Call:
-        """Wait until the call is open, and raise what tells of one that is over."""
+        """Wait until the call is open, or open again, and raise what tells of one that is over."""
         core = self._core
         if core.end is not None:
             raise asyncio.InvalidStateError(_ALREADY_FINISHED)

@@ -72,6 +72,7 @@ class StreamCore(CallCore):
     def _open_inbox(self) -> Inbox:
         assert self.call is not None
         self.inbox = inbox = self.channel.make_inbox(self.call)
+        self.commit()
         # Whoever waits for the beginning has it, and a reader now waits at the inbox.
         self._tell_watchers()
         return inbox
@@ -94,7 +95,7 @@ class StreamCore(CallCore):
 
     def call_ended(self, end: pb.End) -> None:
         """Take the last messages and the end; what is here can still be read."""
-        if self.end is not None:
+        if self.end is not None or (end.status and self.goes_on(end)):
             return
         data = end.data
         try:

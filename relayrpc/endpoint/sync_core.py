@@ -81,18 +81,6 @@ class BlockingCore(CallCore):
         super().finish(end)
         self.bell.ring()
 
-    def send_bytes(self, data: bytes) -> None:
-        """Send an encoded request."""
-        if self.call is not None:
-            self.call.link.send_data(self.call, data)
-            self.call.link.flush_soon()
-
-    def half_close(self) -> None:
-        """Say that no more requests follow."""
-        if self.call is not None:
-            self.call.link.half_close(self.call)
-            self.call.link.flush_soon()
-
     def refuse(self, failure: Exception) -> None:
         """End a call that was not opened; who waits for it gets `failure`."""
         self.bell.failure = failure

@@ -379,9 +379,54 @@ class LinkCalls:
             call.deadline_s = deadline_s
             self._deadlines.add(call, now_s=now_s)
         if self._own_calls_count > self._own_calls_max:
-            self.forget(call)
-            self._events.append(CallEnded(call, self._make_too_many(call, self._own_calls_max)))
+            self._refuse_own(call)
         return call
+
+    def open_again(
+        self,
+        ended: Call,
+        frame: pb.Frame,
+        *,
+        app: object,
+        data: bytes,
+        half_close: bool,
+        now_s: float,
+    ) -> Call:
+        """
+        Open a call once more that `open_call` opened, here or on another link, and that has ended.
+
+        Args:
+            ended: The call as it was.
+            frame: Its OPEN; taken over.
+            app: Kept in Call.app.
+            data: The whole request stream so far.
+            half_close: No more requests follow.
+            now_s: Monotonic seconds.
+
+        Returns:
+            As `open_call`.
+
+        Raises:
+            UsageError: The link is closed or draining.
+        """
+        opening = frame.open
+        opening.method_text = opening.address_text = ""
+        opening.data = data if len(data) <= self.limits.small_bytes_max else b""
+        opening.half_close = half_close
+        call = self._open(
+            frame, opening, ended.method, ended.address, app, data, opening.credit_bytes
+        )
+        if ended.deadline_s is not None:
+            call.deadline_s = ended.deadline_s
+            self._deadlines.add(call, now_s=now_s)
+        if self._own_calls_count > self._own_calls_max:
+            self._refuse_own(call)
+        return call
+
+    def _refuse_own(self, call: Call) -> None:
+        """End a call that is one more than the peer takes, by event."""
+        self.forget(call)
+        self._events.append(CallEnded(call, self._make_too_many(call, self._own_calls_max)))
 
     def forward_open(
         self, frame: pb.Frame, came: Call, *, data: bytes, credit_bytes: int

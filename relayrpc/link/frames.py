@@ -32,6 +32,7 @@ __all__ = [
     "encode_data",
     "encode_frame",
     "encode_unnumbered",
+    "metadata_bytes",
 ]
 
 PROTOCOL_VERSION: Final = 1
@@ -130,6 +131,14 @@ def add_metadata(entries: Iterable[pb.Metadatum], pairs: MetadataPairs) -> None:
         entries.add(key=key, value=value)  # type: ignore[attr-defined]  # a repeated field
 
 
+def metadata_bytes(entries: Iterable[pb.Metadatum]) -> int:
+    """Return the size of a list, as gRPC counts."""
+    size = 0
+    for entry in entries:
+        size += len(entry.key) + len(entry.value) + _METADATA_ENTRY_BYTES
+    return size
+
+
 def check_metadata(entries: Iterable[pb.Metadatum], limits: Limits) -> None:
     """
     Check the size of a received list.
@@ -137,9 +146,7 @@ def check_metadata(entries: Iterable[pb.Metadatum], limits: Limits) -> None:
     Raises:
         FrameTooLargeError: The list is over Limits.metadata_bytes_max (peer fault).
     """
-    size = 0
-    for entry in entries:
-        size += len(entry.key) + len(entry.value) + _METADATA_ENTRY_BYTES
+    size = metadata_bytes(entries)
     if size > limits.metadata_bytes_max:
         raise FrameTooLargeError(
             f"metadata of {size} bytes is over {limits.metadata_bytes_max} bytes",

@@ -74,25 +74,38 @@ async def test_calls_end_truthfully_when_their_hub_crashes(door: Door, tmp_path:
             assert max(recorder.executed[b"%d" % number] for number in range(20)) == 1
 
 
+@pytest.mark.parametrize("is_made_again", [False, True], ids=["no retries", "retries"])
 async def test_call_made_while_there_is_no_hub_is_known_not_to_have_run(
-    door: Door, tmp_path: Path
+    door: Door, tmp_path: Path, is_made_again: bool
 ) -> None:
-    """It waits for the hub that held the link, and learns from the next one that it is gone."""
+    """
+    It waits for the hub that held the link, learns from the next one that it is gone, and may be
+    made again there.
+    """
+    options = [("grpc.enable_retries", int(is_made_again))]
     with watched_hub(tmp_path) as hub:
         url = _url(hub, door)
-        async with recording(url, carrier=door) as recorder, calling(url, carrier=door) as stub:
+        async with (
+            recording(url, carrier=door) as recorder,
+            calling(url, carrier=door, options=options) as stub,
+        ):
             await stub.echo(b"before", timeout=60)
             hub.running.process.kill()
             await hub.stopped()
             await until(lambda: stub.channel.get_state() is _DOWN)
-            waiting = asyncio.ensure_future(stub.echo(b"meanwhile", timeout=60))
+            waiting = asyncio.ensure_future(
+                stub.echo(b"meanwhile", timeout=60, wait_for_ready=is_made_again)
+            )
             with _hub_again(tmp_path, hub):
-                with pytest.raises(relayrpc.aio.RpcError) as caught:
-                    await waiting
-                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-                assert not caught.value.may_have_executed
+                if is_made_again:
+                    assert await waiting == b"meanwhile"
+                else:
+                    with pytest.raises(relayrpc.aio.RpcError) as caught:
+                        await waiting
+                    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                    assert not caught.value.may_have_executed
                 await stub.served_again()
-            assert b"meanwhile" not in recorder.executed
+            assert recorder.executed[b"meanwhile"] == is_made_again
 
 
 async def test_draining_hub_lets_running_calls_finish(door: Door, tmp_path: Path) -> None:

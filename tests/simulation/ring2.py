@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import json
 import logging
 import random
 import sys
@@ -28,8 +29,10 @@ import grpc
 import grpc.aio
 
 from relayrpc.carrier.url import parse_url
+from relayrpc.endpoint.attempts import make_retries
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.live_link import LiveLink
+from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError, LinkRefusedError
 from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
@@ -322,25 +325,53 @@ _CLIENT_INTERCEPTORS: Final = (
 )
 
 
+_SERVICE_CONFIG: Final = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": "samples.Greeter"}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.5s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE", "UNKNOWN"],
+                },
+            }
+        ],
+        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.5},
+    }
+)
+
+
 class _Caller:
     """A caller process: a channel, and the calls that run on it."""
 
     def __init__(self, world: World, index: int) -> None:
         self.world = world
         self.name = f"caller{index}"
+        # What is made again without a service config, and with one.
+        self._options = (("grpc.service_config", _SERVICE_CONFIG),) if index % 2 else ()
         self.channel: Channel | None = None
         self.running: dict[str, Record] = {}
         self.is_closing = False
 
     def open(self) -> None:
         world = self.world
+        dialling = world.network.dialling(self.name)
         live = LiveLink(
             parse_url("relay://hub:7350", carrier=world.carrier),
             limits=world.limits,
-            dialling=world.network.dialling(self.name),
+            dialling=dialling,
         )
+        options = read_options(self._options, world.limits)
         interceptors = [kind() for kind in _CLIENT_INTERCEPTORS] if world.has_interceptors else ()
-        self.channel = Channel(live, interceptors=interceptors)
+        self.channel = Channel(
+            live,
+            interceptors=interceptors,
+            options=options,
+            retries=make_retries(options, random=dialling.random),
+        )
         self.is_closing = False
 
     async def call(self, plan: Plan) -> Record | None:
@@ -378,6 +409,9 @@ class _Caller:
         self.world.network.trace.add(f"{self.name} closes")
         await channel.close(grace_s)
         assert not channel.calls, "calls are left on a closed channel"
+        assert channel.retries is not None
+        kept = (channel.retries.waiting_count, channel.retries.kept_bytes)
+        assert kept == (0, 0), "something is kept for attempts on a closed channel"
         assert not channel._assembly.declared_bytes, "messages are left half put together"
 
 

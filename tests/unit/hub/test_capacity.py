@@ -27,6 +27,7 @@ WEIGHTLESS = {
     "health_watches_max", "log_keys_max", "log_records_per_s_max",
     # At hosts and callers.
     "send_queue_bytes_high", "handler_threads_max", "message_sent_bytes_max", "plugin_threads_max",
+    "retry_attempts_max", "retry_request_bytes_max", "retry_kept_bytes_max", "retries_waiting_max",
 }  # fmt: skip
 
 

@@ -181,6 +181,38 @@ def test_closed_link_opens_nothing() -> None:
         open_call(dialler)
 
 
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_call_is_opened_again_on_another_link_with_all_it_had(size: int) -> None:
+    """The first link had run out of names, and cut what the OPEN holds off its data."""
+    data = b"x" * size
+    first, _ = opened = link_pair(dataclasses.replace(DEFAULT_LIMITS, names_max=1))
+    call = open_call(first, data=data, half_close=True, sticky_key="k", deadline_s=9.0)
+    frame = call.open_frame
+    assert frame is not None
+    pump(*opened)
+    second, peer = link_pair()
+    again = second.open_again(call, frame, app="app", data=data, half_close=True, now_s=4.0)
+    assert again.app == "app"
+    events = pump(second, peer, now_s=4.0)
+    assert isinstance(events[0], CallOpened)
+    came = events[0].call
+    assert (came.method, came.address, came.deadline_s) == ("s/m", "a", 9.0)
+    assert events[0].frame.open.sticky_key == "k"
+    pieces = [event.data for event in events if isinstance(event, (CallOpened, DataReceived))]
+    assert b"".join(pieces) == data[: DEFAULT_LIMITS.initial_credit_bytes]
+    assert came.state == (CallState.ANSWERING if size == 3 else CallState.SERVING)
+
+
+def test_call_opened_again_is_bounded_as_any() -> None:
+    dialler, _ = link_pair(acceptor_limits=dataclasses.replace(DEFAULT_LIMITS, calls_open_max=1))
+    call = open_call(dialler)
+    frame = call.open_frame
+    assert frame is not None
+    late = dialler.open_again(call, frame, app=None, data=b"", half_close=True, now_s=0.0)
+    assert late.is_ended
+    assert _end(dialler.events_received()).status == STATUS_RESOURCE_EXHAUSTED
+
+
 # --- data and credit ---
 
 
