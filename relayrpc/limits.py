@@ -282,7 +282,7 @@ _FRAME_OVERHEAD_BYTES: Final = KIB
 
 
 def _fault_alone(name: str, value: float) -> str:
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
     low, high = _RANGES.get(name, (0, _value_max(name)))
     if low == high:

@@ -72,7 +72,7 @@ def _toml(key: str, value: object) -> str:
                 return f'"{value // size_bytes} {unit}"'
         return f"{value:_}"
     # Text is written in TOML as in JSON, and so are true and false.
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=not str(value).isprintable())
 
 
 def _sums(limits: Limits) -> Iterator[str]:

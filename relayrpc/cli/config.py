@@ -32,7 +32,7 @@ from pydantic_settings import (
 from relayrpc.cli.toml_file import TOMLFile, read_toml
 from relayrpc.hub.config import HubConfig, config_problems
 from relayrpc.limits import Limits
-from relayrpc.observe.logs import LogForm, LogLevel
+from relayrpc.observe.logs import LogForm, LogLevel, one_line
 
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def load_settings(flags: Mapping[str, Flag], *, file: Path | None) -> LoadedSett
         set_names = [name for name in (problem.name, *problem.beside) if name in origins]
         place = origins[set_names[0]] if set_names else "defaults"
         problems.append(f"{place}: {problem.name} {problem.text}")
+    problems = [one_line(problem) for problem in problems]
     return LoadedSettings(config, settings.log_format, settings.log_level, origins, problems)
 
 

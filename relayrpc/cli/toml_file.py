@@ -56,6 +56,9 @@ def read_toml(path: Path) -> TOMLFile:
         reason = str(error).removesuffix(place[0] if place else " (at end of document)")
         line = f"{place[1]}:{place[2]}" if place else f"{text.count(chr(10)) + 1}"
         raise ConfigError(f"{path}:{line}: no TOML: {reason[0].lower()}{reason[1:]}") from error
+    except (ValueError, RecursionError) as error:
+        # Python's own bounds on digits and on tables in tables.
+        raise ConfigError(f"{path}: too long a number, or too deep a table") from error
     return TOMLFile(path, values, _lines(text))
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "TextFormatter",
     "configure_logging",
     "log_event",
+    "one_line",
 ]
 
 LogForm = Literal["text", "json"]
@@ -240,11 +241,11 @@ class TextFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        message = _one_line(record.getMessage())
+        message = one_line(record.getMessage())
         line = f"{_time(record)} {record.levelname} {record.name}: {message}"
         if record.exc_info:
             trace = self.formatException(record.exc_info).splitlines()
-            line = "\n    ".join([line, *map(_one_line, trace)])
+            line = "\n    ".join([line, *map(one_line, trace)])
         return line
 
 
@@ -304,6 +305,6 @@ def _text(value: Value) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _one_line(text: str) -> str:
-    """Escape what could end a line, or steer a terminal."""
+def one_line(text: str) -> str:
+    """Escape what could end a line or steer a terminal; a text without such is left as it is."""
     return text if text.isprintable() else json.dumps(text)[1:-1]

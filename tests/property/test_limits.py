@@ -39,7 +39,7 @@ def limits_taken(draw: st.DrawFn) -> Limits:
     return limits
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(limits=limits_taken(), is_alike=st.booleans(), size=st.integers(0, 300_000))
 @example(
     limits=replace(DEFAULT_LIMITS, batch_bytes_max=64 * KIB, metadata_bytes_max=22_016),
