@@ -14,6 +14,7 @@ import typer.main
 from codegen.documented import documented_fields
 from codegen.marked import put_between_marks
 from relayrpc.cli.main import app
+from relayrpc.cli.settings import LOG_SETTINGS
 from relayrpc.hub.capacity import MemoryPart, size_text, worst_case
 from relayrpc.limits import DEFAULT_LIMITS
 
@@ -42,10 +43,9 @@ def _settings() -> str:
         for name, default, meaning in rows
         if name != "limits"
     ]
-    # These two are the command's, and no part of a hub.
     lines += [
-        f"| `{name}` | `{default}` | {_flag(name, flags)} | {flags[name]} |\n"
-        for name, default in (("log_format", '"text"'), ("log_level", '"info"'))
+        f'| `{name}` | `"{default}"` | {_flag(name, flags)} | {flags[name]} |\n'
+        for name, (_, default) in LOG_SETTINGS.items()
     ]
     return f"| setting | default | flag | meaning |\n|---|---|---|---|\n{''.join(lines)}"
 

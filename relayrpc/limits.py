@@ -282,7 +282,7 @@ _FRAME_OVERHEAD_BYTES: Final = KIB
 
 
 def _fault_alone(name: str, value: float) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
+    if not -math.inf < value < math.inf:
         return "must be a finite number"
     low, high = _RANGES.get(name, (0, _value_max(name)))
     if low == high:

@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from relayrpc.cli.config import SETTINGS, LoadedSettings
+from relayrpc.cli.config import LoadedSettings
+from relayrpc.cli.settings import SETTINGS
 from relayrpc.hub.capacity import size_text, worst_case
 from relayrpc.limits import KIB, MIB
 

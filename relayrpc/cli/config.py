@@ -2,33 +2,29 @@
 How `relayrpc hub` is told what to do: flags, then the environment, then relayrpc.toml, then
 defaults.
 
-Owns: reading them, and a sentence for each mistake that says where it was made. Does not own: what
-settings mean (hub/config.py, limits.py), flags (hub.py). Imported by `relayrpc hub` alone, because
-pydantic takes its time.
+Owns: reading them, and where each value and each mistake was found. Does not own: what can be set
+(settings.py), flags (hub.py). Imported by `relayrpc hub` alone, because pydantic takes its time.
 Source: docs/reference/configuration.md.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
 import re
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BeforeValidator, ByteSize, ConfigDict, ValidationError, create_model
+from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
-    SettingsConfigDict,
 )
 
+from relayrpc.cli.settings import LOG_SETTINGS, PREFIX, SETTINGS, HubSettings, sentence
 from relayrpc.cli.toml_file import TOMLFile, read_toml
 from relayrpc.hub.config import HubConfig, config_problems
 from relayrpc.limits import Limits
@@ -39,12 +35,9 @@ if TYPE_CHECKING:
     from relayrpc.cli.flags import Flag
 
 
-__all__ = ["DEFAULT_FILE", "PREFIX", "SETTINGS", "LoadedSettings", "load_settings"]
+__all__ = ["LoadedSettings", "load_settings"]
 
-DEFAULT_FILE: Final = "relayrpc.toml"
-"""Read from the working directory when it is there and no other is named."""
-PREFIX: Final = "RELAYRPC_"
-"""What the names of environment variables begin with."""
+_DEFAULT_FILE: Final = "relayrpc.toml"
 # Names the file, and is no setting itself.
 _FILE_VARIABLE: Final = "RELAYRPC_CONFIG"
 # What Kubernetes sets in every container for a service that is named relayrpc or relayrpc-hub.
@@ -53,7 +46,6 @@ _OF_KUBERNETES: Final = re.compile(
 )
 # From the file, these are relative to it.
 _PATHS: Final = ("tls_cert", "tls_key")
-_SHOWN_CHARACTERS_MAX: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +53,7 @@ class LoadedSettings:
     """What was found, and what is wrong with it."""
 
     config: HubConfig
-    """Without what is wrong."""
+    """Without what is of the wrong kind."""
     log_format: LogForm
     log_level: LogLevel
     origins: Mapping[str, str]
@@ -75,7 +67,7 @@ class LoadedSettings:
     def value(self, name: str) -> object:
         """Return a setting by its name."""
         section, _, key = name.rpartition(".")
-        holder = self.config.limits if section else self if key in _OWN else self.config
+        holder = self.config.limits if section else self if key in LOG_SETTINGS else self.config
         return getattr(holder, key)
 
 
@@ -90,149 +82,50 @@ def load_settings(flags: Mapping[str, Flag], *, file: Path | None) -> LoadedSett
     Raises:
         ConfigError: The file cannot be read, or is no TOML; nothing else is known then.
     """
-    if file is None and Path(DEFAULT_FILE).is_file():
-        file = Path(DEFAULT_FILE)
-    toml = TOMLFile(Path(), {}, {}) if file is None else read_toml(file)
+    toml = _read_file(file)
     from_environment, variables = _read_environment()
+    from_flags = _nested({name: flag.value for name, flag in flags.items()})
     origins = {
         **{name: toml.where(name) for name in _names_in(toml.values)},
         **variables,
         **{name: flag.name for name, flag in flags.items()},
     }
-    from_flags = _nested({name: flag.value for name, flag in flags.items()})
     settings, faults = _validated([from_flags, from_environment, toml.values])
-    problems = [f"{origins[name]}: {name} {_sentence(name, error)}" for name, error in faults]
-    for name in _PATHS:
-        if name in origins and origins[name] == toml.where(name) and getattr(settings, name):
-            setattr(settings, name, str(toml.path.parent / getattr(settings, name)))
-    config = HubConfig(
-        **{field.name: getattr(settings, field.name) for field in fields(HubConfig)}
-        | {"limits": Limits(**settings.limits.model_dump())}
-    )
+    values = {field.name: getattr(settings, field.name) for field in fields(HubConfig)}
+    config = HubConfig(**{**values, "limits": Limits(**settings.limits.model_dump())})
+    problems = [f"{origins[name]}: {name} {text}" for name, text in faults]
     for problem in config_problems(config):
-        # What was set is to blame, rather than the default that it does not go with.
-        set_names = [name for name in (problem.name, *problem.beside) if name in origins]
-        place = origins[set_names[0]] if set_names else "defaults"
+        # Where it was set, or what does not go with its default.
+        named = (problem.name, *problem.beside)
+        place = next(origins[name] for name in named if name in origins)
         problems.append(f"{place}: {problem.name} {problem.text}")
-    problems = [one_line(problem) for problem in problems]
-    return LoadedSettings(config, settings.log_format, settings.log_level, origins, problems)
-
-
-# --- the model, made from HubConfig and Limits ---
-
-
-def _number(value: object) -> object:
-    """Keep true and false from counting as 1 and 0."""
-    if isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _whole(value: object) -> object:
-    """Keep parts of a byte from being cut off."""
-    if isinstance(value, float):
-        raise ValueError
-    return _number(value)
-
-
-_KINDS: Final[dict[str, tuple[Any, str]]] = {
-    "size": (
-        Annotated[ByteSize, BeforeValidator(_whole)],
-        'a number of bytes, as in 65536 or "64 KiB"',
-    ),
-    "count": (Annotated[int, BeforeValidator(_whole)], "a whole number"),
-    "seconds": (Annotated[float, BeforeValidator(_number)], "a number of seconds"),
-}
-
-
-def _kind(limit: dataclasses.Field[Any]) -> str:
-    if "_bytes" in limit.name:
-        return "size"
-    return "seconds" if isinstance(limit.default, float) else "count"
-
-
-_LimitSettings: Final[Any] = create_model(  # type: ignore[call-overload]  # fields by name
-    "_LimitSettings",
-    __config__=ConfigDict(extra="forbid"),
-    **{limit.name: (_KINDS[_kind(limit)][0], limit.default) for limit in fields(Limits)},
-)
-_OWN: Final[dict[str, tuple[Any, str]]] = {
-    "log_format": (LogForm, "text"),
-    "log_level": (LogLevel, "info"),
-}
-_TYPES: Final = typing.get_type_hints(HubConfig)
-
-
-class _Settings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-        enable_decoding=False,
-        extra="forbid",
+    return LoadedSettings(
+        config=config,
+        log_format=settings.log_format,
+        log_level=settings.log_level,
+        origins=origins,
+        problems=[one_line(problem) for problem in problems],
     )
-
-
-_HubSettings: Final[Any] = create_model(  # type: ignore[call-overload]  # fields by name
-    "_HubSettings",
-    __base__=_Settings,
-    **{
-        field.name: (_TYPES[field.name], field.default)
-        for field in fields(HubConfig)
-        if field.name != "limits"
-    },
-    **_OWN,
-    limits=(_LimitSettings, _LimitSettings()),
-)
-SETTINGS: Final = (
-    *(name for name in _HubSettings.model_fields if name != "limits"),
-    *(f"limits.{limit.name}" for limit in fields(Limits)),
-)
-"""The name of every setting, in the order of the page."""
-
-
-def _validated(sources: list[dict[str, Any]]) -> tuple[Any, list[tuple[str, dict[str, Any]]]]:
-    """
-    Merge what was found, the first source first.
-
-    Returns:
-        The settings, with defaults for what is wrong; the name and pydantic's error of each that is
-        wrong.
-    """
-    try:
-        return _merged(sources), []
-    except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False)
-    for fault in faults:
-        section, *rest = (str(part) for part in fault["loc"])
-        for source in sources:
-            if not rest:
-                source.pop(section, None)
-            elif isinstance(source.get(section), dict):
-                source[section].pop(rest[0], None)
-    # Once more, for what else there is to say.
-    return _merged(sources), [
-        (".".join(str(part) for part in fault["loc"][:2]), dict(fault)) for fault in faults
-    ]
-
-
-def _merged(sources: Iterable[dict[str, Any]]) -> Any:
-    class Merged(_HubSettings):  # type: ignore[misc]  # made above
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *_args: Any, **_kwargs: Any
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return tuple(InitSettingsSource(settings_cls, each) for each in sources)
-
-    return Merged()
 
 
 # --- the sources ---
 
 
+def _read_file(file: Path | None) -> TOMLFile:
+    if file is None:
+        file = Path(_DEFAULT_FILE)
+        if not file.is_file():
+            return TOMLFile(file, {}, {})
+    toml = read_toml(file)
+    for name in _PATHS:
+        if isinstance(toml.values.get(name), str):
+            toml.values[name] = str(file.parent / toml.values[name])
+    return toml
+
+
 def _read_environment() -> tuple[dict[str, Any], dict[str, str]]:
     """Return what the environment sets, and by which variable each setting is named there."""
-    values = EnvSettingsSource(_HubSettings)()
+    values = EnvSettingsSource(HubSettings)()
     variables: dict[str, str] = {}
     for variable, text in os.environ.items():
         upper = variable.upper()
@@ -267,33 +160,39 @@ def _nested(values: Mapping[str, object]) -> dict[str, Any]:
     return nested
 
 
-# --- sentences ---
+# --- putting them together ---
 
 
-def _sentence(name: str, error: Mapping[str, Any]) -> str:
-    """Say what is wrong with a setting, to be read behind its name."""
-    if error["type"] == "extra_forbidden":
-        return f"is no setting{_meant(name)}"
-    shown = repr(error["input"])
-    if len(shown) > _SHOWN_CHARACTERS_MAX:
-        shown = f"{shown[:_SHOWN_CHARACTERS_MAX]}..."
-    return f"is {shown}, and must be {_expected(name)}"
+def _validated(sources: list[dict[str, Any]]) -> tuple[Any, list[tuple[str, str]]]:
+    """
+    Merge what was found, the first source first.
+
+    Returns:
+        The settings, with defaults for what is wrong; name and sentence of each that is wrong.
+    """
+    try:
+        return _merged(sources), []
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False)
+    problems = []
+    for fault in faults:
+        key, *inner = (str(part) for part in fault["loc"][:2])
+        problems.append((name := ".".join((key, *inner)), sentence(name, dict(fault))))
+        for source in sources:
+            if inner and isinstance(source.get(key), dict):
+                source[key].pop(*inner, None)
+            elif not inner:
+                source.pop(key, None)
+    # Once more, for what else there is to say.
+    return _merged(sources), problems
 
 
-def _expected(name: str) -> str:
-    if name == "limits":
-        return "a section: [limits] in the file, RELAYRPC_LIMITS__LINKS_MAX in the environment"
-    section, _, key = name.rpartition(".")
-    if section:
-        return next(_KINDS[_kind(limit)][1] for limit in fields(Limits) if limit.name == key)
-    if key in _OWN:
-        return " or ".join(typing.get_args(_OWN[key][0]))
-    return "true or false" if _TYPES[key] is bool else "text, in quotes"
+def _merged(sources: Iterable[dict[str, Any]]) -> Any:
+    class Merged(HubSettings):  # type: ignore[misc]  # made at run time
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], *_args: Any, **_kwargs: Any
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return tuple(InitSettingsSource(settings_cls, each) for each in sources)
 
-
-def _meant(name: str) -> str:
-    """Guess which setting was meant, wherever it stands."""
-    by_key = {right.rpartition(".")[2]: right for right in SETTINGS}
-    key = name.rpartition(".")[2].replace("-", "_").lower()
-    near = difflib.get_close_matches(key, by_key, n=1)
-    return f"; did you mean {by_key[near[0]]}?" if near else ""
+    return Merged()

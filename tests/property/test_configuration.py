@@ -14,8 +14,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relayrpc.cli.check_config import effective_config
-from relayrpc.cli.config import SETTINGS, load_settings
+from relayrpc.cli.config import load_settings
 from relayrpc.cli.flags import limit_flags
+from relayrpc.cli.settings import SETTINGS
 from relayrpc.errors import ConfigError
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from relayrpc.cli.check_config import effective_config
-from relayrpc.cli.config import SETTINGS, LoadedSettings, load_settings
+from relayrpc.cli.config import LoadedSettings, load_settings
 from relayrpc.cli.flags import Flag, complete_limit, limit_flags
+from relayrpc.cli.settings import SETTINGS
 from relayrpc.hub.config import HubConfig
 from relayrpc.limits import DEFAULT_LIMITS, KIB, MIB, Limits
 
@@ -225,13 +226,13 @@ def test_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             '[limits]\nqueue_bytes_max = "64 parsecs"',
-            ":2: limits.queue_bytes_max is '64 parsecs', and must be a number of bytes, as in "
-            '65536 or "64 KiB"',
+            ":2: limits.queue_bytes_max is '64 parsecs', and must be a size, as in 65536 "
+            'or "64 KiB"',
         ),
         (
             "[limits]\nqueue_bytes_max = 0.5",
-            ":2: limits.queue_bytes_max is 0.5, and must be a number of bytes, as in "
-            '65536 or "64 KiB"',
+            ":2: limits.queue_bytes_max is 0.5, and must be a size, as in 65536 "
+            'or "64 KiB"',
         ),
         (
             "[limits]\nack_after_s = false",
