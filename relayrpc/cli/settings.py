@@ -27,7 +27,8 @@ __all__ = ["LOG_SETTINGS", "PREFIX", "SETTINGS", "HubSettings", "sentence"]
 
 PREFIX: Final = "RELAYRPC_"
 """What the names of environment variables begin with."""
-_SHOWN_CHARACTERS_MAX: Final = 60
+# Of a value; a number with more is none.
+_CHARACTERS_MAX: Final = 60
 
 
 def _number(value: object) -> object:
@@ -38,8 +39,8 @@ def _number(value: object) -> object:
 
 
 def _whole(value: object) -> object:
-    """Keep parts of a byte from being cut off."""
-    if isinstance(value, float):
+    """Keep parts of a byte from being cut off, and from ByteSize what it trips over."""
+    if not isinstance(value, (int, str)) or len(str(value)) > _CHARACTERS_MAX:
         raise ValueError
     return _number(value)
 
@@ -109,8 +110,8 @@ def sentence(name: str, error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return f"is no setting{_meant(name)}"
     shown = repr(error["input"])
-    if len(shown) > _SHOWN_CHARACTERS_MAX:
-        shown = f"{shown[:_SHOWN_CHARACTERS_MAX]}..."
+    if len(shown) > _CHARACTERS_MAX:
+        shown = f"{shown[:_CHARACTERS_MAX]}..."
     return f"is {shown}, and must be {_expected(name)}"
 
 
