@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from relayrpc.cli.settings import LOG_SETTINGS, PREFIX, SETTINGS, HubSettings, sentence
-from relayrpc.cli.toml_file import TOMLFile, read_toml
+from relayrpc.cli.toml_file import BACKENDS_TABLE, TOMLFile, read_toml
 from relayrpc.hub.config import HubConfig, config_problems
 from relayrpc.limits import Limits
 from relayrpc.observe.logs import LogForm, LogLevel, one_line
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from relayrpc.cli.flags import Flag
 
 
-__all__ = ["LoadedSettings", "load_settings"]
+__all__ = ["DEFAULT_FILE", "LoadedSettings", "load_settings"]
 
-_DEFAULT_FILE: Final = "relayrpc.toml"
+DEFAULT_FILE: Final = "relayrpc.toml"
+"""Read from the working directory where no other is named."""
 # Names the file, and is no setting itself.
 _FILE_VARIABLE: Final = "RELAYRPC_CONFIG"
 # What Kubernetes sets in every container for a service that is named relayrpc or relayrpc-hub.
@@ -113,10 +114,12 @@ def load_settings(flags: Mapping[str, Flag], *, file: Path | None) -> LoadedSett
 
 def _read_file(file: Path | None) -> TOMLFile:
     if file is None:
-        file = Path(_DEFAULT_FILE)
+        file = Path(DEFAULT_FILE)
         if not file.is_file():
             return TOMLFile(file, {}, {})
     toml = read_toml(file)
+    # The same file may say what `relayrpc expose` does.
+    toml.values.pop(BACKENDS_TABLE, None)
     for name in _PATHS:
         if isinstance(toml.values.get(name), str):
             toml.values[name] = str(file.parent / toml.values[name])

@@ -9,15 +9,13 @@ Source: docs/reference/cli.md.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from relayrpc.cli.flags import Flag, complete_limit, limit_flags
+from relayrpc.cli.running import STOP_SIGNALS, loop_factory, signals_call
 from relayrpc.errors import ConnectError
 from relayrpc.extras import needs_extra
 from relayrpc.hub.config import HubConfig
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["hub", "serve"]
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _DEFAULTS: Final = HubConfig()
 
 
@@ -170,7 +167,7 @@ def hub(
         from relayrpc.cli.startup import start_up
     made = start_up(given, file=config, is_check=check_config)
     if made is not None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve(made))
 
 
@@ -191,7 +188,7 @@ async def serve(hub: Hub) -> None:
         if draining is not None:
             draining.cancel()
 
-    with _signals_call(signalled):
+    with signals_call(signalled, STOP_SIGNALS):
         try:
             await _start(hub)
             grpc = f"{_host(hub.config.grpc)}:{hub.grpc_port}"
@@ -212,29 +209,6 @@ async def _start(hub: Hub) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise ConnectError(f"{reason}; choose another port, or 0 for a free one") from error
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
-@contextlib.contextmanager
-def _signals_call(callback: Callable[[], None]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    # Where loops take no signal handlers (Windows), Ctrl-C cancels the task, which stops at once.
-    with contextlib.suppress(NotImplementedError):
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, callback)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(NotImplementedError):
-            for number in _SIGNALS:
-                loop.remove_signal_handler(number)
 
 
 def _host(address: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +18,13 @@ from relayrpc.errors import ConfigError
 from relayrpc.limits import KIB
 
 
-__all__ = ["TOMLFile", "read_toml"]
+__all__ = ["BACKENDS_TABLE", "TOMLFile", "read_toml"]
+
+BACKENDS_TABLE: Final = "expose"
+"""Each of these is a server that `relayrpc expose` makes a host of; the rest is the hub's."""
 
 _FILE_BYTES_MAX: Final = 64 * KIB
-_TABLE: Final = re.compile(r"\s*\[+([^\[\]]+)\]")
+_TABLE: Final = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
 _KEY: Final = re.compile(r"\s*([\w\-.\"' ]+?)\s*=")
 _LINE_AND_COLUMN: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
@@ -32,7 +36,10 @@ class TOMLFile:
     path: Path
     values: dict[str, Any]
     lines: dict[str, int]
-    """Dotted name of each table and key -> its line, from 1."""
+    """
+    Dotted name of each table and key -> its line, from 1; of a list of tables "expose" for the
+    first, "expose.0", "expose.1.at".
+    """
 
     def where(self, name: str) -> str:
         """Return "relayrpc.toml:12" for a dotted name; one within an inline table has its line."""
@@ -78,11 +85,17 @@ def _read(path: Path) -> str:
 def _lines(text: str) -> dict[str, int]:
     """Find where tables and keys begin. What looks like a key within a text counts as one."""
     lines: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     table = ""
     for number, line in enumerate(text.split("\n"), start=1):
         if match := _TABLE.match(line):
-            table = _dotted(match[1])
+            table = _dotted(match[2])
             lines.setdefault(table, number)
+            if match[1] == "[[":
+                name = table
+                table = f"{name}.{counts[name]}"
+                counts[name] += 1
+                lines[table] = number
         elif match := _KEY.match(line):
             name = _dotted(match[1])
             lines.setdefault(f"{table}.{name}" if table else name, number)

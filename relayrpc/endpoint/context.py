@@ -259,6 +259,11 @@ class Context(grpc.aio.ServicerContext):
         return bool(self._status)
 
     @property
+    def is_begun(self) -> bool:
+        """True when initial metadata or a message was sent."""
+        return self._is_begun
+
+    @property
     def has_details(self) -> bool:
         """True when the handler set details."""
         return bool(self._details)

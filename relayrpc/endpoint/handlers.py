@@ -20,14 +20,22 @@ from relayrpc.endpoint.metadata import Metadatum
 from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["UNRESOLVED", "HandlerCallDetails", "HandlerTable", "MethodEntry", "make_entry"]
+__all__ = [
+    "SHAPES",
+    "UNRESOLVED",
+    "HandlerCallDetails",
+    "HandlerTable",
+    "MethodEntry",
+    "make_entry",
+]
 
-_BEHAVIORS: Final = {
+SHAPES: Final = {
     (False, False): ("unary_unary", pb.SHAPE_UNARY_UNARY),
     (False, True): ("unary_stream", pb.SHAPE_UNARY_STREAM),
     (True, False): ("stream_unary", pb.SHAPE_STREAM_UNARY),
     (True, True): ("stream_stream", pb.SHAPE_STREAM_STREAM),
 }
+"""Whether requests and responses are streams -> gRPC's name of the shape, and the link's."""
 
 
 class _HandlerCallDetails(NamedTuple):
@@ -67,7 +75,7 @@ class MethodEntry:
         self.handler = handler
         self.has_request_stream = bool(handler.request_streaming)
         self.has_response_stream = bool(handler.response_streaming)
-        name, self.shape = _BEHAVIORS[self.has_request_stream, self.has_response_stream]
+        name, self.shape = SHAPES[self.has_request_stream, self.has_response_stream]
         self.behavior: Callable[[Any, Any], Any] = getattr(handler, name)
         self.deserializer: Callable[[bytes], Any] | None = handler.request_deserializer
         self.serializer: Callable[[Any], bytes] | None = handler.response_serializer

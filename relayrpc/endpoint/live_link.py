@@ -334,11 +334,15 @@ class LiveLink:
         withdrawn = list(self._announcements)
         self._announcements.clear()
         link = self._link
-        if link is None or not self._is_up():
+        if link is None:
+            return
+        # Without a carrier it is said when the link is resumed.
+        for announcement_id in withdrawn:
+            link.withdraw(announcement_id)
+        if not self._is_up():
             return
         loop = asyncio.get_running_loop()
         for announcement_id in withdrawn:
-            link.withdraw(announcement_id)
             self._withdrawals[announcement_id] = loop.create_future()
         link.flush_soon()
         if self._withdrawals:

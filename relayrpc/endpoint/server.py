@@ -120,6 +120,8 @@ class Server(grpc.aio.Server):
         self._priority = priority
         self._table = HandlerTable()
         self._table.add_generic(handlers)
+        # What is announced; set by start().
+        self._services: list[pb.ServiceDescription] = []
         self._calls_max = (
             self.limits.calls_open_max
             if maximum_concurrent_rpcs is None
@@ -206,8 +208,8 @@ class Server(grpc.aio.Server):
         """
         if self._is_started or self._stopping is not None:
             raise grpc.aio.UsageError("a server can be started once")
-        services = self._table.describe()
-        if not services:
+        self._services = self._table.describe()
+        if not self._services:
             raise grpc.aio.UsageError("the server serves nothing; add a servicer before start()")
         self._is_started = True
         self.loop = asyncio.get_running_loop()
@@ -215,12 +217,32 @@ class Server(grpc.aio.Server):
         self.tracing = self.live.find_tracing()
         try:
             await self.live.connected()
-            await self.live.announce(
-                self._address, services, slots=self._slots, priority=self._priority
-            )
+            await self.announce()
         except BaseException:
             await self.live.aclose()
             raise
+
+    async def announce(self) -> None:
+        """
+        Register at the hub again, after withdraw(); start() does it the first time.
+
+        Raises:
+            UsageError: The server is not started, or stops.
+            LinkRefusedError: The hub refused the registration.
+        """
+        if not self._is_started or self._stopping is not None:
+            raise grpc.aio.UsageError("only a server that was started and not stopped registers")
+        await self.live.announce(
+            self._address, self._services, slots=self._slots, priority=self._priority
+        )
+
+    async def withdraw(self) -> None:
+        """
+        Have the hub send no new calls until announce(); running ones go on. Idempotent.
+
+        Calls that were on their way are still served.
+        """
+        await self.live.withdraw_all()
 
     async def stop(self, grace: float | None) -> None:
         """
@@ -265,7 +287,7 @@ class Server(grpc.aio.Server):
 
     async def _stop(self) -> None:
         if self._is_started:
-            await self.live.withdraw_all()
+            await self.withdraw()
             self._is_refusing = True
             while self._contexts:
                 self._idle.clear()

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import typer.main
 
 from codegen import configuration_page, limits_page, metrics_page
 from relayrpc import errors
+from relayrpc.agent.backend import Backend
+from relayrpc.cli.backends import read_backends
 from relayrpc.cli.config import load_settings
 from relayrpc.cli.flags import limit_flags
 from relayrpc.cli.main import app
@@ -77,7 +80,7 @@ def test_configuration_page_has_a_file_that_can_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = read("docs/reference/configuration.md")
-    (text,) = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    text, _servers = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "relayrpc.toml").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     loaded = load_settings({}, file=None)
@@ -87,6 +90,21 @@ def test_configuration_page_has_a_file_that_can_be_used(
         for number, line in enumerate(text.splitlines(), start=1)
         if " = " in line
     }
+
+
+def test_configuration_page_has_servers_that_can_be_exposed_and_every_setting(
+    tmp_path: Path,
+) -> None:
+    page = read("docs/reference/configuration.md")
+    _, text = re.findall(r"^```toml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "relayrpc.toml").write_text(text, encoding="utf-8")
+    greeter, billing = read_backends(tmp_path / "relayrpc.toml")
+    assert (str(greeter), greeter.is_secure) == ("grpc://127.0.0.1:50051", False)
+    assert (billing.is_secure, billing.services) == (True, ("contoso.Billing",))
+    section = page.split("## Servers to expose")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `([a-z_]+)`", section, re.MULTILINE) == [
+        field.name for field in fields(Backend)
+    ]
 
 
 def test_configuration_page_quotes_what_is_said_of_mistakes(

@@ -34,6 +34,8 @@ d = [
 ]
 [[many]]
 x-y = 1
+[[many]]
+x-y = 2
 """
 
 
@@ -48,7 +50,9 @@ x-y = 1
         ("hub.inline.b", 8),
         ("a.b.c.d", 10),
         ("many", 13),
-        ("many.x-y", 14),
+        ("many.0", 13),
+        ("many.0.x-y", 14),
+        ("many.1.x-y", 16),
         ("hub.elsewhere", 6),
     ],
 )
