@@ -9,7 +9,8 @@ tests/integration/test_interceptors.py notices a change there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -28,8 +29,29 @@ __all__ = [
 ]
 
 
+def _cancellable(name: str) -> Callable[..., Awaitable[Any]]:
+    """
+    Make a method of grpc's that whoever awaits it can be cancelled in.
+
+    While interceptors run, grpc's own takes a cancellation of the task that asks for one of the
+    call, and goes on with an answer.
+    """
+
+    async def method(self: Any, *arguments: Any) -> Any:
+        task = asyncio.current_task()
+        cancellations = 0 if task is None else task.cancelling()
+        try:
+            return await getattr(super(_OverOurChannel, self), name)(*arguments)
+        finally:
+            if task is not None and task.cancelling() > cancellations:
+                raise asyncio.CancelledError
+
+    method.__name__ = name
+    return method
+
+
 class _OverOurChannel:
-    """Replaces the last step of a chain."""
+    """Replaces the last step of a chain, and lets those who wait be cancelled."""
 
     # Set by grpc's __init__.
     _channel: Channel
@@ -74,6 +96,12 @@ class _OverOurChannel:
     def _multicallable(self) -> Callable[..., Callable[..., Any]]:
         raise NotImplementedError
 
+    initial_metadata = _cancellable("initial_metadata")
+    trailing_metadata = _cancellable("trailing_metadata")
+    code = _cancellable("code")
+    details = _cancellable("details")
+    debug_error_string = _cancellable("debug_error_string")
+
     def time_remaining(self) -> float | None:
         """
         Return the seconds until the deadline once the chain has started the call; None before, or
@@ -84,6 +112,29 @@ class _OverOurChannel:
             return None
         remaining: float | None = task.result().time_remaining()
         return remaining
+
+
+class _WrittenOverOurChannel(_OverOurChannel):
+    """Of calls with a request stream."""
+
+    async def write(self, request: Any) -> None:
+        """Send one message; cancelling it cancels the call, as without interceptors."""
+        await self._cancelling(_write(self, request))
+
+    async def done_writing(self) -> None:
+        """Say that no more requests follow; as `write()`."""
+        await self._cancelling(_done_writing(self))
+
+    async def _cancelling(self, writing: Awaitable[Any]) -> None:
+        try:
+            await writing
+        except asyncio.CancelledError:
+            self.cancel()  # type: ignore[attr-defined]  # of grpc's InterceptedCall
+            raise
+
+
+_write = _cancellable("write")
+_done_writing = _cancellable("done_writing")
 
 
 class InterceptedUnaryUnaryCall(_OverOurChannel, grpc.aio.InterceptedUnaryUnaryCall):
@@ -100,14 +151,14 @@ class InterceptedUnaryStreamCall(_OverOurChannel, _interceptor.InterceptedUnaryS
         return self._channel.plain_unary_stream
 
 
-class InterceptedStreamUnaryCall(_OverOurChannel, _interceptor.InterceptedStreamUnaryCall):
+class InterceptedStreamUnaryCall(_WrittenOverOurChannel, _interceptor.InterceptedStreamUnaryCall):
     """A stream-unary call behind interceptors."""
 
     def _multicallable(self) -> Callable[..., Callable[..., Any]]:
         return self._channel.plain_stream_unary
 
 
-class InterceptedStreamStreamCall(_OverOurChannel, _interceptor.InterceptedStreamStreamCall):
+class InterceptedStreamStreamCall(_WrittenOverOurChannel, _interceptor.InterceptedStreamStreamCall):
     """A stream-stream call behind interceptors."""
 
     def _multicallable(self) -> Callable[..., Callable[..., Any]]:

@@ -20,6 +20,7 @@ from relayrpc.endpoint.intercepted_call import (
 )
 from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
 from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
+from relayrpc.errors import ConfigError
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -33,6 +34,7 @@ __all__ = [
     "StreamUnaryMultiCallable",
     "UnaryStreamMultiCallable",
     "UnaryUnaryMultiCallable",
+    "method_name",
 ]
 
 Serializer = Callable[[Any], bytes] | None
@@ -55,7 +57,7 @@ class _MultiCallable:
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
         self._channel = channel
-        self._method = method.removeprefix("/")
+        self._method = method_name(method, channel.limits.name_bytes_max)
         self._serializer = serializer
         self._deserializer = deserializer
         self._interceptors = interceptors
@@ -227,6 +229,23 @@ class StreamStreamMultiCallable(_MultiCallable, grpc.aio.StreamStreamMultiCallab
         )
         call.send_requests(request_iterator)
         return call
+
+
+def method_name(method: str | bytes, bytes_max: int) -> str:
+    """
+    Return "pkg.Service/Method" of what gRPC's channels take, "/pkg.Service/Method".
+
+    Raises:
+        ConfigError: No link can carry it.
+    """
+    name = (method.decode() if isinstance(method, bytes) else method).removeprefix("/")
+    size = len(name.encode())
+    if not 0 < size <= bytes_max:
+        raise ConfigError(
+            f'a method of {size} bytes cannot be called; write "/pkg.Service/Method", '
+            f"in at most {bytes_max} bytes"
+        )
+    return name
 
 
 def _make_metadata(metadata: MetadataInput) -> grpc.aio.Metadata:

@@ -22,6 +22,7 @@ from relayrpc.endpoint.metadata import (
     MetadataTooLargeError,
     encode_invocation_metadata,
 )
+from relayrpc.endpoint.multicallable import method_name
 from relayrpc.endpoint.sync_call import StreamCall, UnaryCall
 from relayrpc.endpoint.sync_core import BlockingCore, SyncReplyCore, SyncStreamCore
 from relayrpc.errors import UsageError
@@ -63,7 +64,7 @@ class _MultiCallable:
         self, channel: Channel, method: str, serializer: Serializer, deserializer: Deserializer
     ) -> None:
         self._channel = channel
-        self._method = method.removeprefix("/")
+        self._method = method_name(method, channel.core.limits.name_bytes_max)
         self._serializer = serializer
         self._deserializer = deserializer
 

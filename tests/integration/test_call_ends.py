@@ -19,6 +19,7 @@ import pytest
 
 import relayrpc.aio
 from relayrpc.errors import ConnectError
+from tests.support.aio_sides import ServeAio
 from tests.support.relay import Stub, running_hub, running_relay
 
 
@@ -32,6 +33,7 @@ class Watch:
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.done = asyncio.Event()
+        self.is_told = False
 
     async def forever(self, request: Any, context: Any) -> bytes:
         context.add_done_callback(lambda _: self.done.set())
@@ -39,7 +41,7 @@ class Watch:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            assert context.cancelled()
+            self.is_told = context.cancelled()
             self.cancelled.set()
             raise
         return b""
@@ -49,8 +51,8 @@ class Watch:
         await self.forever(request, context)
 
 
-async def error_of(awaitable: Any) -> relayrpc.aio.RpcError:
-    with pytest.raises(relayrpc.aio.RpcError) as caught:
+async def error_of(awaitable: Any) -> Any:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         await awaitable
     return caught.value
 
@@ -69,6 +71,7 @@ async def test_deadline_ends_the_call_and_cancels_the_handler() -> None:
         assert error.may_have_executed
         assert not call.cancelled()
         await watch.cancelled.wait()
+        assert watch.is_told
         await watch.done.wait()
 
 
@@ -80,20 +83,21 @@ async def test_deadline_that_has_passed_is_never_sent() -> None:
     assert not error.may_have_executed
 
 
-async def test_handler_sees_the_time_left() -> None:
+async def test_handler_sees_the_time_left(serve_aio: ServeAio) -> None:
     async def remaining(request: bytes, context: Any) -> bytes:
         return str(context.time_remaining()).encode()
 
-    async with running_relay({"uu:M": remaining}) as relay:
-        method = Stub(relay.channel).unary_unary("M")
+    async with serve_aio({"uu:M": remaining}) as channel:
+        method = Stub(channel).unary_unary("M")
         assert await method(b"") == b"None"
-        assert 0 < float(await method(b"", timeout=60)) <= 60
+        # gRPC's core rounds up.
+        assert 0 < float(await method(b"", timeout=60)) <= 61
 
 
-async def test_deadline_of_a_stream_is_raised_after_its_messages() -> None:
+async def test_deadline_of_a_stream_is_raised_after_its_messages(serve_aio: ServeAio) -> None:
     watch = Watch()
-    async with running_relay({"us:M": watch.stream_forever}) as relay:
-        call = Stub(relay.channel).unary_stream("M")(b"", timeout=0.3)
+    async with serve_aio({"us:M": watch.stream_forever}) as channel:
+        call = Stub(channel).unary_stream("M")(b"", timeout=0.3)
         assert await call.read() == b"first"
         error = await error_of(call.read())
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -103,10 +107,10 @@ async def test_deadline_of_a_stream_is_raised_after_its_messages() -> None:
 # --- cancelling ---
 
 
-async def test_cancel_reaches_the_handler() -> None:
+async def test_cancel_reaches_the_handler(serve_aio: ServeAio) -> None:
     watch = Watch()
-    async with running_relay({"uu:M": watch.forever}) as relay:
-        call = Stub(relay.channel).unary_unary("M")(b"")
+    async with serve_aio({"uu:M": watch.forever}) as channel:
+        call = Stub(channel).unary_unary("M")(b"")
         await watch.started.wait()
         assert not call.done()
         assert call.cancel()
@@ -119,12 +123,12 @@ async def test_cancel_reaches_the_handler() -> None:
         await watch.cancelled.wait()
 
 
-async def test_cancelling_the_task_that_awaits_cancels_the_call() -> None:
+async def test_cancelling_the_task_that_awaits_cancels_the_call(serve_aio: ServeAio) -> None:
     watch = Watch()
-    async with running_relay({"uu:M": watch.forever}) as relay:
+    async with serve_aio({"uu:M": watch.forever}) as channel:
 
         async def wait() -> None:
-            await Stub(relay.channel).unary_unary("M")(b"")
+            await Stub(channel).unary_unary("M")(b"")
 
         task = asyncio.create_task(wait())
         await watch.started.wait()
@@ -134,10 +138,12 @@ async def test_cancelling_the_task_that_awaits_cancels_the_call() -> None:
         await watch.cancelled.wait()
 
 
-async def test_cancelling_one_who_asks_for_the_code_leaves_the_call_alone() -> None:
+async def test_cancelling_one_who_asks_for_the_code_leaves_the_call_alone(
+    serve_aio: ServeAio,
+) -> None:
     watch = Watch()
-    async with running_relay({"uu:M": watch.forever}) as relay:
-        call = Stub(relay.channel).unary_unary("M")(b"")
+    async with serve_aio({"uu:M": watch.forever}) as channel:
+        call = Stub(channel).unary_unary("M")(b"")
         await watch.started.wait()
         asking = asyncio.create_task(call.code())
         await asyncio.sleep(0)
@@ -174,35 +180,35 @@ async def test_dropped_stream_unary_call_is_cancelled() -> None:
         await watch.cancelled.wait()
 
 
-async def test_cancelled_before_it_was_sent_never_reaches_the_host() -> None:
+async def test_cancelled_before_it_was_sent_never_reaches_the_host(serve_aio: ServeAio) -> None:
     seen = []
 
     async def record(request: bytes, context: Any) -> bytes:
         seen.append(request)
         return b""
 
-    async with running_relay({"uu:M": record}) as relay:
-        method = Stub(relay.channel).unary_unary("M")
+    async with serve_aio({"uu:M": record}) as channel:
+        method = Stub(channel).unary_unary("M")
         method(b"cancelled").cancel()
         await method(b"after")
     assert seen == [b"after"]
 
 
-async def test_closing_the_channel_cancels_its_calls() -> None:
+async def test_closing_the_channel_cancels_its_calls(serve_aio: ServeAio) -> None:
     watch = Watch()
-    async with running_relay({"uu:M": watch.forever}) as relay:
-        call = Stub(relay.channel).unary_unary("M")(b"")
+    async with serve_aio({"uu:M": watch.forever}) as channel:
+        call = Stub(channel).unary_unary("M")(b"")
         await watch.started.wait()
-        await relay.channel.close()
+        await channel.close()
         with pytest.raises(asyncio.CancelledError):
             await call
         with pytest.raises(grpc.aio.UsageError, match=r"Channel is closed\."):
-            Stub(relay.channel).unary_unary("M")(b"")
-        assert relay.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+            Stub(channel).unary_unary("M")(b"")
+        assert channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
         await watch.cancelled.wait()
 
 
-async def test_closing_the_channel_with_grace_lets_a_call_finish() -> None:
+async def test_closing_the_channel_with_grace_lets_a_call_finish(serve_aio: ServeAio) -> None:
     started, go_on = asyncio.Event(), asyncio.Event()
 
     async def finish(request: bytes, context: Any) -> bytes:
@@ -210,10 +216,10 @@ async def test_closing_the_channel_with_grace_lets_a_call_finish() -> None:
         await go_on.wait()
         return b"done"
 
-    async with running_relay({"uu:M": finish}) as relay:
-        call = Stub(relay.channel).unary_unary("M")(b"")
+    async with serve_aio({"uu:M": finish}) as channel:
+        call = Stub(channel).unary_unary("M")(b"")
         await started.wait()
-        closing = asyncio.create_task(relay.channel.close(60))
+        closing = asyncio.create_task(channel.close(60))
         await asyncio.sleep(0)
         go_on.set()
         assert await call == b"done"
@@ -252,91 +258,7 @@ async def test_exception_of_a_handler_stays_at_the_host(
     assert record.exc_info is not None
 
 
-async def test_exception_is_told_where_that_is_asked_for() -> None:
-    options = {"include_exception_detail": True}
-    async with running_relay({"uu:M": _raise}, server_options=options) as relay:
-        error = await error_of(Stub(relay.channel).unary_unary("M")(b""))
-    assert error.details() == "Unexpected <class 'ValueError'>: secret text"
-
-
-async def test_exception_within_a_stream_comes_after_its_messages() -> None:
-    async with running_relay({"us:M": _raise_within}) as relay:
-        call = Stub(relay.channel).unary_stream("M")(b"")
-        assert await call.read() == b"one"
-        error = await error_of(call.read())
-        assert error.code() is grpc.StatusCode.UNKNOWN
-        assert await call.code() is grpc.StatusCode.UNKNOWN
-
-
-async def test_handler_that_raises_cancelled_error_is_answered() -> None:
-    async def cancel(request: bytes, context: Any) -> bytes:
-        raise asyncio.CancelledError
-
-    async with running_relay({"uu:M": cancel}) as relay:
-        error = await error_of(Stub(relay.channel).unary_unary("M")(b""))
-    assert error.code() is grpc.StatusCode.CANCELLED
-    assert error.origin == "host"
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.NOT_FOUND),
-        (5, grpc.StatusCode.NOT_FOUND),
-        (grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN),
-        (99, grpc.StatusCode.UNKNOWN),
-    ],
-)
-@pytest.mark.parametrize("is_plain", [False, True])
-async def test_abort_ends_the_call_even_if_its_exception_is_swallowed(
-    code: Any, expected: grpc.StatusCode, is_plain: bool
-) -> None:
-    async def abort(request: bytes, context: Any) -> bytes:
-        context.set_trailing_metadata((("a", "1"),))
-        try:
-            await context.abort(code, "why", (("b", "2"),))
-        except Exception:
-            return b"swallowed"
-        raise AssertionError("abort() returned")
-
-    def abort_plainly(request: bytes, context: Any) -> bytes:
-        try:
-            context.abort(code, "why", (("b", "2"),))
-        except Exception:
-            return b"swallowed"
-        raise AssertionError("abort() returned")
-
-    behavior = abort_plainly if is_plain else abort
-    async with running_relay({"uu:M": behavior}) as relay:
-        error = await error_of(Stub(relay.channel).unary_unary("M")(b""))
-    assert error.code() is expected
-    assert error.details() == "why"
-    assert error.trailing_metadata() == (("b", "2"),)
-
-
-async def test_abort_without_metadata_keeps_what_was_set() -> None:
-    async def abort(request: bytes, context: Any) -> bytes:
-        context.set_trailing_metadata((("a", "1"),))
-        await context.abort(grpc.StatusCode.NOT_FOUND)
-        return b""
-
-    async with running_relay({"uu:M": abort}) as relay:
-        error = await error_of(Stub(relay.channel).unary_unary("M")(b""))
-    assert error.trailing_metadata() == (("a", "1"),)
-
-
-async def test_status_that_was_set_replaces_the_response() -> None:
-    async def not_found(request: bytes, context: Any) -> bytes:
-        context.set_code(grpc.StatusCode.NOT_FOUND)
-        context.set_details("gone")
-        return b"dropped"
-
-    async with running_relay({"uu:M": not_found}) as relay:
-        error = await error_of(Stub(relay.channel).unary_unary("M")(b""))
-    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "gone")
-
-
-async def test_rich_status_details_arrive() -> None:
+async def test_rich_status_details_arrive(serve_aio: ServeAio) -> None:
     class Status(grpc.Status):
         code = grpc.StatusCode.FAILED_PRECONDITION
         details = "rich"
@@ -346,18 +268,10 @@ async def test_rich_status_details_arrive() -> None:
         await context.abort_with_status(Status())
         return b""
 
-    async with running_relay({"uu:M": rich}) as relay:
-        error = await error_of(Stub(relay.channel).unary_unary("M")(b""))
+    async with serve_aio({"uu:M": rich}) as channel:
+        error = await error_of(Stub(channel).unary_unary("M")(b""))
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert error.trailing_metadata()["grpc-status-details-bin"] == b"\x08\x09\xff"
-
-
-async def test_none_without_a_serializer_is_an_empty_message() -> None:
-    async def nothing(request: bytes, context: Any) -> None:
-        return None
-
-    async with running_relay({"uu:M": nothing}) as relay:
-        assert await Stub(relay.channel).unary_unary("M")(b"") == b""
 
 
 # --- wrong numbers of messages, wrong messages ---
