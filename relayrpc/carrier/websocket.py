@@ -59,7 +59,8 @@ class WebSocketCarrier(asyncio.Protocol, Carrier):
         Take over a connection whose opening handshake is done.
 
         Args:
-            protocol: The library's state, OPEN, with extensions off.
+            protocol: The library's state, with extensions off; no more OPEN when the peer's close
+                came with the handshake, too.
             transport: Its connection; it serves this object from now on.
             early: Frames that arrived with the handshake, in order.
         """
@@ -71,7 +72,7 @@ class WebSocketCarrier(asyncio.Protocol, Carrier):
         # Batches are handed on only between start() and the end of either kind.
         self._is_delivering = False
         # No more batches are taken.
-        self._is_closing = False
+        self._is_closing = protocol.state is not State.OPEN
         self._is_closed_here = False
         self._is_aborted = False
         self._is_over = False
@@ -82,7 +83,7 @@ class WebSocketCarrier(asyncio.Protocol, Carrier):
 
         self.peer, self.is_loopback = peer_text(transport.get_extra_info("peername"))
         self.is_secure = transport.get_extra_info("sslcontext") is not None
-        self.is_writable = True
+        self.is_writable = not self._is_closing
         # Nothing is held back for the end of the turn, as uvloop does below its mark: what the
         # socket does not take at once waits here, and pauses the link. Not 0: asyncio's TLS
         # transport would count an empty buffer as full.
@@ -101,6 +102,8 @@ class WebSocketCarrier(asyncio.Protocol, Carrier):
             self._loop.call_soon(events.carrier_ended, self._end_error)
         elif not self._transport.is_closing():
             self._transport.resume_reading()
+        if self._is_closing:
+            self._end_soon()
 
     def send_nowait(self, batch: bytes) -> None:
         if self._is_closing:

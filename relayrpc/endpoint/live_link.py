@@ -390,6 +390,7 @@ class LiveLink:
                 is_expired = link is not self._link and isinstance(exc, LinkRefusedError)
                 if is_resume and is_expired and not self._is_final:
                     # The hub is there, and no longer holds the link: begin another one at once.
+                    backoff_s = 0.0
                     continue
                 self._failed(exc)
                 backoff_s = self._longer(backoff_s)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
 from collections.abc import AsyncIterator
 
@@ -21,6 +22,7 @@ from samples.greeter import greeter_pb2, greeter_pb2_grpc
 __all__ = ["Greeter", "serve"]
 
 DEFAULT_URL = "relay://127.0.0.1:7350/contoso/greeter"
+GRACE_S = 30.0
 
 
 class Greeter(greeter_pb2_grpc.GreeterServicer):
@@ -57,12 +59,20 @@ class Greeter(greeter_pb2_grpc.GreeterServicer):
 
 
 async def serve(url: str) -> None:
-    """Serve the greeter at the URL's address until the process ends."""
+    """Serve the greeter at the URL's address until SIGTERM or Ctrl-C, then let calls finish."""
     server = relayrpc.aio.server(url)
     greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)
     await server.start()
     print("serving samples.greeter.v1.Greeter, no port opened", flush=True)
-    await server.wait_for_termination()
+    terminated = asyncio.ensure_future(server.wait_for_termination())
+    # Windows has no such signal.
+    with contextlib.suppress(NotImplementedError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.cancel)
+    try:
+        await terminated
+    except asyncio.CancelledError:
+        # From here on the hub gives new calls to other hosts.
+        await server.stop(GRACE_S)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ for exceptions that went astray.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,6 +21,9 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 import relayrpc.aio
@@ -41,7 +45,9 @@ def nothing_went_astray(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]
     """What asyncio's loop reports of callbacks and tasks comes as errors of its logger."""
     with caplog.at_level(logging.ERROR, logger="asyncio"):
         yield  # type: ignore[misc]  # a generator fixture
-    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+    # Those of the test itself: `caplog.records` are of the phase that runs.
+    records = [*caplog.get_records("call"), *caplog.records]
+    assert [record.getMessage() for record in records if record.name == "asyncio"] == []
 
 
 def _welcome(**fields: object) -> bytes:
@@ -121,6 +127,43 @@ async def test_server_does_not_start_when_the_hub_does_not_welcome(case: str) ->
         with pytest.raises(RelayError):
             async with recording(f"ws://127.0.0.1:{port}/a"):
                 pytest.fail("it started")
+
+
+_COME_AGAIN: Final = batch(frame(close=pb.Close(code=pb.Close.CODE_LIMIT, reason="come again")))
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"), [([_COME_AGAIN], "come again"), ([], "dropped the connection")]
+)
+async def test_hub_that_closes_together_with_its_handshake_is_understood(
+    answers: list[bytes], told: str
+) -> None:
+    """The connection is closing before the link has it: nothing can be sent any more."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        protocol = ServerProtocol(subprotocols=[Subprotocol("relayrpc.v1")])
+        protocol.receive_data(await reader.readuntil(b"\r\n\r\n"))
+        (request,) = protocol.events_received()
+        assert isinstance(request, Request)
+        protocol.send_response(protocol.accept(request))
+        for answer in answers:
+            protocol.send_binary(answer)
+        protocol.send_close(CloseCode.NORMAL_CLOSURE)
+        writer.write(b"".join(protocol.data_to_send()))
+        # Its close comes back; whoever accepted is the one to end the connection.
+        await reader.read(1)
+        writer.close()
+        await writer.wait_closed()
+        left.set()
+
+    left = asyncio.Event()
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(RelayError, match=told):
+            async with recording(f"ws://127.0.0.1:{port}/a"):
+                pytest.fail("it started")
+        await left.wait()
 
 
 _BAD_ANSWERS: Final = {

@@ -7,6 +7,7 @@ Method: one hub and one endpoint on a virtual-time loop, over memory carriers.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from relayrpc.carrier.url import parse_url
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.live_link import LiveLink
+from relayrpc.endpoint.live_link import Dialling, LiveLink
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError
 from relayrpc.limits import DEFAULT_LIMITS
@@ -36,13 +37,15 @@ def _network() -> Network:
     return network
 
 
-def _server(network: Network, servicer: Any = None) -> Server:
+def _server(
+    network: Network, servicer: Any = None, *, dialling: Dialling | None = None
+) -> Server:
     def make_live(on_call: Any) -> LiveLink:
         return LiveLink(
             parse_url("relay://hub:7350/a", carrier="grpc"),
             limits=DEFAULT_LIMITS,
             on_call=on_call,
-            dialling=network.dialling("host"),
+            dialling=dialling or network.dialling("host"),
         )
 
     server = Server(make_live, address="a")
@@ -162,5 +165,48 @@ def test_dialler_waits_longer_each_time_when_the_hub_ends_every_link() -> None:
         # 0.1 s, growing by 1.6 to 10 s: a dozen or so in a minute, not hundreds.
         assert network.dials_count - dials_before < 30
         await server.stop(None)
+
+    run_virtual(main)
+
+
+def test_hosts_whose_hub_crashed_are_back_in_one_round_and_not_all_at_once() -> None:
+    """Each dials ever more rarely, at times of its own, and once more when its link is unknown."""
+    hosts_count, down_s = 50, 12.0
+    loop_times: list[list[float]] = [[] for _ in range(hosts_count)]
+
+    def recorded(dialling: Dialling, times: list[float]) -> Dialling:
+        async def dial(*args: Any, **options: Any) -> Any:
+            times.append(asyncio.get_running_loop().time())
+            return await dialling.dial(*args, **options)
+
+        return dataclasses.replace(dialling, dial=dial)
+
+    async def main() -> None:
+        network = _network()
+        servers = [
+            _server(network, dialling=recorded(network.dialling("host"), times))
+            for times in loop_times
+        ]
+        for server in servers:
+            await server.start()
+        loop = asyncio.get_running_loop()
+        await network.kill_hub()
+        await asyncio.sleep(down_s)
+        up_s = loop.time()
+        network.start_hub()
+        await asyncio.sleep(2 * DEFAULT_LIMITS.backoff_s_max)
+        firsts = []
+        for server, times in zip(servers, loop_times, strict=True):
+            assert server.live.state is grpc.ChannelConnectivity.READY
+            # Its link's first one, one at once, then pauses of 0.1 s that grow by 1.6.
+            assert len([each for each in times if each < up_s]) <= 12
+            first, second = [each for each in times if each >= up_s]
+            assert second - first < 0.01, "a hub that answered was left waiting"
+            firsts.append(first)
+        assert max(firsts) - up_s <= DEFAULT_LIMITS.backoff_s_max * 1.2
+        # The pauses of all together differ by more than those of one.
+        assert max(firsts) - min(firsts) > 1.0
+        for server in servers:
+            await server.stop(None)
 
     run_virtual(main)
