@@ -26,7 +26,8 @@ Every bound the relay keeps. Written by `make gen` from `relayrpc/limits.py`; do
 `relayrpc hub` takes them from its [configuration](configuration.md), a hub in a program through
 `HubConfig(limits=...)`, a host and a caller through the `limits=` of `relayrpc.aio.server` and
 `relayrpc.aio.channel`. What two peers must agree on travels in the link's handshake. Sizes are
-bytes, times seconds, unless the name says otherwise.
+bytes, times seconds, unless the name says otherwise. Those that are the wire's own have to be the
+same on every peer: a hub takes no other value.
 
 | limit | default | meaning |
 |---|---|---|

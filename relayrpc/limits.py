@@ -49,11 +49,13 @@ class Limits:
     small_bytes_max: int = 4 * KIB
     """A call with no more than this waiting goes before bulk."""
     names_max: int = 1024
-    """Numbered strings a link and direction; beyond that they are sent in full."""
+    """
+    Numbered strings a link and direction; beyond that they are sent in full. The wire's own.
+    """
     name_bytes_max: int = 512
-    """Length of an address or method name."""
+    """Length of an address or method name. The wire's own."""
     metadata_bytes_max: int = 16 * KIB
-    """One metadata list, 32 bytes an entry counted in, as gRPC counts."""
+    """One metadata list, 32 bytes an entry counted in, as gRPC counts. The wire's own."""
     details_bytes_max: int = 4 * KIB
     """Status details; cut, never refused."""
 
@@ -260,7 +262,8 @@ _TIME_S_MAX: Final = 4_000_000
 # What gRPC takes for an option is an int32.
 _COUNT_MAX: Final = 1_000_000_000
 _BYTES_MAX: Final = 2**50
-# What link.proto says that peers may offer or send; names are not negotiated.
+# What link.proto says that peers may offer or send. Names and metadata are not negotiated: who took
+# more would pass on what ends the links of others, and who took less would end those of all.
 _RANGES: Final[dict[str, tuple[float, float]]] = {
     "announcements_max": (1, 1024),
     "batch_bytes_max": (64 * KIB, 256 * KIB),
@@ -269,7 +272,9 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "initial_credit_bytes": (4 * KIB, 64 * KIB),
     "keepalive_interval_s": (0.1, 86_400),
     "message_sent_bytes_max": (1, MESSAGE_BYTES_UNLIMITED),
-    "metadata_bytes_max": (16 * KIB, 64 * KIB),
+    # With two lists of metadata it must fit into 3/4 of the smallest batch a peer may take.
+    "details_bytes_max": (1, 8 * KIB),
+    "metadata_bytes_max": (16 * KIB, 16 * KIB),
     "name_bytes_max": (512, 512),
     "names_max": (1024, 1024),
     # No more than the least first credit that a peer may give.
@@ -277,8 +282,6 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
 }
 # The least a call must be able to have of half its link's budget.
 _SHARE_BYTES_MIN: Final = KIB
-# What a frame has beside metadata and details, and a batch beside its frames.
-_FRAME_OVERHEAD_BYTES: Final = KIB
 
 
 def _fault_alone(name: str, value: float) -> str:
@@ -312,16 +315,7 @@ def _relations(limits: Limits) -> list[_Relation]:
     def relation(name: str, sign: Literal["at most", "at least"], other: str) -> _Relation:
         return name, sign, other, getattr(limits, other), (other,)
 
-    frame_bytes_max = limits.batch_bytes_max * 3 // 4 - _FRAME_OVERHEAD_BYTES
     return [
-        (
-            # An END holds two lists and the details, and goes into 3/4 of a batch (link/outbox.py).
-            "metadata_bytes_max",
-            "at most",
-            "half of what 3/4 of batch_bytes_max leaves beside details_bytes_max",
-            (frame_bytes_max - limits.details_bytes_max) // 2,
-            ("batch_bytes_max", "details_bytes_max"),
-        ),
         relation("message_bytes_max", "at most", "assembly_bytes_max"),
         relation("window_bytes_max", "at least", "initial_credit_bytes"),
         (
@@ -331,6 +325,14 @@ def _relations(limits: Limits) -> list[_Relation]:
             "4 KiB for each of calls_open_max",
             4 * _SHARE_BYTES_MIN * limits.calls_open_max,
             ("calls_open_max",),
+        ),
+        (
+            # A call that has nothing yet may have what is in the other half.
+            "link_budget_bytes",
+            "at least",
+            "twice initial_credit_bytes",
+            2 * limits.initial_credit_bytes,
+            ("initial_credit_bytes",),
         ),
         relation("unacknowledged_bytes_min", "at most", "unacknowledged_bytes_max"),
         # Until then a peer whose window is full may have to wait.

@@ -24,7 +24,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
-from relayrpc.cli.settings import LOG_SETTINGS, PREFIX, SETTINGS, HubSettings, sentence
+from relayrpc.cli.settings import LOG_SETTINGS, PREFIX, HubSettings, sentence
 from relayrpc.cli.toml_file import BACKENDS_TABLE, TOMLFile, read_toml
 from relayrpc.hub.config import HubConfig, config_problems
 from relayrpc.limits import Limits
@@ -139,9 +139,11 @@ def _read_environment() -> tuple[dict[str, Any], dict[str, str]]:
             or _OF_KUBERNETES.fullmatch(upper)
         ):
             continue
-        name = ".".join(upper.removeprefix(PREFIX).lower().split("__")[:2])
+        key = upper.removeprefix(PREFIX).lower()
+        section, *inner = key.split("__")
+        name = ".".join((section, *inner[:1]))
         variables[name] = variable
-        if name not in SETTINGS and name.partition(".")[0] != "limits":
+        if section != "limits" and key not in HubSettings.model_fields:
             # pydantic-settings passes over it, and the model will not.
             values[name] = text
     return values, variables
@@ -158,8 +160,11 @@ def _names_in(values: Mapping[str, Any]) -> list[str]:
 def _nested(values: Mapping[str, object]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for name, value in values.items():
-        section, _, key = name.rpartition(".")
-        (nested.setdefault(section, {}) if section else nested)[key] = value
+        key, has_section, inner = name.partition(".")
+        if has_section:
+            nested.setdefault(key, {})[inner] = value
+        else:
+            nested[key] = value
     return nested
 
 

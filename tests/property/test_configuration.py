@@ -7,6 +7,7 @@ environment can hold.
 from __future__ import annotations
 
 import json
+import os
 import string
 
 import pytest
@@ -39,7 +40,7 @@ files = st.lists(st.tuples(names, values), max_size=6).map(
     file=files | texts,
     environment=st.dictionaries(
         names.map(lambda name: f"RELAYRPC_{name.replace('.', '__').upper()}"),
-        values | st.text(st.characters(exclude_characters="\0"), max_size=20),
+        values | st.binary(max_size=20).map(lambda data: os.fsdecode(data.replace(b"\0", b""))),
         max_size=4,
     ),
     limits=st.lists(texts, max_size=2),
@@ -49,6 +50,7 @@ files = st.lists(st.tuples(names, values), max_size=6).map(
 @example(file="limits.links_max = " + "9" * 400, environment={}, limits=[])
 @example(file="", environment={"RELAYRPC_LIMITS__QUEUE_BYTES_MAX": "9" * 5000}, limits=[])
 @example(file="", environment={"RELAYRPC_HTTP_PUBLIC": "wss://\udcff"}, limits=[])
+@example(file="[limits]\n'a.b' = 1", environment={"RELAYRPC_LIMITS.X": "1"}, limits=[".", "a.b"])
 @example(file="\ufeffgrpc = 1", environment={}, limits=["\udcff=\udcff"])
 def test_whatever_is_found_is_taken_or_told(
     tmp_path_factory: pytest.TempPathFactory,

@@ -51,14 +51,14 @@ def test_zero_is_taken_where_it_means_none() -> None:
 @pytest.mark.parametrize(
     ("values", "name", "beside"),
     [
-        (
-            {"metadata_bytes_max": 64 * KIB, "batch_bytes_max": 64 * KIB},
-            "metadata_bytes_max",
-            ("batch_bytes_max", "details_bytes_max"),
-        ),
         ({"message_bytes_max": 257 * MIB}, "message_bytes_max", ("assembly_bytes_max",)),
         ({"window_bytes_max": 4 * KIB}, "window_bytes_max", ("initial_credit_bytes",)),
         ({"calls_open_max": 8193}, "link_budget_bytes", ("calls_open_max",)),
+        (
+            {"link_budget_bytes": 127 * KIB, "calls_open_max": 1},
+            "link_budget_bytes",
+            ("initial_credit_bytes",),
+        ),
         (
             {"unacknowledged_bytes_max": 256 * KIB},
             "unacknowledged_bytes_min",
@@ -80,10 +80,11 @@ def test_what_contradicts_another_is_named_with_it(
 @pytest.mark.parametrize(
     "values",
     [
-        {"metadata_bytes_max": 22_016, "batch_bytes_max": 64 * KIB},
+        {"details_bytes_max": 8 * KIB, "batch_bytes_max": 64 * KIB},
         {"message_bytes_max": 256 * MIB},
         {"window_bytes_max": 64 * KIB},
         {"calls_open_max": 8192},
+        {"link_budget_bytes": 128 * KIB, "calls_open_max": 1},
         {"unacknowledged_bytes_max": 512 * KIB},
         {"ack_after_s": 10.0},
         {"backoff_s_max": 0.1},
