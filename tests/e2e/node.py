@@ -54,6 +54,8 @@ class NodeCall:
         self._client = client
         self._number = number
         self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        # Those that came; calls that fail may have none.
+        self.initial: Pairs = []
 
     def write(self, message: Mapping[str, Any]) -> None:
         self._client.tell(self._number, write=message)
@@ -66,7 +68,7 @@ class NodeCall:
 
     async def metadata(self) -> Pairs:
         """Wait for the initial metadata, which come first."""
-        return _from_json((await self.events.get())["metadata"])
+        return self._take_metadata(await self.events.get())
 
     async def message(self) -> dict[str, Any]:
         """Wait for the next response."""
@@ -77,15 +79,30 @@ class NodeCall:
 
     async def status(self) -> NodeStatus:
         """Wait for the end; no response may come before it."""
-        event = await self._event_behind_metadata()
+        responses, status = await self.rest()
+        assert responses == []
+        return status
+
+    async def rest(self) -> tuple[list[dict[str, Any]], NodeStatus]:
+        """Wait for the end, and take the responses that come before it."""
+        responses = []
+        while "message" in (event := await self._event_behind_metadata()):
+            responses.append(event["message"])
         assert "status" in event, event
         status = event["status"]
         code = next(code for code in grpc.StatusCode if code.value[0] == status["code"])
-        return NodeStatus(code, status["details"], _from_json(status["metadata"]))
+        return responses, NodeStatus(code, status["details"], _from_json(status["metadata"]))
 
     async def _event_behind_metadata(self) -> dict[str, Any]:
         event = await self.events.get()
-        return await self.events.get() if "metadata" in event else event
+        if "metadata" in event:
+            self._take_metadata(event)
+            return await self.events.get()
+        return event
+
+    def _take_metadata(self, event: dict[str, Any]) -> Pairs:
+        self.initial = _from_json(event["metadata"])
+        return self.initial
 
 
 class NodeClient:
@@ -105,6 +122,7 @@ class NodeClient:
         *,
         metadata: Sequence[tuple[str, str | bytes]] = (),
         deadline_s: float | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> NodeCall:
         """
         Begin a call.
@@ -114,12 +132,15 @@ class NodeClient:
             request: Where the client sends one message; else they are written.
             metadata: In order; bytes for keys that end in "-bin".
             deadline_s: Seconds from now; None: none.
+            options: Of a channel that calls with the same ones share; the client's come first.
         """
         number = next(self._numbers)
         call = self._calls[number] = NodeCall(self, number)
         opening: dict[str, Any] = {"method": method, "metadata": _to_json(metadata)}
         if request is not None:
             opening["request"] = request
+        if options is not None:
+            opening["options"] = options
         if deadline_s is not None:
             opening["deadline_ms"] = int(deadline_s * 1000)
         self.tell(number, open=opening)

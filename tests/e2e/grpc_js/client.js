@@ -5,7 +5,8 @@
 // line has the `call` it belongs to, a number of the commander's choice. Ends with its input.
 //
 //   {"call", "open": {"method": "pkg.Service/Method", "metadata": [[key, value]...],
-//                     "deadline_ms", "request"}}   `request` where the client sends one message
+//                     "deadline_ms", "options", "request"}}   `request` where the client sends one
+//   message; `options`, over OPTIONS, are a channel's that calls with the same ones share
 //   {"call", "write": request}   {"call", "half_close": true}   {"call", "cancel": true}
 //
 //   {"call", "metadata": [[key, value]...]}   {"call", "message": response}
@@ -71,25 +72,40 @@ function open(client, method, { metadata, deadline_ms, request }, tell) {
   return call;
 }
 
+// The package loses a cancellation that comes before the metadata are sent: the call ends here, and
+// its stream stays open for good.
+function cancelOnceBegun(client, call) {
+  client.waitForReady(Infinity, () => setImmediate(() => call.cancel()));
+}
+
 function main([target, options, ...protos]) {
   const methods = methodsOf(protos);
-  const client = new grpc.Client(target, grpc.credentials.createInsecure(), JSON.parse(options));
+  const clients = new Map();
+  const clientWith = (more) => {
+    const key = JSON.stringify({ ...JSON.parse(options), ...more });
+    if (!clients.has(key)) {
+      clients.set(key, new grpc.Client(target, grpc.credentials.createInsecure(), JSON.parse(key)));
+    }
+    return clients.get(key);
+  };
   const calls = new Map();
   const input = readline.createInterface({ input: process.stdin });
   input.on('line', (line) => {
     const command = JSON.parse(line);
     const tell = (event) => process.stdout.write(`${JSON.stringify({ call: command.call, ...event })}\n`);
     if (command.open) {
-      calls.set(command.call, open(client, methods.get(command.open.method), command.open, tell));
+      const client = clientWith(command.open.options);
+      const method = methods.get(command.open.method);
+      calls.set(command.call, [client, open(client, method, command.open, tell)]);
     } else if (command.write) {
-      calls.get(command.call).write(command.write);
+      calls.get(command.call)[1].write(command.write);
     } else if (command.half_close) {
-      calls.get(command.call).end();
+      calls.get(command.call)[1].end();
     } else if (command.cancel) {
-      calls.get(command.call).cancel();
+      cancelOnceBegun(...calls.get(command.call));
     }
   });
-  input.on('close', () => client.close());
+  input.on('close', () => clients.forEach((client) => client.close()));
 }
 
 main(process.argv.slice(2));
