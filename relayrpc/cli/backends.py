@@ -62,18 +62,18 @@ def _problems(place: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]
     """Yield what is wrong in a table, each behind the dotted name of where."""
     for name in _REQUIRED:
         if name not in table:
-            yield place, f"{name} is missing"
+            yield place, f"{BACKENDS_TABLE}.{name} is missing"
     for name, value in table.items():
         if name not in _FIELDS:
             near = difflib.get_close_matches(name, _FIELDS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {BACKENDS_TABLE}.{near[0]}?" if near else ""
             yield f"{place}.{name}", f"{BACKENDS_TABLE}.{name} is no setting{hint}"
             continue
         kind, words = _KINDS[str(_FIELDS[name].type)]
         if type(value) is not kind or (
             isinstance(value, list) and not all(isinstance(each, str) for each in value)
         ):
-            yield f"{place}.{name}", f"{name} is {value!r}, and must be {words}"
+            yield f"{place}.{name}", f"{BACKENDS_TABLE}.{name} is {value!r}, and must be {words}"
 
 
 def _make(toml: TOMLFile, index: int, table: Mapping[str, Any]) -> Backend:
