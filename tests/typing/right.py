@@ -1,0 +1,44 @@
+"""A program that uses a relay with generated stubs, in which a type checker finds nothing."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import grpc
+import grpc.aio
+from greeter_pb2 import HelloReply, HelloRequest, ListGreetingsRequest
+from greeter_pb2_grpc import GreeterServicer, GreeterStub, add_GreeterServicer_to_server
+
+import relayrpc
+import relayrpc.aio
+
+
+async def call() -> None:
+    async with relayrpc.aio.channel("relay://hub:7350/a") as channel:
+        plain: grpc.aio.Channel = channel
+        stub = GreeterStub(channel)
+        reply = await stub.SayHello(HelloRequest(name="Ada"), timeout=1.0)
+        assert_type(reply, HelloReply)
+        async for each in stub.ListGreetings(ListGreetingsRequest(count=3)):
+            assert_type(each, HelloReply)
+        try:
+            await stub.CollectNames(iter([HelloRequest()]))
+        except relayrpc.aio.RpcError as error:
+            assert_type(error.may_have_executed, bool)
+            assert_type(error.code(), grpc.StatusCode)
+        await plain.close(grace=1.0)
+
+
+async def serve(servicer: GreeterServicer) -> None:
+    server = relayrpc.aio.server("relay://hub:7350/a")
+    plain: grpc.aio.Server = server
+    add_GreeterServicer_to_server(servicer, server)
+    await plain.start()
+    await server.wait_for_termination()
+
+
+def block() -> None:
+    with relayrpc.channel("relay://hub:7350/a") as channel:
+        plain: grpc.Channel = channel
+        reply = GreeterStub(plain).SayHello(HelloRequest(name="Ada"))
+        assert_type(reply, HelloReply)

@@ -1,0 +1,19 @@
+"""Mistakes that a type checker finds in a program that uses a relay; each line says which."""
+
+from __future__ import annotations
+
+from greeter_pb2 import HelloRequest
+from greeter_pb2_grpc import GreeterStub
+
+import relayrpc
+import relayrpc.aio
+
+
+async def call() -> None:
+    channel = relayrpc.aio.channel(7350)  # error: arg-type
+    stub = GreeterStub(channel)
+    await stub.SayHello("Ada")  # error: arg-type
+    reply = await stub.SayHello(HelloRequest())
+    assert reply.no_such_field  # error: attr-defined
+    relayrpc.aio.server("relay://hub/a", slot=1)  # error: call-arg
+    relayrpc.call_credentials()  # error: call-arg
