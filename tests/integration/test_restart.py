@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 import relayrpc.aio
-from tests.integration.peers import calling, recording
+from tests.integration.peers import RecorderStub, calling, recording
 from tests.integration.watched_hub import WatchedHub, watched_hub
 from tests.support.raw_peer import Door
 from tests.support.tcp_proxy import TCPProxy
@@ -132,6 +132,39 @@ async def test_draining_hub_lets_running_calls_finish(door: Door, tmp_path: Path
                 assert await hub.stopped() == 0
                 assert await stub.echo(b"new", timeout=60) == b"new"
             assert recorder.executed[b"held"] == 1
+        hub.check_log()
+
+
+async def test_plain_client_goes_to_the_next_hub_while_its_call_ends_at_the_last(
+    tmp_path: Path,
+) -> None:
+    at = (("relay-address", "restarted"),)
+    with watched_hub(tmp_path) as hub:
+        target = f"127.0.0.1:{hub.grpc_port}"
+        async with (
+            recording(_url(hub, "websocket")) as recorder,
+            calling(_url(hub, "websocket")) as relayed,
+            grpc.aio.insecure_channel(target) as channel,
+        ):
+            stub = RecorderStub(channel)
+            running = stub.hold(b"held", metadata=at)
+            stream = stub.chat(metadata=at)
+            await stream.write(b"stream 0")
+            assert await stream.read() == b"stream 0"
+            await recorder.was_entered(b"held")
+            hub.running.process.send_signal(signal.SIGTERM)
+            await until_refused(hub.grpc_port)
+            with _hub_again(tmp_path, hub):
+                await relayed.served_again()
+                assert await stub.echo(b"new", metadata=at, wait_for_ready=True) == b"new"
+                assert hub.running.process.poll() is None
+                await stream.write(b"stream 1")
+                assert await stream.read() == b"stream 1"
+                await stream.done_writing()
+                assert await stream.read() is grpc.aio.EOF
+                recorder.released.set()
+                assert await running == b"held"
+                assert await hub.stopped() == 0
         hub.check_log()
 
 
