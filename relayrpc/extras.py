@@ -1,18 +1,19 @@
 """
-What a part says when a library is missing that an extra of the package brings.
+Libraries that extras of the package bring: what a part says when one is missing, or does without.
 
 Source: pyproject.toml, optional dependencies.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from relayrpc.errors import ConfigError
 
 
-__all__ = ["needs_extra"]
+__all__ = ["loop_factory", "needs_extra"]
 
 
 @contextlib.contextmanager
@@ -36,3 +37,12 @@ def needs_extra(extra: str, *, what: str) -> Iterator[None]:
             f"{what} needs {error.name}, which comes with the extra [{extra}]: "
             f"pip install 'relayrpc[{extra}]'"
         ) from error
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes event loops: uvloop, where it is installed."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

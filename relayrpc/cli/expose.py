@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relayrpc.cli.flags import Flag, complete_limit, limit_flags
-from relayrpc.cli.running import RELOAD_SIGNALS, STOP_SIGNALS, loop_factory, signals_call
+from relayrpc.cli.running import RELOAD_SIGNALS, STOP_SIGNALS, signals_call
 from relayrpc.cli.table import as_text
 from relayrpc.errors import ConfigError
-from relayrpc.extras import needs_extra
+from relayrpc.extras import loop_factory, needs_extra
 from relayrpc.observe.logs import LogForm, LogLevel, configure_logging
 
 

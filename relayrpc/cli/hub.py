@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from relayrpc.cli.flags import Flag, complete_limit, limit_flags
-from relayrpc.cli.running import STOP_SIGNALS, loop_factory, signals_call
+from relayrpc.cli.running import STOP_SIGNALS, signals_call
 from relayrpc.errors import ConnectError
-from relayrpc.extras import needs_extra
+from relayrpc.extras import loop_factory, needs_extra
 from relayrpc.hub.config import HubConfig
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.observe.logs import LogForm, LogLevel

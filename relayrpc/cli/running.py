@@ -1,7 +1,7 @@
 """
-What commands that run until they are told to stop have in common: signals and the loop.
+What commands that run until they are told to stop have in common: signals.
 
-Owns: where either is missing. Does not own: what a signal means.
+Owns: where they are missing. Does not own: what a signal means.
 """
 
 from __future__ import annotations
@@ -13,21 +13,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 
-__all__ = ["RELOAD_SIGNALS", "STOP_SIGNALS", "loop_factory", "signals_call"]
+__all__ = ["RELOAD_SIGNALS", "STOP_SIGNALS", "signals_call"]
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 """What ends such a command in order."""
 RELOAD_SIGNALS: Final = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 """What has it read its file again; nothing does on Windows."""
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return uvloop's, where it is installed."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 @contextlib.contextmanager

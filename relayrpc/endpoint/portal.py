@@ -23,9 +23,10 @@ from typing import Any, Final
 
 from relayrpc.endpoint.handover import Bell, Handover
 from relayrpc.errors import UsageError
+from relayrpc.extras import loop_factory
 
 
-__all__ = ["Portal", "loop_factory"]
+__all__ = ["Portal"]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 # At the end of a process, for the goodbyes of all portals together.
@@ -37,21 +38,14 @@ _OWN_THREAD: Final = (
 _portals: Final[weakref.WeakSet[Portal]] = weakref.WeakSet()
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes event loops: uvloop where it is installed."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
-
-
 class Portal:
     """
     Runs one event loop on a daemon thread, from start() until shut_down().
 
-    A process that ends without shutting it down waits a moment for its farewell. In the child of a
-    fork there is no such thread: `refusal` says so, and nothing may be handed over.
+    A process that ends without shutting it down waits a moment for its farewell.
+
+    Attributes for reading: `is_started`; `is_forked`, in the child of a fork, where there is no
+    such thread and nothing may be handed over.
     """
 
     handover: Handover
@@ -87,7 +81,7 @@ class Portal:
         self._lock = threading.Lock()
         self._is_shut_down = False
         # Why there is no loop.
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._bell = Bell()
 
     # --- life ---
@@ -103,6 +97,7 @@ class Portal:
             if self.is_started or self._is_shut_down:
                 return
             _portals.add(self)
+            self._failure = None
             self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
             self._thread.start()
             self._bell.wait_for(lambda: self.is_started or self._failure is not None)

@@ -175,6 +175,9 @@ class Channel(grpc.Channel):
         if not portal.is_started:
             self._is_traced = self.core.live.find_tracing() is not None
             portal.start()
+            if not portal.is_started:
+                # Closed in this moment.
+                raise ValueError(_CLOSED)
         portal.require_other_thread()
 
     def start_call(

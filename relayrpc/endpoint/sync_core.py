@@ -196,7 +196,8 @@ class BlockingCore(CallCore):
                     return
         except MessageTooLargeError as exc:
             self.soon(self.fail_running, STATUS_RESOURCE_EXHAUSTED, str(exc))
-        except Exception:
+        except BaseException:
+            # Whatever leaves the iterator: nobody would end the call.
             if not self.is_over:
                 _LOGGER.exception(details)
             self.soon(self.fail_running, status, details)

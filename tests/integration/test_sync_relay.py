@@ -98,29 +98,34 @@ def test_waiting_on_the_channels_own_thread_raises(relay_hub: HubThread) -> None
                 channel.portal.handover.call(wait)
 
 
-def test_calls_beyond_the_links_bound_are_refused(relay_hub: HubThread) -> None:
-    released = threading.Event()
-    entered = threading.Semaphore(0)
-
-    def wait(request: bytes, context: Any) -> bytes:
-        entered.release()
-        released.wait()
-        return b""
-
-    few = Limits(calls_open_max=3)
+def test_calls_that_the_channels_thread_has_not_come_to_are_bounded(
+    relay_hub: HubThread,
+) -> None:
+    """Else a thread that starts calls and waits for none could fill the memory."""
+    go_on = threading.Event()
+    backlogs: list[int] = []
+    few = Limits(calls_open_max=5)
     with (
-        serving("relay", relay_hub, {"uu:W": wait}),
+        serving("relay", relay_hub, {"uu:E": echo}),
         relayrpc.channel(relay_hub.url(), limits=few) as channel,
     ):
-        stub = channel.unary_unary("/test.Service/W")
-        futures = [stub.future(b"") for _ in range(10)]
-        for _ in range(3):
-            entered.acquire()
-        errors = [future.exception() for future in futures[3:]]
-        assert {error.code() for error in errors} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        assert not any(error.may_have_executed for error in errors)
-        released.set()
-        assert [future.result() for future in futures[:3]] == [b""] * 3
+        stub = channel.unary_unary("/test.Service/E")
+        stub(b"")
+        handover = channel.portal.handover
+        handover.submit(go_on.wait)
+
+        def start_many() -> None:
+            for _ in range(40):
+                stub.future(b"")
+                backlogs.append(handover.backlog_count)
+
+        thread = threading.Thread(target=start_many)
+        thread.start()
+        while handover.backlog_count <= few.calls_open_max + 1 and thread.is_alive():
+            pass
+        go_on.set()
+        thread.join()
+    assert max(backlogs) <= few.calls_open_max + 3
 
 
 # --- life ---

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from relayrpc.limits import Limits
+from tests.support.blocking import hub_thread, serving
 from tests.support.relay import ADDRESS, Stub, running_relay
 from tests.support.until import until
 
@@ -82,6 +83,13 @@ def plain(request: bytes, _context: Any) -> bytes:
 def plain_stream(request: bytes, _context: Any) -> Iterator[bytes]:
     for _ in range(2):
         yield trace.get_current_span().get_span_context().span_id.to_bytes(8, "big")
+
+
+class PassOn(grpc.ServerInterceptor):
+    """Changes nothing."""
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        return continuation(details)
 
 
 async def test_caller_hub_and_host_make_one_span_each(exporter: InMemorySpanExporter) -> None:
@@ -249,3 +257,49 @@ async def test_without_an_sdk_nothing_is_added() -> None:
     async with running_relay({"uu:Keep": keep}) as relay:
         await Stub(relay.channel).unary_unary("Keep")(b"x")
     assert received == []
+
+
+# --- the blocking API ---
+
+
+def caller_hub_and_host(exporter: InMemorySpanExporter) -> list[ReadableSpan]:
+    """The spans of the one blocking call that was made, from the caller's down."""
+    found = relay_spans(exporter)
+    assert len(found) == 3
+    return sorted(found, key=lambda span: depth(span, found))
+
+
+def raising(request: bytes, _context: Any) -> bytes:
+    raise RuntimeError("a secret")
+
+
+def test_blocking_call_is_below_the_span_of_its_own_thread(
+    exporter: InMemorySpanExporter,
+) -> None:
+    with hub_thread() as hub, serving("relay", hub, {"uu:Plain": plain}) as channel:
+        with trace.get_tracer("test").start_as_current_span("outside") as outside:
+            seen = channel.unary_unary("/test.Service/Plain")(b"x")
+        trace_id = outside.get_span_context().trace_id
+    caller, hub_span, host = caller_hub_and_host(exporter)
+    assert caller.parent is not None
+    assert caller.parent.span_id == outside.get_span_context().span_id
+    assert {span.get_span_context().trace_id for span in (caller, hub_span, host)} == {trace_id}
+    assert seen == host.get_span_context().span_id.to_bytes(8, "big")
+
+
+@pytest.mark.parametrize("interceptors", [(), (PassOn(),)], ids=["alone", "intercepted"])
+def test_exception_of_a_blocking_handler_is_noted_on_its_span(
+    exporter: InMemorySpanExporter, interceptors: Any
+) -> None:
+    behaviors = {"uu:Raising": raising}
+    with (
+        hub_thread() as hub,
+        serving("relay", hub, behaviors, interceptors=interceptors) as channel,
+        pytest.raises(grpc.RpcError),
+    ):
+        channel.unary_unary("/test.Service/Raising")(b"x")
+    *_, host = caller_hub_and_host(exporter)
+    (event,) = host.events
+    assert event.name == "exception"
+    assert host.attributes is not None
+    assert host.attributes["rpc.grpc.status_code"] == 2
