@@ -83,6 +83,10 @@ class Exposure:
         # With a contract of before; they finish their calls.
         self._leaving: dict[asyncio.Task[None], Server] = {}
         self._is_serving = False
+        # Each waits for the end of a server's link.
+        self._links: set[asyncio.Task[None]] = set()
+        # Why a hub has ended a link for good.
+        self._lost: asyncio.Future[RelayError] = asyncio.get_running_loop().create_future()
         self.settled = asyncio.Event()
         """Set when the backend was in routing for the first time, or will never be."""
 
@@ -93,12 +97,18 @@ class Exposure:
         Raises:
             RelayError: It cannot be exposed: there is no contract, or the hub said no.
         """
+        watching = asyncio.get_running_loop().create_task(self._watch())
         try:
-            await self._run()
+            await asyncio.wait((watching, self._lost), return_when=asyncio.FIRST_COMPLETED)
+            if self._lost.done():
+                raise self._lost.result()
+            watching.result()
         finally:
+            watching.cancel()
+            await asyncio.wait((watching,))
             self.settled.set()
 
-    async def _run(self) -> None:
+    async def _watch(self) -> None:
         told = None
         async for fault in watch_health(self._channel, self.backend, self._limits):
             if not fault:
@@ -122,17 +132,29 @@ class Exposure:
         if self._server is not None:
             servers.append(self._server)
         await asyncio.gather(*(server.stop(grace) for server in servers))
+        await asyncio.gather(*self._links)
         await self._channel.close()
 
     async def _enter(self) -> str:
-        """Go into routing, where it is not; returns what kept it out."""
-        if self._is_serving:
-            return ""
+        """
+        Go into routing, where it is not, with the contract of now: what answers may be another
+        process than before.
+
+        Returns:
+            What kept it out; empty: it is in.
+        """
         try:
             contract = await self._find_contract()
         except grpc.aio.AioRpcError as error:
             return str(error.details() or error.code().name)
-        if self._server is not None and contract == self._contract:
+        except RelayError as error:
+            if self._server is None:
+                raise
+            return str(error)
+        is_same = contract == self._contract
+        if is_same and self._is_serving:
+            return ""
+        if is_same and self._server is not None:
             await self._server.announce()
         else:
             await self._serve(contract)
@@ -169,10 +191,21 @@ class Exposure:
         server = self._make_server(contract)
         await server.start()
         self._server, self._contract = server, contract
+        loop = asyncio.get_running_loop()
+        link = loop.create_task(self._await_link(server))
+        self._links.add(link)
+        link.add_done_callback(self._links.discard)
         if old is not None:
-            task = asyncio.get_running_loop().create_task(old.stop(self._limits.drain_timeout_s))
+            task = loop.create_task(old.stop(self._limits.drain_timeout_s))
             self._leaving[task] = old
             task.add_done_callback(self._leaving.pop)
+
+    async def _await_link(self, server: Server) -> None:
+        try:
+            await server.wait_for_termination()
+        except RelayError as error:
+            if not self._lost.done():
+                self._lost.set_result(error)
 
     def _make_server(self, contract: BackendContract) -> Server:
         backend = self.backend

@@ -24,6 +24,7 @@ from relayrpc.agent.backend import Backend
 from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.testing import run_hub
+from relayrpc.v1 import link_pb2
 from tests.support.carriers import TLSFiles, tls_files
 from tests.support.exposed import (
     SERVICE,
@@ -201,6 +202,17 @@ async def test_hub_that_is_not_there_is_told() -> None:
             target=f"grpc://{authority}", at="relay://127.0.0.1:1/a", services=(SERVICE,)
         )
         assert await _fault(backend) == "cannot connect to 127.0.0.1:1: connection refused"
+
+
+async def test_link_that_a_hub_ends_for_good_ends_the_agent() -> None:
+    async with (
+        running_backend(named(b"a")) as (authority, _),
+        running_exposed(authority) as running,
+    ):
+        (registration,) = _registrations(running)
+        registration.link.close(code=link_pb2.Close.CODE_REFUSED, reason="not you")
+        registration.link.flush_soon()
+        assert "not you" in str(await running.agent.finished())
 
 
 async def test_tls_server_is_exposed(tls_files: TLSFiles) -> None:
