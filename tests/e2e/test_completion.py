@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from relayrpc.cli.main import app
 from relayrpc.limits import Limits
 
 
@@ -47,7 +49,7 @@ def offered(*words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "offers"),
     [
-        (("",), ["hub", "ls", "call", "drain", "version"]),
+        (("",), list(typer.main.get_command(app).commands)),
         (("v",), ["version"]),
         (("hub", "--check"), ["--check-config"]),
         (("hub", "--log-format", ""), ["text", "json"]),
