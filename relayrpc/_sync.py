@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -28,6 +28,10 @@ from relayrpc.endpoint.sync_error import DeadlineExceededError, RpcError
 from relayrpc.endpoint.sync_server import Server, ServerCore
 from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
+
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pool import DescriptorPool
 
 
 __all__ = [
@@ -58,6 +62,7 @@ def server(
     include_exception_detail: bool = False,
     slots: int = 0,
     priority: int = 0,
+    descriptor_pool: DescriptorPool | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Server:
     """
@@ -70,7 +75,7 @@ def server(
         include_exception_detail: Tell callers the text of handlers' exceptions, as grpc does.
         xds: Must be False: who serves a call is the hub's to choose.
         url, handlers, options, maximum_concurrent_rpcs, compression, carrier, keep_trying, tls,
-            instance, slots, priority, limits: As for `relayrpc.aio.server`.
+            instance, slots, priority, descriptor_pool, limits: As for `relayrpc.aio.server`.
 
     Raises:
         ConfigError: The URL or an option cannot be used.
@@ -97,6 +102,7 @@ def server(
         include_exception_detail=include_exception_detail,
         slots=slots,
         priority=priority,
+        descriptor_pool=descriptor_pool,
     )
     made = Server(core)
     made.add_generic_rpc_handlers(handlers or ())

@@ -30,6 +30,8 @@ from relayrpc.limits import DEFAULT_LIMITS, Limits
 
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor_pool import DescriptorPool
+
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
@@ -61,6 +63,7 @@ def server(
     include_exception_detail: bool = False,
     slots: int = 0,
     priority: int = 0,
+    descriptor_pool: DescriptorPool | None = None,
     limits: Limits = DEFAULT_LIMITS,
     dialling: Dialling = DIALLING,
 ) -> Server:
@@ -87,6 +90,8 @@ def server(
             maximum_concurrent_rpcs, nothing is refused here.
         priority: Hosts of the lowest number get the calls; above 0 this one stands by until no
             host of a lower number is there.
+        descriptor_pool: Where the contracts of the services are found, for the hub to tell those
+            who ask; None: where generated code registers them.
         limits: Bounds of this endpoint.
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
@@ -117,6 +122,7 @@ def server(
         include_exception_detail=include_exception_detail,
         slots=slots,
         priority=priority,
+        descriptor_pool=descriptor_pool,
     )
 
 

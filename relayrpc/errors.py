@@ -14,6 +14,7 @@ public layer turns into gRPC's exceptions. Nothing here knows grpc or asyncio.
     |- CarrierError (OSError)       the network
         |- ConnectError, CarrierLostError, KeepaliveTimeoutError (TimeoutError)
     |- LinkRefusedError             the hub answered, and said no
+    |- ContractError                descriptors that cannot be used
 
 Source: docs/reference/errors.md; protos/relayrpc/v1/link.proto, Close.Code.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "CarrierLostError",
     "ConfigError",
     "ConnectError",
+    "ContractError",
     "FlowControlError",
     "FrameDecodeError",
     "FrameTooLargeError",
@@ -127,3 +129,7 @@ class KeepaliveTimeoutError(CarrierLostError, TimeoutError):
 
 class LinkRefusedError(RelayError, ConnectionError):
     """The hub answered the handshake with Close; `.detail` has code."""
+
+
+class ContractError(RelayError):
+    """Descriptors are broken, incomplete, too large, or not what their fingerprint says."""

@@ -168,6 +168,24 @@ class Limits:
     watchers_max: int = 64
     """Watchers at once."""
 
+    # --- contracts ---
+    contract_bytes_max: int = 1 * MIB
+    """A contract's descriptors: the file that defines it with all that it imports."""
+    contract_file_bytes_max: int = 256 * KIB
+    """One file of them: the hub does nothing else while it checks one."""
+    contract_files_max: int = 1_024
+    """Files of them."""
+    contracts_max: int = 4_096
+    """Contracts that a hub keeps; those that no host serves any more go first,"""
+    contracts_bytes_max: int = 64 * MIB
+    """... and what they take, with what is kept to find things in them."""
+    contract_pulls_max: int = 8
+    """Hosts that a hub asks for descriptors at once;"""
+    contract_pull_timeout_s: float = 10.0
+    """... each has so long to answer."""
+    reflection_streams_max: int = 256
+    """Streams of grpc.reflection on one hub."""
+
     # --- the endpoint ---
     handler_threads_max: int = 32
     """Threads for plain `def` handlers of one server."""
@@ -337,6 +355,8 @@ def _relations(limits: Limits) -> list[_Relation]:
         relation("unacknowledged_bytes_min", "at most", "unacknowledged_bytes_max"),
         # Until then a peer whose window is full may have to wait.
         relation("ack_after_s", "at most", "keepalive_interval_s"),
+        relation("contract_bytes_max", "at most", "contracts_bytes_max"),
+        relation("contract_file_bytes_max", "at most", "contract_bytes_max"),
         relation("backoff_s_min", "at most", "backoff_s_max"),
         relation("retry_backoff_s_min", "at most", "retry_backoff_s_max"),
     ]

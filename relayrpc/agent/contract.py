@@ -9,10 +9,11 @@ Source: grpc/reflection/v1/reflection.proto; google/protobuf/descriptor.proto.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
@@ -20,12 +21,18 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
+from relayrpc.contract.descriptors import load_pool
 from relayrpc.endpoint.handlers import SHAPES
-from relayrpc.errors import ConfigError, RelayError
+from relayrpc.errors import ConfigError, ContractError, RelayError
+
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pool import DescriptorPool
 
 
 __all__ = ["BackendContract", "pull_contract", "read_contract"]
 
+_LOGGER: Final = logging.getLogger("relayrpc.agent")
 _VERSIONS: Final = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 _METHOD: Final = "ServerReflection/ServerReflectionInfo"
 _TIMEOUT_S: Final = 10.0
@@ -41,6 +48,17 @@ class BackendContract:
     """Full name -> method -> the link's number of its shape; no methods: they are not known."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Name -> a FileDescriptorProto, of everything they need; empty: not known."""
+
+    def make_pool(self) -> DescriptorPool:
+        """
+        Load the files; none of them where they cannot be used together: the services are exposed
+        all the same.
+        """
+        try:
+            return load_pool(self.files)
+        except ContractError as error:
+            _LOGGER.warning("the contract is not told to the hub: %s", error)
+            return load_pool({})
 
     def only(self, services: Iterable[str]) -> BackendContract:
         """Keep the services that are named, in that order, those not known too."""

@@ -225,6 +225,7 @@ class Exposure:
             handlers=[self._handlers(name, methods) for name, methods in contract.services.items()],
             slots=backend.slots,
             priority=backend.priority,
+            descriptor_pool=contract.make_pool(),
         )
 
     def _handlers(self, service: str, methods: Mapping[str, int]) -> grpc.GenericRpcHandler:

@@ -12,16 +12,16 @@ import asyncio
 import base64
 import binascii
 import os
-import sys
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from relayrpc.cli.connection import CAFile, run_at
+from relayrpc.cli.connection import HUB_ADDRESS, HUB_SERVICE, CAFile, run_at
 from relayrpc.cli.table import as_text
 from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS
@@ -92,11 +92,13 @@ def call(
     \b
     Example:
       relayrpc call relay://127.0.0.1:7350/contoso/greeter samples.Greeter/SayHello \\
-        '{"name": "Ada"}' --proto greeter.proto --deadline 5
+        '{"name": "Ada"}' --deadline 5
+      relayrpc call 'relay://127.0.0.1:7350/$hub' relayrpc.v1.Hub/List
 
     \b
-    Contracts of the hub itself need no file:
-      relayrpc call 'relay://127.0.0.1:7350/$hub' relayrpc.v1.Hub/List
+    The hub tells the contract where hosts announced it. Else it comes from a file:
+      relayrpc call relay://127.0.0.1:7350/contoso/greeter samples.Greeter/SayHello \\
+        '{"name": "Ada"}' --proto greeter.proto
 
     \b
     Exit codes: the call's gRPC status; standard error tells more.
@@ -114,15 +116,76 @@ def call(
     )
     metadata = [_metadatum(text) for text in header or ()]
     _check_metadata(metadata)
-    one = None if found.has_request_stream and request in (None, _STDIN) else _one(found, request)
+    job = _Job(method, found, request, metadata, deadline)
     try:
-        run_at(
-            url,
-            lambda channel: _call(channel, found, one, metadata, deadline),
-            tls_ca=tls_ca,
+        run_at(url, job.run, tls_ca=tls_ca)
+    except RpcError as error:
+        _tell(error, job.method)
+
+
+@dataclass(slots=True)
+class _Job:
+    """What was asked for."""
+
+    name: str
+    """Of the method, as in "package.Service/Method"."""
+    method: Method | None
+    """None until the hub has told."""
+    request: str | None
+    metadata: _Metadata
+    deadline_s: float | None
+
+    async def run(self, channel: Channel, address: str) -> None:
+        """Do it."""
+        left_s = self.deadline_s
+        method = self.method
+        if method is None:
+            loop = asyncio.get_running_loop()
+            began_s = loop.time()
+            # As for the call itself, metadata goes before the URL.
+            address = str(dict(self.metadata).get("relay-address", address))
+            method = self.method = await _ask_for_method(channel, address, self.name, left_s)
+            if left_s is not None:
+                left_s = max(0.0, left_s - (loop.time() - began_s))
+        one = None
+        if not method.has_request_stream or self.request not in (None, _STDIN):
+            one = await _one(method, self.request)
+        await _call(channel, method, one, self.metadata, left_s)
+
+
+async def _ask_for_method(
+    channel: Channel, address: str, name: str, deadline_s: float | None
+) -> Method:
+    """
+    Have the hub tell what a method looks like.
+
+    Raises:
+        ConfigError: No host announced it.
+        RpcError: The hub cannot be asked, or nobody serves the service at the address.
+    """
+    from relayrpc.cli.schema import find_method, split_method
+    from relayrpc.endpoint.rpc_error import RpcError
+    from relayrpc.v1 import hub_pb2 as pb
+
+    service, _ = split_method(name)
+    ask = channel.unary_unary(
+        f"/{HUB_SERVICE}/GetContract",
+        pb.GetContractRequest.SerializeToString,
+        pb.GetContractResponse.FromString,
+    )
+    try:
+        answer = await ask(
+            pb.GetContractRequest(address=address, service=service),
+            timeout=deadline_s,
+            metadata=(("relay-address", HUB_ADDRESS),),
         )
     except RpcError as error:
-        _tell(error, found)
+        if error.code().name != "NOT_FOUND":
+            raise
+        raise ConfigError(
+            f"{error.details()}; pass it with --proto FILE or --descriptor-set FILE"
+        ) from error
+    return find_method(name, answer.descriptor_set)
 
 
 async def _call(
@@ -193,15 +256,19 @@ async def _stdin_messages(method: Method) -> AsyncIterator[bytes]:
             yield method.encode(_text(line), f"line {number} of standard input")
 
 
-def _one(method: Method, request: str | None) -> bytes:
+async def _one(method: Method, request: str | None) -> bytes:
     """Read the one request of a call."""
     if request != _STDIN:
         return method.encode("{}" if request is None else request, "the request")
     bytes_max = DEFAULT_LIMITS.message_bytes_max
-    data = sys.stdin.buffer.read(bytes_max + 1)
-    if len(data) > bytes_max:
-        raise ConfigError(f"the request on standard input is over {bytes_max} bytes")
-    return method.encode(_text(data), "standard input")
+    lines: list[bytes] = []
+    size = 0
+    async for line in _stdin_lines():
+        lines.append(line)
+        size += len(line) + 1
+        if size > bytes_max:
+            raise ConfigError(f"the request on standard input is over {bytes_max} bytes")
+    return method.encode(_text(b"\n".join(lines)), "standard input")
 
 
 async def _stdin_lines() -> AsyncIterator[bytes]:
@@ -271,17 +338,27 @@ def _check_metadata(metadata: _Metadata) -> None:
         raise ConfigError(f"-H: {error}") from error
 
 
-def _tell(error: RpcError, method: Method) -> NoReturn:
-    """Say on standard error how the call ended, and exit with its status."""
+def _tell(error: RpcError, method: Method | None) -> NoReturn:
+    """
+    Say on standard error how the call ended, and exit with its status.
+
+    Args:
+        error: Its end, or why there was none.
+        method: What was called; None: the hub was asked about it, and nothing was called.
+    """
     code = error.code()
+    origin, may_have_executed = error.origin, error.may_have_executed
+    if method is None:
+        origin = "hub" if origin == "host" else origin
+        may_have_executed = False
     lines = [
         f"status: {code.name} ({code.value[0]})",
         f"details: {' '.join((error.details() or '').split())}",
-        f"origin: {error.origin}",
-        f"may_have_executed: {'true' if error.may_have_executed else 'false'}",
+        f"origin: {origin}",
+        f"may_have_executed: {'true' if may_have_executed else 'false'}",
     ]
     for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY:
+        if key == _DETAILS_KEY and method is not None:
             lines += [f"detail: {detail}" for detail in method.decode_details(value)]
     for line in lines:
         typer.echo(as_text(line), err=True)

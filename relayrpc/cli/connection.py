@@ -41,10 +41,11 @@ _T = TypeVar("_T")
 
 
 def run_at(
-    url: str, work: Callable[[Channel], Awaitable[_T]], *, tls_ca: str | None
+    url: str, work: Callable[[Channel, str], Awaitable[_T]], *, tls_ca: str | None
 ) -> _T:
     """
-    Run what needs a channel to the address that a URL names.
+    Run what needs a channel to the address that a URL names; `work` gets that too, empty when
+    there is none.
 
     Raises:
         ConfigError: The URL cannot be used.
@@ -53,7 +54,7 @@ def run_at(
     from relayrpc.carrier.url import parse_url
 
     parsed = parse_url(url)
-    return _run(parsed, parsed.address, work, tls_ca)
+    return _run(parsed, parsed.address, lambda channel: work(channel, parsed.address), tls_ca)
 
 
 def run_at_hub(

@@ -1,13 +1,13 @@
 """
-What a method takes and gives, from .proto files, a descriptor set, or the package's own contracts.
+What a method takes and gives, from .proto files or a descriptor set.
 
-Owns: finding it, and the JSON form of its messages. Does not own: the call (call.py).
+Owns: finding it, and the JSON form of its messages. Does not own: the call, and asking the hub for
+a set (call.py).
 Source: docs/reference/cli.md; protobuf's JSON mapping.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
 import subprocess
@@ -20,19 +20,18 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError, Message
 
-from relayrpc.errors import ConfigError, RelayError
+from relayrpc.contract.descriptors import load_pool
+from relayrpc.errors import ConfigError, ContractError, RelayError
 
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
 
 
-__all__ = ["Method", "load_method"]
+__all__ = ["Method", "find_method", "load_method", "split_method"]
 
 # What ends lines or begins commands where a terminal shows it; JSON has escapes for it.
 _CONTROL: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
-# What the package serves itself needs no file.
-_OWN_MODULES: Final = ("relayrpc.v1.hub_pb2",)
 
 
 class Method:
@@ -122,15 +121,28 @@ def _describe_any(detail: Any, pools: Iterable[descriptor_pool.DescriptorPool]) 
     return f"{detail.type_url}, {len(detail.value)} bytes of a type that is not known here"
 
 
+def split_method(name: str) -> tuple[str, str]:
+    """
+    Part "package.Service/Method".
+
+    Raises:
+        ConfigError: It is no such thing.
+    """
+    service, slash, method = name.removeprefix("/").rpartition("/")
+    if not (slash and service and method):
+        raise ConfigError(f"{name!r} is no method: write package.Service/Method")
+    return service, method
+
+
 def load_method(
     name: str,
     *,
     protos: Sequence[str] = (),
     includes: Sequence[str] = (),
     descriptor_set: str | None = None,
-) -> Method:
+) -> Method | None:
     """
-    Find a method.
+    Find a method in the user's files; None: there are none.
 
     Args:
         name: "package.Service/Method".
@@ -141,29 +153,42 @@ def load_method(
     Raises:
         ConfigError: It cannot be found; the text says what there is instead.
     """
-    service_name, slash, method_name = name.removeprefix("/").rpartition("/")
-    if not (slash and service_name and method_name):
-        raise ConfigError(f"{name!r} is no method: write package.Service/Method")
+    split_method(name)
     if protos and descriptor_set is not None:
         raise ConfigError("--proto and --descriptor-set exclude each other")
     if includes and not protos:
         raise ConfigError("-I has no use without --proto")
     if protos:
-        pool, files = _fill_pool(_compile(protos, includes), ", ".join(protos))
+        where, data = ", ".join(protos), _compile(protos, includes)
     elif descriptor_set is not None:
-        pool, files = _fill_pool(_read(descriptor_set), descriptor_set)
+        where, data = descriptor_set, _read(descriptor_set)
     else:
-        pool, files = descriptor_pool.Default(), None
-        for module in _OWN_MODULES:
-            importlib.import_module(module)
+        return None
+    try:
+        return find_method(name, data)
+    except ContractError as error:
+        raise ConfigError(
+            f"{where} is no usable descriptor set: {error}; make it with "
+            "protoc --descriptor_set_out=FILE --include_imports"
+        ) from error
+
+
+def find_method(name: str, descriptor_set: bytes) -> Method:
+    """
+    Find a method in a descriptor set; protobuf's own files may be missing there.
+
+    Raises:
+        ConfigError: It is not there; the text says what is.
+        ContractError: The set cannot be used.
+    """
+    service_name, method_name = split_method(name)
+    pool, files = _fill_pool(descriptor_set)
     try:
         service = pool.FindServiceByName(service_name)
     except KeyError:
-        if files is None:
-            hint = "pass the contract with --proto FILE or --descriptor-set FILE"
-        else:
-            hint = f"there is {_enumerate(_services(files))}"
-        raise ConfigError(f"service {service_name!r} is not known: {hint}") from None
+        raise ConfigError(
+            f"service {service_name!r} is not known: there is {_enumerate(_services(files))}"
+        ) from None
     if method_name not in service.methods_by_name:
         raise ConfigError(
             f"{service_name} has no method {method_name!r}: there is "
@@ -203,19 +228,13 @@ def _read(path: str) -> bytes:
 
 
 def _fill_pool(
-    data: bytes, where: str
+    data: bytes,
 ) -> tuple[descriptor_pool.DescriptorPool, list[descriptor_pb2.FileDescriptorProto]]:
     try:
         files = list(descriptor_pb2.FileDescriptorSet.FromString(data).file)
-        pool = descriptor_pool.DescriptorPool()
-        for file in files:
-            pool.AddSerializedFile(file.SerializeToString())
-    except (DecodeError, TypeError) as error:
-        raise ConfigError(
-            f"{where} is no usable descriptor set: {_one_line(error)}; make it with "
-            "protoc --descriptor_set_out=FILE --include_imports"
-        ) from error
-    return pool, files
+    except DecodeError as error:
+        raise ContractError(_one_line(error)) from error
+    return load_pool({file.name: file.SerializeToString() for file in files}), files
 
 
 def _services(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> list[str]:

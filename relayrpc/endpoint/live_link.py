@@ -113,7 +113,7 @@ class _Announcement:
 
 
 class _RefusedCall:
-    """Takes what still arrives for a call that was refused in the same batch."""
+    """Takes what still arrives for a call that was refused, or answered, as it came."""
 
     def begin_received(self, begin: pb.Begin) -> None:
         """Never called: initial metadata goes the other way."""
@@ -132,7 +132,7 @@ class _RefusedCall:
 
 
 REFUSED_CALL: Final = _RefusedCall()
-"""The CallApp of every call that was refused."""
+"""The CallApp of every call that was refused, or answered, as it came."""
 
 
 class LiveLink:

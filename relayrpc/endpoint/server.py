@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 import grpc.aio
+from google.protobuf.descriptor_pool import Default
 
 from relayrpc.endpoint.context import Context
+from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.handover import Handover
@@ -37,6 +39,8 @@ from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor_pool import DescriptorPool
+
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
@@ -80,6 +84,7 @@ class Server(grpc.aio.Server):
         include_exception_detail: bool = False,
         slots: int = 0,
         priority: int = 0,
+        descriptor_pool: DescriptorPool | None = None,
     ) -> None:
         """
         Args:
@@ -95,6 +100,8 @@ class Server(grpc.aio.Server):
                 does.
             slots: Calls at once, the hub keeps the rest waiting; 0: any number.
             priority: Above 0: stand by for hosts of a lower number.
+            descriptor_pool: Where the contracts of the services are found; None: where generated
+                code registers them.
 
         Raises:
             ValueError: An interceptor is none, or no call may run.
@@ -119,6 +126,8 @@ class Server(grpc.aio.Server):
         self._slots = slots
         self._priority = priority
         self._table = HandlerTable()
+        self._contracts = HostContracts()
+        self._descriptor_pool = descriptor_pool or Default()
         self._table.add_generic(handlers)
         # What is announced; set by start().
         self._services: list[pb.ServiceDescription] = []
@@ -211,6 +220,7 @@ class Server(grpc.aio.Server):
         self._services = self._table.describe()
         if not self._services:
             raise grpc.aio.UsageError("the server serves nothing; add a servicer before start()")
+        self._contracts.add_to(self._services, self._descriptor_pool, self.limits)
         self._is_started = True
         self.loop = asyncio.get_running_loop()
         self.handover = Handover(self.loop)
@@ -385,9 +395,13 @@ class Server(grpc.aio.Server):
 
     def _resolve(self, call: Call, opening: pb.Open) -> MethodEntry | None:
         """
-        Find the handler of a call where a look into the table does not do; refuses the call where
-        there is none.
+        Find the handler of a call where a look into the table does not do; answers the call itself
+        where there is none.
         """
+        if call.address == HOST_ADDRESS:
+            call.app = REFUSED_CALL
+            self._contracts.answer(call, opening)
+            return None
         if self._is_refusing:
             self._refuse(call, STATUS_UNAVAILABLE, "the host is stopping")
             return None

@@ -39,6 +39,8 @@ _SERIES_BYTES: Final = 1 * KIB
 # Of 16 bytes an OPEN is answered by an END of 100.
 _ANSWER_RATIO: Final = 8
 _SCRAPE_BYTES: Final = 4 * MIB
+# Descriptors take 80 times their size while they are checked, at the worst; measured.
+_CHECK_FACTOR: Final = 100
 # The doors, the loop, standard streams, files of TLS.
 _DESCRIPTORS_RESERVED: Final = 64
 # Of descriptors that do not suffice, handshakes get a quarter: without any nobody could resume.
@@ -164,6 +166,17 @@ def _of_hub(limits: Limits) -> tuple[MemoryPart, ...]:
             "journal and its watchers",
             limits.journal_bytes_max + limits.watchers_max * limits.batch_bytes_max,
             ("journal_bytes_max", "watchers_max", "batch_bytes_max"),
+        ),
+        MemoryPart(
+            "contracts: kept, fetched, and one being checked",
+            limits.contracts_bytes_max
+            + (2 * limits.contract_pulls_max + _CHECK_FACTOR) * limits.contract_bytes_max,
+            ("contracts_bytes_max", "contract_pulls_max", "contract_bytes_max"),
+        ),
+        MemoryPart(
+            "answers of reflection",
+            limits.reflection_streams_max * limits.contract_bytes_max,
+            ("reflection_streams_max", "contract_bytes_max"),
         ),
         MemoryPart(
             "metrics, and answers to /metrics",

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from relayrpc.contract.descriptors import collect
+from relayrpc.hub.contracts import HubContracts
 from relayrpc.hub.journal import Journal
 from relayrpc.hub.log import HubLog
 from relayrpc.hub.management import Management
@@ -24,6 +26,7 @@ from relayrpc.hub.session import HubSessions
 from relayrpc.hub.tracing import HubTracing
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.observe.tracing import find_tracing
+from relayrpc.v1 import hub_pb2
 
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ class DoorlessHub:
     Attributes:
         sessions: Every link, and the observers of what happens to them.
         metrics: What is counted; None: nothing is.
+        contracts: What the hosts' services look like.
     """
 
     def __init__(
@@ -86,7 +90,10 @@ class DoorlessHub:
             wall_clock=wall_clock,
         )
         self.sessions.observers.add(journal)
-        self._management = Management(self.sessions, journal)
+        self.contracts = HubContracts(self.sessions)
+        self.sessions.observers.add(self.contracts)
+        self.contracts.learn(collect(hub_pb2.DESCRIPTOR))
+        self._management = Management(self.sessions, journal, self.contracts)
 
     async def start(self) -> None:
         """Serve "$hub"; carriers may come when this returns."""
@@ -99,10 +106,12 @@ class DoorlessHub:
         """Let calls finish up to the drain timeout, then end every link."""
         # Its watchers would stay to the end.
         await self._management.aclose()
+        await self.contracts.aclose()
         await self.sessions.drain()
 
     async def aclose(self) -> None:
         """Stop now: every call ends. Idempotent."""
         await self._management.aclose()
+        await self.contracts.aclose()
         await self.sessions.aclose()
         self._log.close()

@@ -16,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
 from relayrpc.hub.observer import Observers
 from relayrpc.hub.queue import CallQueue, QueuedCall
 from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal, check_address
 from relayrpc.link.call import (
     STATUS_CANCELLED,
     STATUS_DEADLINE_EXCEEDED,
+    STATUS_INVALID_ARGUMENT,
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
     Call,
@@ -55,11 +57,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Forwarder"]
 
-_STATUS_INVALID_ARGUMENT: Final = 3
 _RELAY_KEYS: Final = "relay-"
 _DRAINING: Final = "the hub stops, and no host had the call"
 _SERVICES_MAX: Final = 256
 _METHODS_MAX: Final = 4096
+# Empty: the host knows no descriptors.
+_FINGERPRINT_SIZES: Final = (0, FINGERPRINT_BYTES)
 # Legs towards a host whose opener has half closed.
 _HALF_CLOSED: Final = (int(CallState.AWAITING), int(CallState.AWAITING_BEGUN))
 
@@ -492,6 +495,8 @@ class Forwarder:
             fault = fault or (
                 f"an announcement of more than {_SERVICES_MAX} services or {_METHODS_MAX} methods"
             )
+        elif any(len(entry.fingerprint) not in _FINGERPRINT_SIZES for entry in announce.services):
+            fault = fault or f"a fingerprint that has not {FINGERPRINT_BYTES} bytes"
         if fault:
             self._refuse_announcement(link, announce, fault)
             return
@@ -502,7 +507,7 @@ class Forwarder:
         self._serve(registration.places)
 
     def _refuse_announcement(self, link: Link, announce: pb.Announce, fault: str) -> None:
-        link.answer_announce(announce.id, status=_STATUS_INVALID_ARGUMENT, details=fault)
+        link.answer_announce(announce.id, status=STATUS_INVALID_ARGUMENT, details=fault)
         for observe in self.observers.host_refused:
             observe(link, announce, fault)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final
 
 import grpc
@@ -25,12 +25,18 @@ from relayrpc.carrier.grpc_stream import (
 from relayrpc.limits import Limits
 
 
-__all__ = ["GRPCDoor"]
+__all__ = ["GRPCDoor", "named_address"]
 
 _HOST: Final = re.compile(r"[A-Za-z0-9._:%~-]{1,255}")
 _NEVER_MS: Final = 2**31 - 1
 # A status has left by then, or its client does not read.
 _CLOSE_TIMEOUT_S: Final = 1.0
+_ADDRESS_KEY: Final = "relay-address"
+
+
+def named_address(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Return the address that a plain gRPC client names in its metadata; empty: none."""
+    return next((str(value) for key, value in metadata if key == _ADDRESS_KEY), "")
 
 
 class GRPCDoor:

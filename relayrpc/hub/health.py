@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2 as health
 
+from relayrpc.hub.grpc_door import named_address
 from relayrpc.hub.observer import HubObserver
 from relayrpc.link.call import retry_pushback
 
@@ -32,7 +33,6 @@ __all__ = ["HubHealth"]
 _SERVICE: Final = "grpc.health.v1.Health"
 # What the hub answers for itself; "" is a server as a whole.
 _OWN: Final = ("", "relayrpc.v1.Link")
-_ADDRESS_KEY: Final = "relay-address"
 _SERVING: Final = health.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health.HealthCheckResponse.NOT_SERVING
 _UNKNOWN: Final = health.HealthCheckResponse.SERVICE_UNKNOWN
@@ -84,7 +84,7 @@ class HubHealth(HubObserver, grpc.GenericRpcHandler):  # type: ignore[misc]  # g
         method = self._methods.get(details.method)
         if method is None:
             return None
-        address = _address(details.invocation_metadata)
+        address = named_address(details.invocation_metadata)
         if address and self._router.place_of(address, details.method.removeprefix("/")):
             return None
         return method
@@ -166,12 +166,8 @@ class HubHealth(HubObserver, grpc.GenericRpcHandler):  # type: ignore[misc]  # g
     def _status(self, service: str, context: Any) -> health.HealthCheckResponse.ServingStatus:
         if service in _OWN:
             return _SERVING if self._is_ready() else _NOT_SERVING
-        address = _address(context.invocation_metadata()) or service
+        address = named_address(context.invocation_metadata()) or service
         is_served = self._router.is_served(address, service)
         if is_served is None:
             return _UNKNOWN
         return _SERVING if is_served and self._is_ready() else _NOT_SERVING
-
-
-def _address(metadata: Any) -> str:
-    return next((value for key, value in metadata if key == _ADDRESS_KEY), "")

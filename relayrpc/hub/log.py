@@ -153,6 +153,19 @@ class HubLog(HubObserver):
     def host_went(self, registration: Registration) -> None:
         log_event(_LOGGER, "host went", **_host(registration.link, registration.announce))
 
+    def contract_refused(
+        self, link: Link, fingerprint: bytes, services: list[str], reason: str
+    ) -> None:
+        if self._throttle.admits((("of", "contract refused"),)):
+            log_event(
+                _LOGGER,
+                "contract refused",
+                **_link(link),
+                fingerprint=fingerprint.hex(),
+                services=services,
+                reason=reason,
+            )
+
     def host_drained(self, registration: Registration) -> None:
         log_event(
             _LOGGER,

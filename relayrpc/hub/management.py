@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from relayrpc import __version__
+from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
 from relayrpc.endpoint.server import Server
+from relayrpc.errors import ContractError
 from relayrpc.hub.describe import describe_host, describe_link, describe_state, is_at
 from relayrpc.hub.local import local_link
-from relayrpc.hub.routing import Registration
+from relayrpc.hub.routing import Registration, RoutingRefusal
 from relayrpc.link.call import retry_pushback
 from relayrpc.v1 import hub_pb2 as pb
 from relayrpc.v1 import link_pb2
@@ -26,6 +28,7 @@ from relayrpc.v1 import link_pb2
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
+    from relayrpc.hub.contracts import HubContracts
     from relayrpc.hub.journal import Journal
     from relayrpc.hub.session import HubSessions
     from relayrpc.link.link import Link
@@ -45,14 +48,16 @@ _REASON_CHARS_MAX: Final = 256
 class Management:
     """What a hub tells its operators, and does for them."""
 
-    def __init__(self, sessions: HubSessions, journal: Journal) -> None:
+    def __init__(self, sessions: HubSessions, journal: Journal, contracts: HubContracts) -> None:
         """
         Args:
             sessions: Of the hub.
             journal: Listens to them.
+            contracts: Does so too.
         """
         self._sessions = sessions
         self._journal = journal
+        self._contracts = contracts
         self._watchers_count = 0
         self._started_s = 0.0
         self._server = Server(
@@ -83,6 +88,11 @@ class Management:
                     self._end_link,
                     request_deserializer=pb.EndLinkRequest.FromString,
                     response_serializer=pb.EndLinkResponse.SerializeToString,
+                ),
+                "GetContract": grpc.unary_unary_rpc_method_handler(
+                    self._get_contract,
+                    request_deserializer=pb.GetContractRequest.FromString,
+                    response_serializer=pb.GetContractResponse.SerializeToString,
                 ),
             },
         )
@@ -270,3 +280,18 @@ class Management:
         # Its driver has the calls ended and the link forgotten.
         link.flush_soon()
         return pb.EndLinkResponse(calls_ended_count=calls_count)
+
+    async def _get_contract(
+        self, request: pb.GetContractRequest, context: Context
+    ) -> pb.GetContractResponse:
+        address = request.address or request.service
+        router = self._sessions.forwarder.router
+        if not router.hosts_of(address, request.service):
+            refusal = router.pick(address, f"{request.service}/")
+            assert isinstance(refusal, RoutingRefusal)
+            await context.abort(STATUS_BY_NUMBER[refusal.status], refusal.details)
+        try:
+            found = await self._contracts.find(address, request.service)
+        except ContractError as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        return pb.GetContractResponse(fingerprint=found.fingerprint, descriptor_set=found.data)

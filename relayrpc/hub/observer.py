@@ -59,6 +59,20 @@ class HubObserver:
     def host_went(self, registration: Registration) -> None:
         """A host listens no more."""
 
+    def contract_refused(
+        self, link: Link, fingerprint: bytes, services: list[str], reason: str
+    ) -> None:
+        """
+        Descriptors that a host announced are of no use; it serves all the same.
+
+        Args:
+            link: The host's.
+            fingerprint: Of the descriptors.
+            services: What they do not define although it was announced with them; empty: they
+                cannot be used at all.
+            reason: Why not.
+        """
+
     def host_drained(self, registration: Registration) -> None:
         """An operator drained a host, or took that back: see `is_drained`."""
 
@@ -120,6 +134,7 @@ class Observers:
         self.host_came: list[Callable[[Registration], None]] = []
         self.host_refused: list[Callable[[Link, pb.Announce, str], None]] = []
         self.host_went: list[Callable[[Registration], None]] = []
+        self.contract_refused: list[Callable[[Link, bytes, list[str], str], None]] = []
         self.host_drained: list[Callable[[Registration], None]] = []
         self.call_opened: list[Callable[[Call, pb.Open], None]] = []
         self.call_dequeued: list[Callable[[Call, float], None]] = []

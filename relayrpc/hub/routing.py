@@ -147,8 +147,28 @@ class Router:
 
     def add(self, link: Link, announce: pb.Announce) -> Registration:
         """Register; the address is already checked and the id is new on its link."""
-        registration = Registration(link, announce, announce.slots, announce.priority)
+        registration = self._stand(link, announce)
         self._by_link.setdefault(link, {})[announce.id] = registration
+        for address, service in registration.places:
+            counts = self._services_by_address.setdefault(address, {})
+            counts[service] = counts.get(service, 0) + 1
+        return registration
+
+    def add_unannounced(self, link: Link, address: str, service: str) -> Registration:
+        """
+        Let calls reach what a host serves without announcing it, until `remove_unannounced()`; it
+        is in no list of registrations.
+        """
+        return self._stand(
+            link, pb.Announce(address=address, services=[pb.ServiceDescription(name=service)])
+        )
+
+    def remove_unannounced(self, registration: Registration) -> None:
+        """Undo `add_unannounced()`."""
+        self._leave(registration)
+
+    def _stand(self, link: Link, announce: pb.Announce) -> Registration:
+        registration = Registration(link, announce, announce.slots, announce.priority)
         for service in {entry.name: entry for entry in announce.services}.values():
             name = service.name
             place = (announce.address or name, name)
@@ -160,8 +180,6 @@ class Router:
                 known = standing.shapes.setdefault(full_name, method.shape)
                 if known != method.shape:
                     standing.shapes[full_name] = pb.SHAPE_UNKNOWN
-            counts = self._services_by_address.setdefault(place[0], {})
-            counts[name] = counts.get(name, 0) + 1
         return registration
 
     def remove(self, link: Link, announcement_id: int) -> Registration | None:
@@ -172,12 +190,8 @@ class Router:
             return None
         if not of_link:
             del self._by_link[link]
-        for place in registration.places:
-            hosts = self._by_place[place].hosts
-            hosts.remove(registration)
-            if not hosts:
-                del self._by_place[place]
-            address, service = place
+        self._leave(registration)
+        for address, service in registration.places:
             counts = self._services_by_address[address]
             counts[service] -= 1
             if not counts[service]:
@@ -185,6 +199,13 @@ class Router:
                 if not counts:
                     del self._services_by_address[address]
         return registration
+
+    def _leave(self, registration: Registration) -> None:
+        for place in registration.places:
+            hosts = self._by_place[place].hosts
+            hosts.remove(registration)
+            if not hosts:
+                del self._by_place[place]
 
     def remove_link(self, link: Link) -> list[Registration]:
         """Take out everything a link announced, and return it."""
@@ -215,6 +236,18 @@ class Router:
         """
         standing = self._standing(address, method.partition("/")[0])
         return None if standing is None else standing.place
+
+    def hosts_of(self, address: str, service: str) -> list[Registration]:
+        """Return the hosts that stand where calls of a service go; empty: nobody listens."""
+        standing = self._standing(address, service)
+        return [] if standing is None else list(standing.hosts)
+
+    def services_at(self, address: str) -> set[str]:
+        """Return the services that calls to an address can reach; empty: all that are served."""
+        if not address:
+            return set().union(*self._services_by_address.values())
+        found = (self._services_by_address.get(prefix, {}) for prefix in _prefixes(address))
+        return set().union(*found)
 
     def is_served(self, address: str, service: str) -> bool | None:
         """Say whether a host takes calls of a service; None: none listens for it at all."""

@@ -23,6 +23,7 @@ from relayrpc.hub.doorless import DoorlessHub
 from relayrpc.hub.grpc_door import GRPCDoor
 from relayrpc.hub.health import HubHealth
 from relayrpc.hub.http_door import Answer, HTTPDoor
+from relayrpc.hub.reflection import HubReflection
 from relayrpc.hub.session import HubSessions
 from relayrpc.observe.metrics import CONTENT_TYPE
 
@@ -94,7 +95,11 @@ class Hub:
             limits=limits,
             credentials=grpc_server_credentials(cert, key) if cert and key else None,
             websocket_url=self._websocket_url,
-            handlers=(self._health, *self._grpc_gateways),
+            handlers=(
+                self._health,
+                HubReflection(self.sessions, self._inside.contracts),
+                *self._grpc_gateways,
+            ),
         )
 
     @property

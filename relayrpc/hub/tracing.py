@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relayrpc.endpoint.contracts import HOST_ADDRESS
 from relayrpc.hub.observer import HubObserver
 from relayrpc.link.call import CallOutcome
 
@@ -37,6 +38,9 @@ class HubTracing(HubObserver):
         self._spans: dict[Call, Span] = {}
 
     def call_opened(self, call: Call, opening: pb.Open) -> None:
+        if call.address == HOST_ADDRESS:
+            # The hub asks a host what it serves: nobody's call.
+            return
         tracing = self._tracing
         pairs = tuple([(entry.key, entry.value) for entry in opening.metadata])
         span = tracing.start_hub_span(call.method, call.address, pairs)
@@ -51,7 +55,7 @@ class HubTracing(HubObserver):
     ) -> None:
         span = self._spans.pop(call, None)
         if span is None:
-            # It was open before spans were made.
+            # It has none, or was open before spans were made.
             return
         outcome = CallOutcome.from_end(end)
         self._tracing.end_span(

@@ -186,6 +186,14 @@ _TABLE: Final = (
         "DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.",
     ),
     LogEvent(
+        "contract refused",
+        logging.WARNING,
+        (*_LINK, "fingerprint", "services", "reason"),
+        "Descriptors that a host announced are not to be had, cannot be used, or do not define "
+        "what they were announced for. The host serves all the same, and reflection and "
+        "`relayrpc call` do not know the contract.",
+    ),
+    LogEvent(
         "records held back",
         logging.WARNING,
         ("count", "of", "status", "address", "error"),

@@ -209,3 +209,19 @@ class EndLinkResponse(_message.Message):
     CALLS_ENDED_COUNT_FIELD_NUMBER: _ClassVar[int]
     calls_ended_count: int
     def __init__(self, calls_ended_count: _Optional[int] = ...) -> None: ...
+
+class GetContractRequest(_message.Message):
+    __slots__ = ("address", "service")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    service: str
+    def __init__(self, address: _Optional[str] = ..., service: _Optional[str] = ...) -> None: ...
+
+class GetContractResponse(_message.Message):
+    __slots__ = ("fingerprint", "descriptor_set")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_SET_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: bytes
+    descriptor_set: bytes
+    def __init__(self, fingerprint: _Optional[bytes] = ..., descriptor_set: _Optional[bytes] = ...) -> None: ...

@@ -185,12 +185,14 @@ class Method(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[Shape, str]] = ...) -> None: ...
 
 class ServiceDescription(_message.Message):
-    __slots__ = ("name", "methods")
+    __slots__ = ("name", "methods", "fingerprint")
     NAME_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     name: str
     methods: _containers.RepeatedCompositeFieldContainer[Method]
-    def __init__(self, name: _Optional[str] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ...) -> None: ...
+    fingerprint: bytes
+    def __init__(self, name: _Optional[str] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
 
 class Announce(_message.Message):
     __slots__ = ("id", "address", "services", "slots", "priority")

@@ -230,7 +230,7 @@ async def test_ls_watch_goes_on_when_the_hub_is_back() -> None:
         (("drain", NOBODY, ""), 2, "relayrpc ls"),
         (("drain", "relay://127.0.0.1:1/contoso", "host-1"), 2, "--address contoso"),
         (("call", NOBODY, "Greeter"), 2, "package.Service/Method"),
-        (("call", NOBODY, "a.B/C"), 2, "--proto"),
+        (("call", NOBODY, "a.B/C"), 14, "connection refused"),
         (("call", NOBODY, "a.B/C", "--proto", "no-such.proto"), 2, "no such file"),
         (("call", NOBODY, "a.B/C", *PROTO), 2, GREETER),
         (("call", NOBODY, f"{GREETER}/Hi", *PROTO), 2, "SayHello"),
@@ -408,6 +408,61 @@ async def test_call_finds_imports_in_the_folders_it_is_given(
     )
     assert missing.code == 2
     assert "greeter/greeter.proto" in missing.err
+
+
+@pytest.mark.parametrize("scheme", ["relay", "ws"])
+async def test_call_has_the_contract_from_the_hub(hub: RunningHub, scheme: str) -> None:
+    port = hub.grpc_port if scheme == "relay" else hub.http_port
+    async with greeting(hub, "/contoso/c"):
+        one = await relayrpc_(
+            "call", f"{scheme}://127.0.0.1:{port}/contoso/c", f"{GREETER}/SayHello", "-",
+            stdin='{"name": "Ada"}',
+        )  # fmt: skip
+        # At the address that metadata names.
+        many = await relayrpc_(
+            "call", f"{scheme}://127.0.0.1:{port}", f"{GREETER}/Chat",
+            "-H", "relay-address=contoso/c/below", stdin='{"text": "a"}\n{"text": "b"}\n',
+        )  # fmt: skip
+    assert (one.code, one.err) == (0, "")
+    assert one.lines == [{"message": "Hello, Ada"}]
+    assert (many.code, many.err) == (0, "")
+    assert many.lines == [{"text": "you said: a"}, {"text": "you said: b"}]
+
+
+async def test_call_says_what_it_does_not_find_in_the_hubs_contract(hub: RunningHub) -> None:
+    async with greeting(hub, "/contoso/c"):
+        method = await relayrpc_("call", url(hub, "/contoso/c"), f"{GREETER}/Hi")
+        field = await relayrpc_(
+            "call", url(hub, "/contoso/c"), f"{GREETER}/SayHello", '{"nome": "Ada"}'
+        )
+        service = await relayrpc_("call", url(hub, "/contoso/c"), "a.B/C")
+    assert method.code == 2
+    assert "has no method 'Hi': there is SayHello" in method.err
+    assert field.code == 2
+    assert "the request is no samples.greeter.v1.HelloRequest" in field.err
+    assert service.code == 12
+    assert service.err.splitlines() == [
+        "status: UNIMPLEMENTED (12)",
+        "details: no host at 'contoso/c' serves 'a.B'",
+        "origin: hub",
+        "may_have_executed: false",
+    ]
+
+
+async def test_call_asks_for_a_file_where_the_host_announced_no_contract(
+    hub: RunningHub,
+) -> None:
+    server = relayrpc.aio.server(url(hub, "/contoso/bytes"))
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+    server.add_registered_method_handlers("own.Bytes", {"Echo": handler})
+    await server.start()
+    done = await relayrpc_("call", url(hub, "/contoso/bytes"), "own.Bytes/Echo")
+    await server.stop(None)
+    assert done.code == 2
+    assert done.err == (
+        "relayrpc: the hosts of 'own.Bytes' at 'contoso/bytes' announced no contract; "
+        "pass it with --proto FILE or --descriptor-set FILE\n"
+    )
 
 
 async def test_call_needs_no_file_for_the_hubs_own_contract(hub: RunningHub) -> None:

@@ -15,7 +15,7 @@ import pytest
 from relayrpc.hub.http_door import Answer, HTTPDoor
 from relayrpc.limits import MIB, Limits
 from relayrpc.observe.metrics import METRICS
-from tests.support.relay import ADDRESS, Stub, running_hub, running_relay
+from tests.support.relay import ADDRESS, Stub, peer_links, running_hub, running_relay
 from tests.support.scraping import get, key, scrape
 from tests.support.until import until
 
@@ -89,7 +89,7 @@ async def test_links_are_counted_where_they_are() -> None:
         await Stub(relay.channel).unary_unary("Echo")(b"x")
         sessions = relay.hub.sessions
         of_link = sessions.forwarder.router.of_link
-        (link,) = (link for link in sessions.table.links if not of_link(link))
+        (link,) = (link for link in peer_links(relay.hub) if not of_link(link))
         driver = sessions.driver(link)
         assert driver.carrier is not None
         driver.carrier.abort()

@@ -13,13 +13,14 @@ import hashlib
 import random
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.carrier.faulty import FaultyCarrier
 from relayrpc.carrier.memory import memory_pair
 from relayrpc.endpoint.live_link import Dialling
 from relayrpc.errors import CarrierLostError, ConnectError
+from relayrpc.hub.contracts import HubContracts
 from relayrpc.hub.journal import Journal
 from relayrpc.hub.log import HubLog
 from relayrpc.hub.metrics import HubMetrics
@@ -174,6 +175,8 @@ class Network:
         # The hub that answers now; None while none does.
         self.hub: HubSessions | None = None
         self.hubs: list[HubSessions] = []
+        # What the hub that answers now knows of its hosts' services.
+        self.contracts: HubContracts | None = None
         # Of each of them, in that order.
         self.books: list[Books] = []
         # Parties whose dialling fails.
@@ -195,27 +198,38 @@ class Network:
         )
         self.hubs.append(self.hub)
         self.books.append(Books(self.hub, self.loop))
+        self.contracts = HubContracts(self.hub)
+        self.hub.observers.add(self.contracts)
         self.trace.add(f"hub {len(self.hubs)} starts")
         return self.hub
 
     async def kill_hub(self) -> None:
         """End the hub process without a word to anybody."""
-        hub, self.hub = self.hub, None
-        assert hub is not None
+        assert self.hub is not None
         self.trace.add("the hub is killed")
         self.trace.count("hub killed")
         for connection in list(self.connections):
             connection.far.cut()
-        await hub.aclose()
+        await self._end_hub(self.hub.aclose)
+
+    async def close_hub(self) -> None:
+        """Stop the hub at once; whoever is linked is told."""
+        assert self.hub is not None
+        await self._end_hub(self.hub.aclose)
 
     async def drain_hub(self) -> None:
         """Stop the hub in order; whoever dials meanwhile needs another one."""
-        hub, self.hub = self.hub, None
-        assert hub is not None
+        assert self.hub is not None
         self.trace.add("the hub drains")
-        await hub.drain()
+        await self._end_hub(self.hub.drain)
         self.trace.add("a hub has drained")
         self.trace.count("hub drained")
+
+    async def _end_hub(self, end: Callable[[], Awaitable[None]]) -> None:
+        contracts, self.contracts, self.hub = self.contracts, None, None
+        assert contracts is not None
+        await contracts.aclose()
+        await end()
 
     # --- dialling ---
 

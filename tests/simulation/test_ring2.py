@@ -75,6 +75,8 @@ _OUTSIDE: Final = {
     "hub.http_door._HTTPConnection": "is a door's",
     "hub.management.Management": "is served over a link that no simulation cuts",
     "hub.observer.HubObserver": "has no code",
+    "hub.reflection.HubReflection": "is a door's",
+    "hub.reflection._Stream": "is a door's",
     "hub.server.Hub": "is two doors and a hub behind them",
     "hub.tracing.HubTracing": "is there with an SDK only",
     "link.calls.LinkCalls": "runs as Link",

@@ -60,10 +60,11 @@ SURFACE: Final[dict[str, int]] = {
 }
 """What programs import and no part does -> the height below which it may import itself."""
 
-_PURE: Final = ("relayrpc/link/", "relayrpc/auth/")
+_PURE: Final = ("relayrpc/link/", "relayrpc/auth/", "relayrpc/contract/")
 _PURE_FILES: Final = (
     "relayrpc/hub/admission.py",
     "relayrpc/hub/config.py",
+    "relayrpc/hub/contract_table.py",
     "relayrpc/hub/describe.py",
     "relayrpc/hub/journal.py",
     "relayrpc/hub/routing.py",

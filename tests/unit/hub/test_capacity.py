@@ -22,7 +22,8 @@ WEIGHTLESS = {
     "batch_bytes_target", "fragment_bytes_max", "small_bytes_max", "initial_credit_bytes",
     "window_bytes_max", "unacknowledged_bytes_min", "ack_after_bytes", "ack_after_batches",
     "parked_bytes_max", "parked_identity_bytes_max", "native_streams_max", "queue_calls_max",
-    "journal_events_max", "takeovers_max",
+    "journal_events_max", "takeovers_max", "contracts_max", "contract_file_bytes_max",
+    "contract_files_max",
     # A number or a name for each, less than what is rounded up elsewhere.
     "health_watches_max", "log_keys_max", "log_records_per_s_max",
     # At hosts and callers.
@@ -71,6 +72,8 @@ def test_sum_of_round_numbers() -> None:
         watchers_max=0,
         metric_series_max=1024,
         scrapes_open_max=0,
+        contracts_bytes_max=0,
+        contract_bytes_max=0,
     )
     worst = worst_case(limits)
     parts = {part.what: part.size_bytes // KIB for part in worst.of_link}

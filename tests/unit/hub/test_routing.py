@@ -346,3 +346,34 @@ def test_router_agrees_with_a_plain_list(
     assert not router._by_place
     assert not router._by_link
     assert not router._services_by_address
+
+
+def test_services_at_an_address_are_those_that_calls_reach() -> None:
+    router = _router()
+    link = _link()
+    _add(router, link, 1, "a", frozenset({"s.One"}))
+    _add(router, link, 2, "a/b", frozenset({"s.Two"}))
+    _add(router, link, 3, "", frozenset({"s.Three"}))
+    assert router.services_at("a/b/c") == {"s.One", "s.Two"}
+    assert router.services_at("a") == {"s.One"}
+    assert router.services_at("ab") == set()
+    assert router.services_at("s.Three") == {"s.Three"}
+    assert router.services_at("") == {"s.One", "s.Two", "s.Three"}
+    assert [host.announce.id for host in router.hosts_of("a/b", "s.One")] == [1]
+    assert router.hosts_of("a", "s.Two") == []
+    router.remove_link(link)
+    assert router.services_at("") == set()
+
+
+def test_unannounced_host_gets_calls_and_is_in_no_list() -> None:
+    router = _router()
+    link, other = _link(), _link()
+    other.instance = "j"
+    own = router.add_unannounced(link, "$host", "s.Host")
+    router.add_unannounced(other, "$host", "s.Host")
+    assert _picked(router.pick("$host", "s.Host/M", instance="i")) is own
+    assert router.registrations == []
+    assert router.of_link(link) == []
+    assert router.services_at("") == set()
+    router.remove_unannounced(own)
+    assert _lack(router.pick("$host", "s.Host/M", instance="i")) is Lack.ABSENT
