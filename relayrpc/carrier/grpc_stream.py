@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import grpc
 import grpc.aio
 
+from relayrpc.carrier import uninstrumented
 from relayrpc.carrier.base import Carrier, CarrierEvents, CarrierKind
 from relayrpc.carrier.tls import TLSOptions, grpc_channel_credentials
 from relayrpc.carrier.url import RelayURL
@@ -358,11 +359,11 @@ async def connect_grpc(url: RelayURL, *, tls: TLSOptions | None, limits: Limits)
 def _channel(url: RelayURL, tls: TLSOptions | None) -> grpc.aio.Channel:
     options: list[tuple[str, int | str]] = list(_CHANNEL_OPTIONS)
     if not url.is_secure:
-        return grpc.aio.insecure_channel(url.authority, options=options)
+        return uninstrumented.insecure_channel(url.authority, options=options)
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     credentials = grpc_channel_credentials(tls)
-    return grpc.aio.secure_channel(url.authority, credentials, options=options)
+    return uninstrumented.secure_channel(url.authority, credentials, options=options)
 
 
 def _cause(error: grpc.RpcError, url: RelayURL) -> str:
@@ -377,6 +378,8 @@ def _cause(error: grpc.RpcError, url: RelayURL) -> str:
         return f"the TLS handshake failed ({details}); does that port speak TLS?"
     if "Connection refused" in details:
         return "connection refused"
+    if details.startswith("errors resolving "):
+        return "name or service not known"
     hint = "" if url.is_secure else "; does that port want TLS (relays://), or is it the HTTP port?"
     return details + hint
 

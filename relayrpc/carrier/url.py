@@ -76,6 +76,8 @@ def parse_url(text: str, *, carrier: str = "auto") -> RelayURL:
     Raises:
         ConfigError: If it cannot be used; the text says why and shows no credentials.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"a relay URL is a text like {_EXAMPLE!r}, not {text!r}")
     if carrier not in ("auto", "grpc", "websocket"):
         raise ConfigError(f"unknown carrier {carrier!r}: use 'auto', 'grpc' or 'websocket'")
     try:

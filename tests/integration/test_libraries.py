@@ -22,16 +22,22 @@ from grpc_interceptor.exception_to_status import AsyncExceptionToStatusIntercept
 from grpc_interceptor.exceptions import NotFound
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
-from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor
+from opentelemetry.instrumentation.grpc import (
+    GrpcAioInstrumentorClient,
+    GrpcAioInstrumentorServer,
+    aio_client_interceptors,
+    aio_server_interceptor,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from relayrpc.testing import run_hub
 from samples.greeter import greeter_pb2 as pb
 from samples.greeter import greeter_pb2_grpc
 from samples.greeter.host import Greeter
 from tests.support.aio_sides import ServeAio
-from tests.support.relay import Stub
+from tests.support.relay import Stub, make_handlers
 
 
 pytestmark = pytest.mark.integration
@@ -78,6 +84,33 @@ async def test_opentelemetry_spans_of_caller_and_host_are_one_trace(serve_aio: S
             assert span.attributes is not None
             assert span.attributes["rpc.grpc.status_code"] == status
         assert kinds["SERVER"].attributes["net.peer.ip"] == "127.0.0.1"
+
+
+async def test_opentelemetry_may_patch_everything_around_a_relay() -> None:
+    """What a link runs over is not instrumented; the calls of a plain client are."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrumentors = (GrpcAioInstrumentorClient(), GrpcAioInstrumentorServer())
+    for instrumentor in instrumentors:
+        instrumentor.instrument(tracer_provider=provider)
+    try:
+        async with run_hub() as hub:
+            server = hub.server("a", carrier="grpc")
+            handlers = make_handlers({"uu:E": echo, "ss:S": echo_all})
+            server.add_registered_method_handlers("test.Service", handlers)
+            await server.start()
+            stub = Stub(hub.channel("a", carrier="grpc"))
+            assert await stub.unary_unary("E")(bytes(1_000_000)) == bytes(1_000_000)
+            call = stub.stream_stream("S")(iter([b"a", b"b"]))
+            assert [message async for message in call] == [b"a", b"b"]
+            async with grpc.aio.insecure_channel(hub.grpc_target) as plain:
+                method = Stub(plain).unary_unary("E")
+                assert await method(b"x", metadata=(("relay-address", "a"),)) == b"x"
+    finally:
+        for instrumentor in instrumentors:
+            instrumentor.uninstrument()
+    assert [span.name for span in exporter.get_finished_spans()] == ["/test.Service/E"]
 
 
 async def test_health_servicer_answers_and_tells_of_changes(serve_aio: ServeAio) -> None:

@@ -15,10 +15,11 @@ import grpc
 import grpc.aio
 
 import relayrpc.aio
-from relayrpc.testing import run_hub
+from relayrpc.testing import LoopbackHub, run_hub
 from tests.support.blocking import SideName
 from tests.support.carriers import TLSFiles
-from tests.support.relay import ADDRESS, make_handlers
+from tests.support.relay import ADDRESS, make_handlers, peer_links
+from tests.support.until import until
 
 
 __all__ = ["ServeAio", "serving_aio"]
@@ -83,4 +84,12 @@ async def _relayed(
     trust = None if tls is None else relayrpc.aio.TLSOptions(ca_file=tls.ca_file)
     url = hub.url(ADDRESS, carrier="websocket")
     server = relayrpc.aio.server(url, tls=trust, include_exception_detail=True, **options)
+    stack.push_async_callback(_nothing_left, hub, server)
     return server, lambda **more: relayrpc.aio.channel(url, tls=trust, **more)
+
+
+async def _nothing_left(hub: LoopbackHub, server: relayrpc.aio.Server) -> None:
+    """After server and channel have ended, whatever the test did, none of its calls is anywhere."""
+    assert not server._contexts
+    await until(lambda: not peer_links(hub.hub))
+    assert not hub.hub.sessions.forwarder.queue
