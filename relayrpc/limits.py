@@ -127,7 +127,10 @@ class Limits:
     native_calls_max: int = 4_096
     """Calls of plain gRPC clients open at once on one hub."""
     native_streams_max: int = 100
-    """... and on one of their connections, where gRPC makes further ones wait."""
+    """
+    ... and on one of their connections, where gRPC makes further ones wait, or refuses some with
+    `UNAVAILABLE` while those that ended are cleared away.
+    """
     native_idle_s: float = 60.0
     """A gRPC client that calls nothing for so long gives its place up; its next call gets one."""
     grpc_window_bytes: int = 256 * KIB

@@ -176,6 +176,7 @@ async def check_status(client: Client, message: str) -> None:
 async def unimplemented_method(client: Client) -> None:
     outcome = await client.run(SERVICE["UnimplementedCall"], Empty())
     assert outcome.code is Code.UNIMPLEMENTED, outcome
+    assert outcome.details.endswith("Method not implemented!")
 
 
 async def unimplemented_service(client: Client) -> None:
@@ -206,6 +207,7 @@ async def timeout_on_sleeping_server(client: Client) -> None:
     await call.write(OutputRequest(payload=bytes(27182)))
     outcome = await call.end()
     assert outcome.code is Code.DEADLINE_EXCEEDED, outcome
+    assert outcome.details.lower().startswith("deadline exceeded")
     assert outcome.responses == []
 
 

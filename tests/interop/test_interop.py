@@ -55,6 +55,8 @@ async def test_case(client: Client, case: Case) -> None:
 
 @pytest.mark.slow
 async def test_many_calls_and_channels(client: Client) -> None:
-    await concurrent_large_unary(client, calls_count=1000)
-    await rpc_soak(client, calls_count=1000)
-    await channel_soak(client, channels_count=100)
+    # As many as one connection to the hub's gRPC port has room for, which grpcio's server bounds by
+    # its configuration only.
+    await concurrent_large_unary(client, calls_count=64)
+    await rpc_soak(client, calls_count=200)
+    await channel_soak(client, channels_count=20)
