@@ -20,7 +20,7 @@ import grpc
 
 from relayrpc import aio
 from relayrpc.carrier.tls import TLSOptions
-from relayrpc.carrier.url import CarrierChoice, parse_url
+from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.sync_channel import Channel
@@ -46,7 +46,7 @@ __all__ = [
 
 
 def server(
-    url: str,
+    url: str | Sequence[str],
     thread_pool: Executor | None = None,
     handlers: Sequence[grpc.GenericRpcHandler] | None = None,
     interceptors: Sequence[grpc.ServerInterceptor] | None = None,
@@ -78,16 +78,16 @@ def server(
             instance, slots, priority, descriptor_pool, limits: As for `relayrpc.aio.server`.
 
     Raises:
-        ConfigError: The URL or an option cannot be used.
+        ConfigError: A URL or an option cannot be used.
         ValueError: An interceptor is none.
         UsageError: A generic handler does not name its service, or is async.
     """
     if xds:
         raise ConfigError("xds is not supported: who serves a call is the hub's to choose")
-    parsed = parse_url(url, carrier=carrier)
+    urls = parse_urls(url, carrier=carrier)
     make_live = functools.partial(
         LiveLink,
-        parsed,
+        urls,
         limits=read_options(options, limits).limits,
         tls=tls,
         instance=instance,
@@ -95,7 +95,7 @@ def server(
     )
     core = ServerCore(
         lambda on_call: make_live(on_call=on_call),
-        address=parsed.address,
+        address=urls[0].address,
         migration_thread_pool=thread_pool,
         interceptors=interceptors or (),
         maximum_concurrent_rpcs=maximum_concurrent_rpcs,
@@ -110,7 +110,7 @@ def server(
 
 
 def channel(
-    url: str,
+    url: str | Sequence[str],
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
     *,
@@ -128,7 +128,7 @@ def channel(
             `relayrpc.aio.channel`. Interceptors are added with `grpc.intercept_channel`.
 
     Raises:
-        ConfigError: The URL or an option cannot be used.
+        ConfigError: A URL or an option cannot be used.
     """
     return Channel(
         aio.channel(

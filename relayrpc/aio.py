@@ -19,10 +19,11 @@ import grpc
 import grpc.aio
 
 from relayrpc.carrier.tls import TLSOptions
-from relayrpc.carrier.url import CarrierChoice, parse_url
+from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.attempts import make_retries
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.live_link import DIALLING, Dialling, LiveLink
+from relayrpc.endpoint.dialler import DIALLING, Dialling
+from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.rpc_error import DeadlineExceededError, RpcError
 from relayrpc.endpoint.server import Server
@@ -48,7 +49,7 @@ __all__ = [
 
 
 def server(
-    url: str,
+    url: str | Sequence[str],
     migration_thread_pool: Executor | None = None,
     handlers: Sequence[grpc.GenericRpcHandler] | None = None,
     interceptors: Sequence[grpc.aio.ServerInterceptor] | None = None,
@@ -72,7 +73,7 @@ def server(
 
     Args:
         url: The hub and the address, "relay://hub:7350/contoso/greeter"; without a path, each
-            service has its full name.
+            service has its full name. A sequence: hubs that take each other's place.
         carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin
             one.
         migration_thread_pool: For plain `def` handlers; None: a pool of its own.
@@ -96,14 +97,14 @@ def server(
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
     Raises:
-        ConfigError: The URL or an option cannot be used.
+        ConfigError: A URL or an option cannot be used.
     """
-    parsed = parse_url(url, carrier=carrier)
+    urls = parse_urls(url, carrier=carrier)
     bounds = read_options(options, limits).limits
 
     def make_live(on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
         return LiveLink(
-            parsed,
+            urls,
             limits=bounds,
             tls=tls,
             instance=instance,
@@ -114,7 +115,7 @@ def server(
 
     return Server(
         make_live,
-        address=parsed.address,
+        address=urls[0].address,
         migration_thread_pool=migration_thread_pool,
         handlers=handlers or (),
         interceptors=interceptors or (),
@@ -127,7 +128,7 @@ def server(
 
 
 def channel(
-    url: str,
+    url: str | Sequence[str],
     options: Sequence[tuple[str, Any]] | None = None,
     compression: grpc.Compression | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
@@ -144,7 +145,7 @@ def channel(
 
     Args:
         url: The hub and the address, "relay://hub:7350/contoso/greeter"; without a path, each
-            service has its full name.
+            service has its full name. A sequence: hubs that take each other's place.
         carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin
             one.
         options: gRPC's. docs/reference/grpc-compatibility.md lists those that are honoured; others
@@ -159,22 +160,22 @@ def channel(
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
     Raises:
-        ConfigError: The URL or an option cannot be used.
+        ConfigError: A URL or an option cannot be used.
         ValueError: An interceptor of no known kind.
         UsageError: The call credentials cannot be used.
     """
-    parsed = parse_url(url, carrier=carrier)
+    urls = parse_urls(url, carrier=carrier)
     settings = read_options(options, limits)
     if settings.server_name is not None and (tls is None or tls.server_name is None):
         tls = replace(tls or TLSOptions(), server_name=settings.server_name)
     live = LiveLink(
-        parsed, limits=settings.limits, tls=tls, instance=instance, dialling=dialling
+        urls, limits=settings.limits, tls=tls, instance=instance, dialling=dialling
     )
     return Channel(
         live,
-        address=parsed.address,
+        address=urls[0].address,
         interceptors=interceptors or (),
         options=settings,
         call_credentials=call_credentials,
-        retries=make_retries(settings, random=dialling.random),
+        retries=make_retries(settings, random=dialling.random, has_next_hub=len(urls) > 1),
     )

@@ -212,7 +212,7 @@ class Exposure:
 
         def make_live(on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
             return LiveLink(
-                self._url,
+                [self._url],
                 limits=self._limits,
                 tls=backend.hub_tls,
                 on_call=on_call,

@@ -8,6 +8,7 @@ Source: DESIGN.md "Front doors"; protos/relayrpc/v1/link.proto, Announce.address
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn
 from urllib.parse import SplitResult, urlsplit
@@ -16,7 +17,14 @@ from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS
 
 
-__all__ = ["DEFAULT_GRPC_PORT", "DEFAULT_HTTP_PORT", "CarrierChoice", "RelayURL", "parse_url"]
+__all__ = [
+    "DEFAULT_GRPC_PORT",
+    "DEFAULT_HTTP_PORT",
+    "CarrierChoice",
+    "RelayURL",
+    "parse_url",
+    "parse_urls",
+]
 
 DEFAULT_GRPC_PORT: Final = 7350
 DEFAULT_HTTP_PORT: Final = 7351
@@ -103,6 +111,35 @@ def parse_url(text: str, *, carrier: str = "auto") -> RelayURL:
         may_move=first_carrier == "grpc" and carrier == "auto",
         pinned=_pinned(first_carrier, carrier),
     )
+
+
+def parse_urls(urls: str | Sequence[str], *, carrier: str = "auto") -> tuple[RelayURL, ...]:
+    """
+    Read a relay URL, or several of hubs that take each other's place.
+
+    Args:
+        urls: One, or a sequence, the first choice first.
+        carrier: As for `parse_url`.
+
+    Raises:
+        ConfigError: There is none, one cannot be used, or they differ in address or TLS.
+    """
+    texts = [urls] if isinstance(urls, str) else list(urls)
+    if not texts:
+        raise ConfigError(f"no hub is named; write {_EXAMPLE}")
+    first, *others = parsed = tuple(parse_url(text, carrier=carrier) for text in texts)
+    for other in others:
+        if other.address != first.address:
+            raise ConfigError(
+                f"cannot use '{other}' beside '{first}': another address; "
+                "hubs that take each other's place have the same one"
+            )
+        if other.is_secure is not first.is_secure:
+            raise ConfigError(
+                f"cannot use '{other}' beside '{first}': "
+                "a link never goes from TLS to plain; use TLS for all or for none"
+            )
+    return parsed
 
 
 def _pinned(first_carrier: Literal["grpc", "websocket"], carrier: str) -> CarrierChoice:

@@ -102,7 +102,7 @@ def _run(
 
     async def main() -> _T:
         tls = None if tls_ca is None else TLSOptions(ca_file=tls_ca)
-        live = LiveLink(url, limits=DEFAULT_LIMITS, tls=tls)
+        live = LiveLink([url], limits=DEFAULT_LIMITS, tls=tls)
         async with Channel(live, address=address) as channel:
             return await work(channel)
 

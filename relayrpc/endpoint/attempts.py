@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.service_config import ServiceConfig
     from relayrpc.limits import Limits
     from relayrpc.link.call import Call
+    from relayrpc.link.link import Link
 
 
 __all__ = ["ATTEMPTS_KEY", "Attempts", "KeptRequests", "Retries", "make_retries"]
@@ -92,17 +93,24 @@ class Retries:
     """What a channel has to decide with, and what it keeps for calls to be made again."""
 
     def __init__(
-        self, *, limits: Limits, random: random.Random, config: ServiceConfig | None = None
+        self,
+        *,
+        limits: Limits,
+        random: random.Random,
+        config: ServiceConfig | None = None,
+        has_next_hub: bool = False,
     ) -> None:
         """
         Args:
             limits: The channel's.
             random: Source of jitter.
             config: The channel's service config; None: it has none.
+            has_next_hub: A hub that refuses the channel's link is followed by another one.
         """
         self._limits = limits
         self._random = random
         self._config = config
+        self._has_next_hub = has_next_hub
         throttling = None if config is None else config.throttling
         self.throttle = None if throttling is None else RetryThrottle(throttling)
         self._automatic = RetryPolicy(
@@ -137,7 +145,7 @@ class Retries:
             outcome=outcome,
             attempts_count=attempts.count + 1,
             is_idempotent=outcome.may_have_executed and is_idempotent(call.method),
-            was_linked=bool(call.link.link_id),  # type: ignore[attr-defined]  # a Link
+            was_linked=self._was_linked(call.link),  # type: ignore[arg-type]  # a Link
             pushback_s=read_pushback_s(outcome.trailing_metadata),
         )
         policy = self._policy(call.method)
@@ -164,6 +172,10 @@ class Retries:
         """Count a call that succeeded."""
         if self.throttle is not None and not core.outcome().status:
             self.throttle.record_success()
+
+    def _was_linked(self, link: Link) -> bool:
+        """Say whether the next attempt has another link to go by than one that was in vain."""
+        return bool(link.link_id) or (self._has_next_hub and link.is_closed)
 
     def _policy(self, method: str) -> RetryPolicy | None:
         return None if self._config is None else self._config.of(method).retry
@@ -209,7 +221,9 @@ class Retries:
         self.kept_bytes -= kept.size_bytes
 
 
-def make_retries(options: EndpointOptions, *, random: random.Random) -> Retries | None:
+def make_retries(
+    options: EndpointOptions, *, random: random.Random, has_next_hub: bool = False
+) -> Retries | None:
     """
     Make what decides on a channel's failed calls; None where its options say that none is made
     again.
@@ -217,7 +231,13 @@ def make_retries(options: EndpointOptions, *, random: random.Random) -> Retries 
     Args:
         options: gRPC's, as read.
         random: Source of jitter.
+        has_next_hub: As for `Retries`.
     """
     if not options.may_retry:
         return None
-    return Retries(limits=options.limits, random=random, config=options.service_config)
+    return Retries(
+        limits=options.limits,
+        random=random,
+        config=options.service_config,
+        has_next_hub=has_next_hub,
+    )

@@ -27,7 +27,7 @@ from relayrpc.endpoint.rpc_error import (
     trailing_metadata_of,
 )
 from relayrpc.errors import UsageError
-from relayrpc.link.call import STATUS_CANCELLED, STATUS_UNAVAILABLE, CallOutcome
+from relayrpc.link.call import STATUS_CANCELLED, CallOutcome
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -264,8 +264,9 @@ class CallCore:
                 half_close=kept is None or kept.is_complete,
                 now_s=self.channel.clock(),
             )
-        except UsageError as exc:
-            self.fail(STATUS_UNAVAILABLE, str(exc))
+        except UsageError:
+            # There is no link any more, and will be none.
+            self._give_up()
             return
         link.flush_soon()
         self.opened()

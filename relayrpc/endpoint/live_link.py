@@ -1,33 +1,32 @@
 """
-A link that stays: it dials, announces, resumes, moves to the faster carrier, and follows a hub that
-goes away.
+A link that stays: it dials, announces, resumes, moves to the faster carrier, and leaves a hub that
+goes away for the next.
 
-Owns: when to dial which door, backoff, what is announced. Does not own: the protocol
-(link/link.py), the pumping
-(carrier/driver.py), what a call means (channel.py, server.py). One task per link, none per call.
+Owns: when there is to be a carrier or another link, what is announced. Does not own: which hub and
+door is dialled (dialler.py), the protocol (link/link.py), the pumping (carrier/driver.py), what a
+call means (channel.py, server.py). One task per link, none per call.
 Source: LINK.md "Resume, takeover, expiry"; DESIGN.md decision 2.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import os
 import platform
-import random as random_module
-import secrets
-import time
 import weakref
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 import grpc
 
 from relayrpc import __version__
-from relayrpc.carrier.dial import dial, dial_websocket_url
 from relayrpc.carrier.driver import LinkDriver
+from relayrpc.endpoint.announcements import Announcements
+from relayrpc.endpoint.dialler import DIALLING, Dialler, Dialling, is_final
 from relayrpc.errors import CarrierError, ConnectError, LinkRefusedError, RelayError
 from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, STATUS_UNIMPLEMENTED, Call, make_end
 from relayrpc.link.events import (
@@ -45,71 +44,28 @@ from relayrpc.link.events import (
     WelcomeReceived,
 )
 from relayrpc.link.link import Link, LinkState
-from relayrpc.observe.tracing import Tracing, find_tracing
 from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
-    import random
-
     from relayrpc.carrier.base import Carrier, CarrierKind
     from relayrpc.carrier.tls import TLSOptions
     from relayrpc.carrier.url import RelayURL
     from relayrpc.errors import CarrierLostError
     from relayrpc.limits import Limits
+    from relayrpc.observe.tracing import Tracing
 
 
-__all__ = ["DIALLING", "REFUSED_CALL", "Dialling", "LiveLink"]
+__all__ = ["REFUSED_CALL", "LiveLink"]
 
-_LOGGER: Final = logging.getLogger("relayrpc.link")
 _AGENT: Final = f"relayrpc/{__version__} python/{platform.python_version()}"
-_BACKOFF_FACTOR: Final = 1.6
-_BACKOFF_JITTER: Final = 0.2
 _INSTANCE_BYTES: Final = 12
 # Close has left by then, or will never arrive.
 _CLOSE_TIMEOUT_S: Final = 1.0
-# The hub has answered by then, or is out of reach.
-_WITHDRAW_TIMEOUT_S: Final = 2.0
-# Answers of a hub after which dialling again would be wrong: it said no to us, or somebody took our
-# place.
-_FINAL_CODES: Final = frozenset(
-    {pb.Close.CODE_REPLACED, pb.Close.CODE_VERSION, pb.Close.CODE_REFUSED}
-)
 _State = grpc.ChannelConnectivity
 
 
-@dataclass(frozen=True, slots=True)
-class Dialling:
-    """What a live link takes from its surroundings; simulations and tests give their own."""
-
-    dial: Callable[..., Awaitable[Carrier]] = dial
-    """As carrier.dial.dial."""
-    dial_websocket_url: Callable[..., Awaitable[Carrier]] = dial_websocket_url
-    """As carrier.dial.dial_websocket_url."""
-    clock: Callable[[], float] = time.monotonic
-    """Monotonic seconds."""
-    random: random.Random = field(default_factory=random_module.Random)
-    """Jitter of the backoff."""
-    token_hex: Callable[[int], str] = secrets.token_hex
-    """Source of the ids of instances, and of what goes wrong on them."""
-    find_tracing: Callable[[], Tracing | None] = find_tracing
-    """Says what makes the spans of calls; None: nothing does."""
-    logger: logging.Logger = _LOGGER
-    """Where it is said how the link fares."""
-
-
-DIALLING: Final = Dialling()
 _links: Final[weakref.WeakSet[LiveLink]] = weakref.WeakSet()
-
-
-@dataclass(slots=True)
-class _Announcement:
-    address: str
-    services: list[pb.ServiceDescription]
-    slots: int
-    priority: int
-    # Completed by the hub's answer on the current link.
-    answer: asyncio.Future[None] | None = None
 
 
 class _RefusedCall:
@@ -139,12 +95,12 @@ class LiveLink:
     """
     One endpoint's connection to a hub. Everything runs on the loop it was started on.
 
-    Attributes for reading: `limits`, `url`, `instance`.
+    Attributes for reading: `limits`, `instance`.
     """
 
     def __init__(
         self,
-        url: RelayURL,
+        urls: Sequence[RelayURL],
         *,
         limits: Limits,
         tls: TLSOptions | None = None,
@@ -155,20 +111,27 @@ class LiveLink:
     ) -> None:
         """
         Args:
-            url: Where the hub is.
+            urls: Where the hubs are, the first choice first; the link is to one at a time.
             limits: This endpoint's bounds.
             tls: How to verify the hub; None: the system's certificates.
             instance: This process's instance id; None: random.
             on_call: Takes calls that the hub opens, and sets `call.app`; None: they are answered
                 UNIMPLEMENTED.
-            keep_trying: The first connection may take as long as it takes.
+            keep_trying: The first connection may take as long as it takes; else every hub is tried
+                once.
             dialling: How to dial, and what time it is.
         """
-        self.url = url
         self.limits = limits
         self.instance = instance or dialling.token_hex(_INSTANCE_BYTES)
         self._is_instance_random = not instance
         self._tls = tls
+        self._dialler = Dialler(
+            urls,
+            limits=limits,
+            tls=tls,
+            dialling=dialling,
+            ask_for_door=self._ask_for_websocket_door,
+        )
         self._on_call = on_call
         self._keep_trying = keep_trying
         self._dialling = dialling
@@ -182,19 +145,15 @@ class LiveLink:
         self._has_connected = False
         # Why there is no link now; None while there is one or nothing was tried.
         self._error: RelayError | None = None
+        # The last link that a hub had taken, over or not.
+        self._taken_link: Link | None = None
+        # Why the link before this one ended.
+        self._ended_by: RelayError | None = None
         # The last attempt to connect failed: new calls that do not want to wait fail at once.
         self._is_failing = False
         self._is_final = False
         self._waiters: list[asyncio.Future[None]] = []
-        self._announcements: dict[int, _Announcement] = {}
-        self._announcement_id = 0
-        # Completed by the hub's answers to Withdraw.
-        self._withdrawals: dict[int, asyncio.Future[None]] = {}
-        # The URL a link moves to, from the last Welcome that came with a gRPC carrier.
-        self._websocket_url = ""
-        # Where the WebSocket door was that opened last, when the URL names the gRPC door and the
-        # WebSocket is pinned.
-        self._pinned_door = ""
+        self._announcements = Announcements(self._logger)
         # Links that finish their calls while the hub drains.
         self._draining: dict[Link, LinkDriver] = {}
         self._link: Link | None = None
@@ -202,6 +161,11 @@ class LiveLink:
         _links.add(self)
 
     # --- looking in ---
+
+    @property
+    def url(self) -> RelayURL:
+        """The hub that the link is to, or is tried next."""
+        return self._dialler.url
 
     @property
     def link(self) -> Link:
@@ -312,13 +276,12 @@ class LiveLink:
         Raises:
             LinkRefusedError: The hub refused the announcement.
         """
-        self._announcement_id += 1
-        announcement = _Announcement(address, services, slots, priority)
-        self._announcements[self._announcement_id] = announcement
-        announcement.answer = asyncio.get_running_loop().create_future()
+        announcement = self._announcements.add(
+            address, services, slots=slots, priority=priority
+        )
         if self.link.state is not LinkState.CONNECTING:
             # Else Welcome sends it.
-            self._send_announcement(self._announcement_id, announcement)
+            announcement.send(self.link)
         await announcement.answer
 
     async def withdraw_all(self) -> None:
@@ -327,27 +290,8 @@ class LiveLink:
 
         Returns when the hub has said that no new ones come, or cannot be asked.
         """
-        for announcement in self._announcements.values():
-            answer = announcement.answer
-            if answer is not None and not answer.done():
-                answer.set_exception(ConnectError("the announcement was taken back"))
-        withdrawn = list(self._announcements)
-        self._announcements.clear()
-        link = self._link
-        if link is None:
-            return
-        # Without a carrier it is said when the link is resumed.
-        for announcement_id in withdrawn:
-            link.withdraw(announcement_id)
-        if not self._is_up():
-            return
-        loop = asyncio.get_running_loop()
-        for announcement_id in withdrawn:
-            self._withdrawals[announcement_id] = loop.create_future()
-        link.flush_soon()
-        if self._withdrawals:
-            await asyncio.wait(self._withdrawals.values(), timeout=_WITHDRAW_TIMEOUT_S)
-            self._withdrawals.clear()
+        if self._link is not None:
+            await self._announcements.withdraw_all(self._link, is_up=self._is_up())
 
     async def aclose(self) -> None:
         """End what is left, say Close, and end the carrier. Idempotent."""
@@ -374,88 +318,78 @@ class LiveLink:
     # --- the task ---
 
     async def _run(self) -> None:
-        backoff_s = 0.0
+        dialler = self._dialler
         while not self._is_closed and not self._is_final:
-            if backoff_s:
-                await asyncio.sleep(
-                    backoff_s
-                    * self._dialling.random.uniform(1 - _BACKOFF_JITTER, 1 + _BACKOFF_JITTER)
-                )
+            await self._pause(dialler.pause_s())
             self._set_state(_State.CONNECTING)
             link = self.link
-            is_resume = bool(link.link_id)
             try:
                 await self._connect()
             except RelayError as exc:
-                is_expired = link is not self._link and isinstance(exc, LinkRefusedError)
-                if is_resume and is_expired and not self._is_final:
-                    # The hub is there, and no longer holds the link: begin another one at once.
-                    backoff_s = 0.0
-                    continue
-                self._failed(exc)
-                backoff_s = self._longer(backoff_s)
+                self._not_connected(link, exc)
                 continue
-            link, since_s = self.link, self.now_s()
+            since_s = self.now_s()
             self._connected()
-            if self.url.may_move:
+            if dialler.can_move:
                 await self._move()
             while self._is_up():
                 self._wake.clear()
                 await self._wake.wait()
             # A hub that welcomes a link only to end it is not to be dialled in a tight loop.
-            is_short = link.is_closed and self.now_s() - since_s < self.limits.backoff_s_max
-            backoff_s = self._longer(backoff_s) if is_short else 0.0
+            if link.is_closed and self.now_s() - since_s < self.limits.backoff_s_max:
+                dialler.grow_backoff()
+            else:
+                dialler.reset_backoff()
             self._set_state(_State.CONNECTING)
 
-    def _longer(self, backoff_s: float) -> float:
-        return min(
-            max(backoff_s * _BACKOFF_FACTOR, self.limits.backoff_s_min), self.limits.backoff_s_max
-        )
+    async def _pause(self, pause_s: float) -> None:
+        """Let a while pass between attempts; less when the link ends, as others are tried then."""
+        link = self._link
+        if not pause_s:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                while self._link is link:
+                    self._wake.clear()
+                    await self._wake.wait()
 
     async def _connect(self) -> None:
         """Open a carrier and complete the handshake on it."""
-        kind: Literal["grpc", "websocket"] = self.url.first_carrier
-        if kind == "grpc" and self.url.pinned == "websocket":
-            carrier = await self._dial_pinned_door()
-        else:
-            carrier = await self._dialling.dial(
-                self.url, kind=kind, tls=self._tls, limits=self.limits
-            )
+        link = self.link
+        carrier = await self._dial_while(
+            lambda: self._link is link and not self._is_closed, self._dialler.dial()
+        )
+        if carrier is None:
+            raise self._ended_by or ConnectError("the link ended while it was dialled")
         await self._handshake(carrier)
 
-    async def _dial_pinned_door(self) -> Carrier:
-        """Open the WebSocket door of a hub whose URL names the gRPC door."""
-        hint = "use carrier='auto', carrier='grpc' or the door's own ws:// or wss:// URL"
-        target = self._pinned_door or await self._ask_for_websocket_door()
-        # Asked for again unless it opens.
-        self._pinned_door = ""
-        if not target:
-            raise ConnectError(f"the hub at {self.url.authority} names no WebSocket door; {hint}")
-        if self.url.is_secure and not target.startswith("wss://"):
-            raise ConnectError(
-                f"the hub at {self.url.authority} names a WebSocket door without TLS; {hint}"
-            )
-        try:
-            carrier = await self._dialling.dial_websocket_url(
-                target, tls=self._tls, limits=self.limits
-            )
-        except ConnectError as exc:
-            door = f"the WebSocket door of {self.url.authority}"
-            raise ConnectError(f"{exc} ({door}); {hint}") from exc
-        self._pinned_door = target
-        return carrier
+    def _not_connected(self, link: Link, error: RelayError) -> None:
+        """See how to go on when a link could not be connected."""
+        dialler = self._dialler
+        if link is not self._taken_link:
+            told = dialler.failed(error)
+            if told is not None:
+                self._failed(told, str(dialler))
+                dialler.grow_backoff()
+        elif link is self._link:
+            # It can be resumed at its hub, and nowhere else.
+            self._failed(error, str(self.url))
+            dialler.grow_backoff()
+        else:
+            # There is nothing to resume any more: begin another one at once.
+            dialler.reset_backoff()
 
-    async def _ask_for_websocket_door(self) -> str:
+    async def _ask_for_websocket_door(self, url: RelayURL) -> str:
         """Ask the gRPC door on a link that carries nothing; empty where the hub names none."""
         asking = LiveLink(
-            replace(self.url, pinned="grpc", may_move=False),
+            [replace(url, pinned="grpc", may_move=False)],
             limits=self.limits,
             tls=self._tls,
             dialling=self._dialling,
         )
         try:
             await asking.connected()
-            return asking._websocket_url
+            return asking._dialler.websocket_url
         finally:
             await asking.aclose()
 
@@ -472,7 +406,7 @@ class LiveLink:
             async with patience:
                 while link.attempt != attempt or link.state is LinkState.CONNECTING:
                     if link.is_closed:
-                        raise self._error or ConnectError("the hub ended the link")
+                        raise self._ended_by or ConnectError("the hub ended the link")
                     if not driver.has_attempt(attempt):
                         raise ConnectError(
                             f"the hub at {self.url.authority} dropped the connection "
@@ -490,16 +424,14 @@ class LiveLink:
                 f"within {self.limits.handshake_timeout_s:g} s"
             ) from None
         if link.is_closed:
-            raise self._error or ConnectError("the hub ended the link")
+            raise self._ended_by or ConnectError("the hub ended the link")
 
     async def _move(self) -> None:
         """Go over to the hub's WebSocket door; where that fails, stay until the next reconnect."""
-        target = self._websocket_url
-        if not target or (self.url.is_secure and not target.startswith("wss://")):
-            return
         try:
-            carrier = await self._dial_while_up(target)
+            carrier = await self._dial_while(self._is_up, self._dialler.dial_to_move())
             if carrier is None:
+                # It lost its carrier meanwhile: mend that first.
                 return
             await self._handshake(carrier)
         except RelayError as exc:
@@ -507,25 +439,25 @@ class LiveLink:
         else:
             self._logger.info("the link moved to %s", self.carrier_kind)
 
-    async def _dial_while_up(self, target: str) -> Carrier | None:
-        """Dial a door to move to; None when the link lost its carrier: mend that first."""
-        dialling = asyncio.ensure_future(
-            self._dialling.dial_websocket_url(target, tls=self._tls, limits=self.limits)
-        )
-        dialling.add_done_callback(lambda _: self._wake.set())
+    async def _dial_while(
+        self, is_wanted: Callable[[], bool], dialling: Awaitable[Carrier]
+    ) -> Carrier | None:
+        """Wait for a carrier that is dialled; None when it is no longer wanted."""
+        task = asyncio.ensure_future(dialling)
+        task.add_done_callback(lambda _: self._wake.set())
         try:
-            while self._is_up():
-                if dialling.done():
-                    return dialling.result()
+            while is_wanted():
+                if task.done():
+                    return task.result()
                 self._wake.clear()
                 await self._wake.wait()
             return None
         finally:
-            if not dialling.done():
-                dialling.cancel()
-                await asyncio.wait([dialling])
-            if not self._is_up() and not dialling.cancelled() and dialling.exception() is None:
-                dialling.result().abort()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+            if not is_wanted() and not task.cancelled() and task.exception() is None:
+                task.result().abort()
 
     def _new_link(self) -> None:
         old, old_driver = self._link, self._driver
@@ -559,6 +491,8 @@ class LiveLink:
         )
 
     def _connected(self) -> None:
+        self._dialler.succeeded()
+        self._taken_link = self._link
         self._has_connected = True
         self._is_failing = False
         self._error = None
@@ -566,20 +500,29 @@ class LiveLink:
         self._set_state(_State.READY)
         self._wake_waiters()
 
-    def _failed(self, error: RelayError) -> None:
+    def _failed(self, error: RelayError, where: str) -> None:
         self._is_failing = True
         self._error = error
-        if isinstance(error, LinkRefusedError) and error.detail.get("code") in _FINAL_CODES:
-            self._is_final = True
         self._logger.log(
             logging.INFO if isinstance(error, CarrierError) else logging.WARNING,
             "no link to %s: %s",
-            self.url,
+            where,
             error,
         )
         self._fail_waiting(self.link)
+        if is_final(error):
+            self._give_up(error)
         self._set_state(_State.TRANSIENT_FAILURE)
         self._wake_waiters()
+
+    def _give_up(self, error: RelayError) -> None:
+        """End for good: the hubs said no to us, or somebody took our place."""
+        self._is_final = True
+        self._error = error
+        self._announcements.fail(error)
+        # Nobody is to wait for what will not come.
+        self.link.close()
+        self._settle(self.link)
 
     def _set_state(self, state: grpc.ChannelConnectivity) -> None:
         if state is not self._state and self._state is not _State.SHUTDOWN:
@@ -661,12 +604,14 @@ class LiveLink:
             case WelcomeReceived(welcome=welcome, is_resumed=is_resumed):
                 self._welcomed(link, welcome, is_resumed=is_resumed)
             case AnnouncedReceived(announced=announced):
-                self._announced(link, announced)
+                if link is self._link:
+                    self._announcements.answered(announced)
             case GoingAwayReceived(going_away=going_away):
                 self._logger.info("the hub goes away: %s", going_away.reason)
                 if link is self._link:
                     # From here on calls wait in the next one.
                     self._new_link()
+                    self._go_on()
                 self._wake.set()
             case LinkEnded(error=error):
                 self._link_ended(link, error)
@@ -676,64 +621,42 @@ class LiveLink:
 
     def _welcomed(self, link: Link, welcome: pb.Welcome, *, is_resumed: bool) -> None:
         if welcome.websocket_url:
-            self._websocket_url = welcome.websocket_url
+            self._dialler.websocket_url = welcome.websocket_url
         if not is_resumed:
-            for announcement_id, announcement in self._announcements.items():
-                self._send_announcement(announcement_id, announcement)
+            self._announcements.send_all(link)
         self._wake.set()
-
-    def _send_announcement(self, announcement_id: int, announcement: _Announcement) -> None:
-        self.link.announce(
-            announcement_id,
-            announcement.address,
-            announcement.services,
-            slots=announcement.slots,
-            priority=announcement.priority,
-        )
-        self.link.flush_soon()
-
-    def _announced(self, link: Link, announced: pb.Announced) -> None:
-        withdrawal = self._withdrawals.get(announced.id)
-        if withdrawal is not None and announced.status and not withdrawal.done():
-            withdrawal.set_result(None)
-        announcement = self._announcements.get(announced.id)
-        if announcement is None or link is not self._link:
-            return
-        answer, announcement.answer = announcement.answer, None
-        if announced.status:
-            error = LinkRefusedError(
-                f"the hub refused to register {announcement.address or 'the services'!r}: "
-                f"{announced.details}",
-                status=announced.status,
-            )
-            if answer is None:
-                self._logger.error("%s", error)
-            del self._announcements[announced.id]
-            if answer is not None and not answer.done():
-                answer.set_exception(error)
-        elif answer is not None and not answer.done():
-            answer.set_result(None)
 
     def _link_ended(self, link: Link, error: RelayError | None) -> None:
         self._draining.pop(link, None)
-        if link is self._link:
-            for withdrawal in self._withdrawals.values():
-                if not withdrawal.done():
-                    withdrawal.set_result(None)
-            if error is not None and not self._is_closed:
-                self._error = error
-                if isinstance(error, LinkRefusedError) and error.detail.get("code") in _FINAL_CODES:
-                    self._is_final = True
-                    self._set_state(_State.TRANSIENT_FAILURE)
-                    self._wake_waiters()
-            for announcement in self._announcements.values():
-                answer = announcement.answer
-                if answer is not None and not answer.done() and self._is_final:
-                    answer.set_exception(error or ConnectError("the link ended"))
-            if not (self._is_closed or self._is_final):
-                # From here on calls wait in the next one.
-                self._new_link()
-            self._wake.set()
+        if link is not self._link:
+            return
+        self._announcements.link_ended()
+        self._ended_by = error
+        self._wake.set()
+        if self._is_closed or self._is_final:
+            return
+        was_taken = link is self._taken_link
+        if was_taken and is_final(error):
+            assert error is not None
+            self._give_up(error)
+            self._set_state(_State.TRANSIENT_FAILURE)
+            self._wake_waiters()
+            return
+        # From here on calls wait in the next one.
+        self._new_link()
+        if not was_taken:
+            # It ended in its handshake: _not_connected() sees to that.
+            return
+        if isinstance(error, LinkRefusedError) and "code" not in error.detail:
+            # The hub is there, and no longer holds the link.
+            self._is_failing = False
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the next hub tried, and calls wait for it, where there is one."""
+        if self._dialler.go_on():
+            self._is_failing = False
 
 
 def _forked() -> None:

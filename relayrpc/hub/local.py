@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from relayrpc.carrier.memory import MemoryCarrier, memory_pair
 from relayrpc.carrier.url import RelayURL
-from relayrpc.endpoint.live_link import Dialling, LiveLink
+from relayrpc.endpoint.dialler import Dialling
+from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.errors import ConnectError
 
 
@@ -95,7 +96,7 @@ def local_link(
         return open_memory_carrier(sessions, peer=peer, local_identity=identity)
 
     return LiveLink(
-        _URL,
+        [_URL],
         limits=limits or sessions.limits,
         instance=instance,
         on_call=on_call,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import relayrpc.aio
 from relayrpc.carrier.faulty import FaultyCarrier
-from relayrpc.endpoint.live_link import DIALLING, Dialling
+from relayrpc.endpoint.dialler import DIALLING, Dialling
 from relayrpc.errors import ConnectError, UsageError
 from relayrpc.extras import needs_extra
 from relayrpc.hub.doorless import DoorlessHub

@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 
 import relayrpc.aio
-from relayrpc.endpoint.live_link import DIALLING, Dialling
+from relayrpc.endpoint.dialler import DIALLING, Dialling
 
 
 __all__ = ["SERVICE"]

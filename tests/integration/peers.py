@@ -59,9 +59,11 @@ class RecorderStub:
 
 
 @asynccontextmanager
-async def host_process(url: str, carrier: str = "auto") -> AsyncIterator[subprocess.Popen[str]]:
+async def host_process(
+    url: str, carrier: str = "auto", service: str = SERVICE
+) -> AsyncIterator[subprocess.Popen[str]]:
     """Run a recorder in a process of its own, registered; it is killed at the end."""
-    command = (sys.executable, "-m", "tests.integration.recorder", url, carrier)
+    command = (sys.executable, "-m", "tests.integration.recorder", url, carrier, service)
     # Starting is quick; what takes time is waited for in a thread.
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: ASYNC220
         try:

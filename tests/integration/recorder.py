@@ -42,9 +42,9 @@ class Recorder:
         self.released = asyncio.Event()
         """Lets `hold` calls return."""
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self, service: str = SERVICE) -> grpc.GenericRpcHandler:
         return grpc.method_handlers_generic_handler(
-            SERVICE,
+            service,
             {
                 "Echo": grpc.unary_unary_rpc_method_handler(self.echo),
                 "Count": grpc.unary_stream_rpc_method_handler(self.count),
@@ -154,9 +154,9 @@ def memory_kib(pid: int | str = "self", field: str = "VmRSS") -> int:
     raise AssertionError(f"no {field}")
 
 
-async def _serve(url: str, carrier: str) -> None:
+async def _serve(url: str, carrier: str, service: str) -> None:
     server = relayrpc.aio.server(url, carrier=carrier)  # type: ignore[arg-type]  # checked there
-    server.add_generic_rpc_handlers((Recorder().handlers(),))
+    server.add_generic_rpc_handlers((Recorder().handlers(service),))
     await server.start()
     sys.stdout.write("registered\n")
     sys.stdout.flush()

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 import relayrpc.aio
-from relayrpc.endpoint.live_link import DIALLING
+from relayrpc.endpoint.dialler import DIALLING
 from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.server import Hub
 from relayrpc.limits import Limits

@@ -253,7 +253,7 @@ class _Host:
 
         def make_live(on_call: Any) -> LiveLink:
             return LiveLink(
-                url,
+                [url],
                 limits=world.limits,
                 instance=self.instance,
                 on_call=on_call,
@@ -360,7 +360,7 @@ class _Caller:
         world = self.world
         dialling = world.network.dialling(self.name)
         live = LiveLink(
-            parse_url("relay://hub:7350", carrier=world.carrier),
+            [parse_url("relay://hub:7350", carrier=world.carrier)],
             limits=world.limits,
             dialling=dialling,
         )

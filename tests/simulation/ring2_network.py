@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from relayrpc.carrier.faulty import FaultyCarrier
 from relayrpc.carrier.memory import memory_pair
-from relayrpc.endpoint.live_link import Dialling
+from relayrpc.endpoint.dialler import Dialling
 from relayrpc.errors import CarrierLostError, ConnectError
 from relayrpc.hub.contracts import HubContracts
 from relayrpc.hub.journal import Journal

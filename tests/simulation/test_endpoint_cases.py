@@ -17,7 +17,8 @@ import pytest
 
 from relayrpc.carrier.url import parse_url
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.live_link import Dialling, LiveLink
+from relayrpc.endpoint.dialler import Dialling
+from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError
 from relayrpc.limits import DEFAULT_LIMITS
@@ -42,7 +43,7 @@ def _server(
 ) -> Server:
     def make_live(on_call: Any) -> LiveLink:
         return LiveLink(
-            parse_url("relay://hub:7350/a", carrier="grpc"),
+            [parse_url("relay://hub:7350/a", carrier="grpc")],
             limits=DEFAULT_LIMITS,
             on_call=on_call,
             dialling=dialling or network.dialling("host"),
@@ -55,7 +56,7 @@ def _server(
 
 def _channel(network: Network) -> Channel:
     live = LiveLink(
-        parse_url("relay://hub:7350/a", carrier="grpc"),
+        [parse_url("relay://hub:7350/a", carrier="grpc")],
         limits=DEFAULT_LIMITS,
         dialling=network.dialling("caller"),
     )

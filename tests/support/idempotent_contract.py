@@ -20,6 +20,7 @@ _METHODS = {
     "List": _LEVELS.Value("IDEMPOTENT"),
     "Collect": _LEVELS.Value("IDEMPOTENT"),
     "Begin": _LEVELS.Value("IDEMPOTENT"),
+    "Hold": _LEVELS.Value("IDEMPOTENT"),
     "Write": None,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relayrpc.carrier.url import RelayURL, parse_url
+from relayrpc.carrier.url import RelayURL, parse_url, parse_urls
 from relayrpc.errors import ConfigError
 
 
@@ -67,6 +67,32 @@ def test_url_is_refused(text: str, carrier: str, complaint: str) -> None:
         parse_url(text, carrier=carrier)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_several_hubs_are_read_in_order() -> None:
+    urls = ["relay://a/x", "ws://b:1/x/", "relay://c/x"]
+    assert [str(url) for url in parse_urls(urls)] == [
+        "relay://a:7350/x", "ws://b:1/x", "relay://c:7350/x",
+    ]  # fmt: skip
+    assert parse_urls("relay://a/x") == (parse_url("relay://a/x"),)
+
+
+@pytest.mark.parametrize(
+    ("urls", "complaint"),
+    [
+        ([], "no hub is named"),
+        (["relay://a/x", "relay://b/y"], "cannot use 'relay://b:7350/y' beside 'relay://a:7350/x'"),
+        (["relay://a/x", "relay://b"], "another address"),
+        (["relays://a/x", "relay://b/x"], "never goes from TLS to plain"),
+        (["relay://a/x", "http://b/x"], "no relay URL"),
+    ],
+)
+def test_hubs_that_cannot_take_each_others_place_are_refused(
+    urls: list[str], complaint: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_urls(urls)
+    assert complaint in str(caught.value)
 
 
 def test_refusal_shows_no_secret() -> None:
