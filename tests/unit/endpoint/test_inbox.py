@@ -9,61 +9,20 @@ sizes and readings.
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 from grpc.aio import UsageError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayrpc.endpoint.inbox import Assembly, Inbox
+from relayrpc.endpoint.inbox import Assembly
 from relayrpc.errors import FrameTooLargeError
 from relayrpc.limits import Limits
 from relayrpc.link.messages import encode_message
+from tests.support.sending_peer import SendingPeer
 
 
 LIMITS = Limits(initial_credit_bytes=4096, window_bytes_max=4096, message_bytes_max=100_000)
-
-
-class Sender:
-    """A peer with a stream to send, as far as its credit goes."""
-
-    def __init__(self, messages: list[bytes], *, credit_bytes: int = 0) -> None:
-        self.stream = b"".join(map(encode_message, messages))
-        self.sent_bytes = 0
-        self.credit_bytes = credit_bytes
-
-    def grant(self, call: object, credit_bytes: int) -> None:
-        self.credit_bytes += credit_bytes
-
-    def flush_soon(self) -> None:
-        pass
-
-    def send(self, inbox: Inbox, size_max: int) -> int:
-        """Send at most `size_max` bytes; returns how many."""
-        size = min(size_max, self.credit_bytes, len(self.stream) - self.sent_bytes)
-        if size:
-            piece = self.stream[self.sent_bytes : self.sent_bytes + size]
-            self.credit_bytes -= size
-            self.sent_bytes += size
-            inbox.receive(piece)
-        return size
-
-
-def open_inbox(
-    sender: Sender, *, assembly: Assembly | None = None, limits: Limits = LIMITS
-) -> Inbox:
-    call = cast("Any", SimpleNamespace(link=sender))
-    inbox = Inbox(
-        call,
-        credit_bytes=sender.credit_bytes,
-        limits=limits,
-        assembly=assembly or Assembly(limits),
-        clock=lambda: 0.0,
-    )
-    inbox.start()
-    return inbox
 
 
 @given(
@@ -75,8 +34,8 @@ def test_sender_never_starves_while_the_reader_reads(
     sizes: list[int], cuts: list[int], reads_behind: int
 ) -> None:
     messages = [bytes([index]) * size for index, size in enumerate(sizes)]
-    sender = Sender(messages)
-    inbox = open_inbox(sender)
+    sender = SendingPeer(messages)
+    inbox = sender.open_inbox(LIMITS)
     taken: list[bytes] = []
     turn = 0
     while sender.sent_bytes < len(sender.stream):
@@ -95,30 +54,30 @@ def test_sender_never_starves_while_the_reader_reads(
 
 
 def test_reader_that_never_reads_stops_the_sender_at_one_window() -> None:
-    sender = Sender([bytes(96)] * 1000)
-    inbox = open_inbox(sender)
+    sender = SendingPeer([bytes(96)] * 1000)
+    inbox = sender.open_inbox(LIMITS)
     while sender.send(inbox, 1000):
         pass
     assert sender.sent_bytes == LIMITS.initial_credit_bytes
 
 
 def test_message_larger_than_the_window_arrives_without_a_reader() -> None:
-    sender = Sender([bytes(50_000)])
-    inbox = open_inbox(sender)
+    sender = SendingPeer([bytes(50_000)])
+    inbox = sender.open_inbox(LIMITS)
     while sender.send(inbox, 1000):
         pass
     assert list(inbox.messages) == [bytes(50_000)]
 
 
 def test_window_that_is_granted_already_is_not_granted_again() -> None:
-    sender = Sender([], credit_bytes=4096)
-    open_inbox(sender)
+    sender = SendingPeer([], credit_bytes=4096)
+    sender.open_inbox(LIMITS)
     assert sender.credit_bytes == 4096
 
 
 def test_nothing_is_granted_after_the_end() -> None:
-    sender = Sender([bytes(3000)])
-    inbox = open_inbox(sender)
+    sender = SendingPeer([bytes(3000)])
+    inbox = sender.open_inbox(LIMITS)
     sender.send(inbox, 5000)
     inbox.close()
     credit_bytes = sender.credit_bytes
@@ -129,8 +88,8 @@ def test_nothing_is_granted_after_the_end() -> None:
 def test_too_much_in_assembly_is_refused_and_given_back() -> None:
     limits = Limits(assembly_bytes_max=1500)
     assembly = Assembly(limits)
-    first = open_inbox(Sender([]), assembly=assembly, limits=limits)
-    second = open_inbox(Sender([]), assembly=assembly, limits=limits)
+    first = SendingPeer([]).open_inbox(limits, assembly=assembly)
+    second = SendingPeer([]).open_inbox(limits, assembly=assembly)
     first.receive(encode_message(bytes(1000))[:10])
     with pytest.raises(FrameTooLargeError, match="messages of 2000 bytes are being received"):
         second.receive(encode_message(bytes(1000))[:10])
@@ -141,7 +100,7 @@ def test_too_much_in_assembly_is_refused_and_given_back() -> None:
 
 
 async def test_second_reader_is_told_that_one_waits() -> None:
-    inbox = open_inbox(Sender([]))
+    inbox = SendingPeer([]).open_inbox(LIMITS)
     loop = asyncio.get_running_loop()
     first = asyncio.create_task(inbox.wait(loop))
     await asyncio.sleep(0)
