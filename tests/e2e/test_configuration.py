@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from relayrpc.limits import Limits
+from relayrpc.hub.capacity import size_text, worst_case
+from relayrpc.limits import DEFAULT_LIMITS, Limits
 from tests.e2e.processes import running_hub
 
 
@@ -166,7 +168,9 @@ def test_hub_raises_its_limit_of_descriptors_and_says_so(tmp_path: Path) -> None
     assert "links limited" not in log
     sums = log["limits add up"]
     assert (sums["links_max"], sums["descriptors"]) == (100, 1188)
-    assert (sums["memory"], sums["link_memory"]) == ("663.5 GiB", "628.6 MiB")
+    worst = worst_case(replace(DEFAULT_LIMITS, links_max=100))
+    assert sums["memory"] == size_text(worst.total_bytes)
+    assert sums["link_memory"] == size_text(worst.link_bytes)
 
 
 def test_hub_takes_fewer_links_where_there_are_too_few_descriptors_and_says_so(
