@@ -29,15 +29,14 @@ from relayrpc.errors import ConfigError, ContractError, RelayError
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from relayrpc.limits import Limits
+
 
 __all__ = ["BackendContract", "pull_contract", "read_contract"]
 
 _LOGGER: Final = logging.getLogger("relayrpc.agent")
 _VERSIONS: Final = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 _METHOD: Final = "ServerReflection/ServerReflectionInfo"
-_TIMEOUT_S: Final = 10.0
-_FILES_MAX: Final = 4096
-_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +89,14 @@ def read_contract(path: str) -> BackendContract:
     return contract
 
 
-async def pull_contract(channel: grpc.aio.Channel) -> BackendContract | None:
+async def pull_contract(channel: grpc.aio.Channel, limits: Limits) -> BackendContract | None:
     """
     Ask a server for what it serves.
+
+    Args:
+        channel: To it.
+        limits: `contract_pull_timeout_s`, `contract_files_max` and `contracts_bytes_max` bound all
+            that it answers.
 
     Returns:
         None when it has no reflection service.
@@ -109,29 +113,31 @@ async def pull_contract(channel: grpc.aio.Channel) -> BackendContract | None:
             pb.ServerReflectionResponse.FromString,
         )
         try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                return await _pull(ask)
+            async with asyncio.timeout(limits.contract_pull_timeout_s):
+                return await _pull(ask, limits)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                 raise
         except TimeoutError as error:
-            raise RelayError(f"its reflection took longer than {_TIMEOUT_S:g} s") from error
+            raise RelayError(
+                f"its reflection took longer than {limits.contract_pull_timeout_s:g} s"
+            ) from error
         except DecodeError as error:
             raise RelayError("its reflection answers with what is no descriptor") from error
     return None
 
 
-async def _pull(ask: Any) -> BackendContract:
+async def _pull(ask: Any, limits: Limits) -> BackendContract:
     listed = await _answer(ask, list_services="*")
     names = [service.name for service in listed.list_services_response.service]
     files: dict[str, FileDescriptorProto] = {}
     for name in names:
-        _add(files, await _answer(ask, file_containing_symbol=name))
+        _add(files, await _answer(ask, file_containing_symbol=name), limits)
     asked: set[str] = set()
     while missing := _imports(files) - {*files} - asked:
         asked |= missing
         for name in sorted(missing):
-            _add(files, await _answer(ask, file_by_filename=name))
+            _add(files, await _answer(ask, file_by_filename=name), limits)
     return _contract(files).only(names)
 
 
@@ -145,13 +151,19 @@ async def _answer(ask: Any, **question: str) -> pb.ServerReflectionResponse:
     raise RelayError("its reflection ended without an answer")
 
 
-def _add(files: dict[str, FileDescriptorProto], answer: pb.ServerReflectionResponse) -> None:
+def _add(
+    files: dict[str, FileDescriptorProto], answer: pb.ServerReflectionResponse, limits: Limits
+) -> None:
     """Keep the files of an answer. A server need not know those of every service it has."""
     for data in answer.file_descriptor_response.file_descriptor_proto:
         file = FileDescriptorProto.FromString(data)
         files[file.name] = file
-    if len(files) > _FILES_MAX or sum(file.ByteSize() for file in files.values()) > _BYTES_MAX:
-        raise RelayError(f"its reflection has more than {_FILES_MAX} files or {_BYTES_MAX} bytes")
+    size_bytes = sum(file.ByteSize() for file in files.values())
+    if len(files) > limits.contract_files_max or size_bytes > limits.contracts_bytes_max:
+        raise RelayError(
+            f"its reflection has more than {limits.contract_files_max} files or "
+            f"{limits.contracts_bytes_max} bytes"
+        )
 
 
 def _contract(files: Mapping[str, FileDescriptorProto]) -> BackendContract:

@@ -167,7 +167,7 @@ class Exposure:
 
     async def _find_contract(self) -> BackendContract:
         backend = self.backend
-        contract = self._given or await pull_contract(self._channel)
+        contract = self._given or await pull_contract(self._channel, self._limits)
         if contract is None:
             if not backend.services:
                 raise RelayError(

@@ -237,6 +237,11 @@ async def test_howto_page_has_commands_and_a_file_that_expose_a_server(
             await in_thread(functools.partial(subprocess.run, compiler, cwd=tmp_path, check=True))
             continue
         async with exposing(*flags[1:], cwd=tmp_path) as agent:
+            url = f"relay://127.0.0.1:{hub.grpc_port}/contoso/greeter"
+            call = [sys.executable, "-m", "relayrpc", "call", url, f"{SERVICE}/SayHello", "{}"]
+            run = functools.partial(subprocess.run, capture_output=True, text=True, check=False)
+            # The hub knows the contract that the agent has found.
+            assert '"message"' in (await in_thread(run, call)).stdout
             agent.terminate()
             assert await in_thread(agent.wait, 30) == 0
     await server.stop(None)
