@@ -348,6 +348,9 @@ class CallOpener:
         plugins: tuple[Plugin, ...],
         executor: ThreadPoolExecutor,
     ) -> None:
+        if core.end is not None:
+            # Over before this could begin, and perhaps with it the channel.
+            return
         limit_bytes = self._limits.metadata_bytes_max
         context = describe_service(self._authority, opening.method)
         try:

@@ -36,11 +36,21 @@ _LOGGER: Final = logging.getLogger("relayrpc")
 class RequestWriter:
     """Sends the requests of one call."""
 
-    __slots__ = ("_core", "_high_bytes", "_serializer", "_task", "_waiters", "is_half_closed")
+    __slots__ = (
+        "_bytes_max",
+        "_core",
+        "_high_bytes",
+        "_serializer",
+        "_task",
+        "_waiters",
+        "is_half_closed",
+    )
 
     def __init__(self, core: CallCore, serializer: Callable[[Any], bytes] | None) -> None:
         self._core = core
         self._serializer = serializer
+        # Of the method, known when the call is open.
+        self._bytes_max: int | None = None
         self._high_bytes = core.channel.limits.send_queue_bytes_high
         self._waiters: list[asyncio.Future[None]] = []
         # Consumes the request iterator; None where the program writes.
@@ -71,7 +81,9 @@ class RequestWriter:
             call = await self._opened()
         if self.is_half_closed:
             raise asyncio.InvalidStateError(_HALF_CLOSED)
-        core.send_bytes(self._encode(request, core.channel.opener.request_bytes_max(call.method)))
+        if self._bytes_max is None:
+            self._bytes_max = core.channel.opener.request_bytes_max(call.method)
+        core.send_bytes(self._encode(request, self._bytes_max))
         if call.unsent_bytes > self._high_bytes:
             await self._wait()
 

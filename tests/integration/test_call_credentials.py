@@ -273,6 +273,22 @@ async def test_plugin_that_gives_no_metadata_at_all_ends_its_call(tls_files: TLS
             assert not error.may_have_executed
 
 
+async def test_channel_may_close_before_a_plugin_is_asked(tls_files: TLSFiles) -> None:
+    plugin = gives(("a", "1"))
+    credentials = relayrpc.call_credentials(plugin)
+    async with serving_aio("relay", {"uu:M": reflect}, tls=tls_files) as channel:
+        channel.get_state(try_to_connect=True)
+        before = asyncio.all_tasks()
+        call = channel.unary_unary(METHOD)(b"", credentials=credentials)
+        (asking,) = asyncio.all_tasks() - before
+        await channel.close()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert asking.done()
+        assert asking.cancelled() or asking.exception() is None
+    assert not plugin.contexts
+
+
 async def test_too_much_metadata_of_plugins_ends_the_call(tls_files: TLSFiles) -> None:
     async with serving_aio("relay", {"uu:M": reflect}, tls=tls_files) as channel:
         plugin = gives(("a", "x" * 9000))
