@@ -102,7 +102,7 @@ class Handover:
                 return
             try:
                 function(*arguments)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 _LOGGER.exception("what a thread handed over to the loop failed")
 
     def end(self) -> None:
@@ -120,12 +120,12 @@ class _Outcome:
         self.lock = threading.Lock()
         self.lock.acquire()
         self.result: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         try:
             self.result = function(*arguments)
-        except Exception as exc:
+        except (Exception, asyncio.CancelledError) as exc:
             self.error = exc
         finally:
             self.lock.release()

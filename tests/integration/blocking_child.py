@@ -7,6 +7,7 @@ Prints one line whenever the test should know something.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -69,6 +70,17 @@ def interrupted_server(url: str) -> None:
     server.start()
     say("serving")
     _expect_interrupt(server.wait_for_termination)
+
+
+def terminated_server(url: str) -> None:
+    """Serve until a signal's handler stops it, as grpc's servers are stopped."""
+    server = relayrpc.server(url)
+    handlers = make_handlers({"uu:C": lambda request, context: request})
+    server.add_registered_method_handlers("test.Child", handlers)
+    signal.signal(signal.SIGTERM, lambda *_: server.stop(30).wait())
+    server.start()
+    say("serving")
+    say(f"timed out: {server.wait_for_termination()}")
 
 
 def never_closed(url: str) -> None:

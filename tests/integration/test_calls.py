@@ -7,7 +7,7 @@ Method: the greeter sample's generated code over a real hub; every carrier choic
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ import pytest
 
 import relayrpc.aio
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
+from tests.support.plain_greeter import PlainGreeter
 from tests.support.relay import ADDRESS, running_hub, running_relay
 
 
@@ -60,24 +61,6 @@ class ReadWriteGreeter(AsyncGreeter):
     async def Chat(self, requests: Any, context: Any) -> None:  # type: ignore[override]
         while (line := await context.read()) is not grpc.aio.EOF:
             await context.write(Line(text=line.text.upper()))
-
-
-class PlainGreeter(greeter_pb2_grpc.GreeterServicer):
-    """Plain functions and generators."""
-
-    def SayHello(self, request: Request, context: Any) -> Reply:
-        return Reply(message=f"Hello, {request.name}!")
-
-    def ListGreetings(self, request: Any, context: Any) -> Iterator[Reply]:
-        for number in range(1, request.count + 1):
-            yield Reply(message=request.name, number=number)
-
-    def CollectNames(self, requests: Iterator[Request], context: Any) -> Reply:
-        return Reply(message=",".join(request.name for request in requests))
-
-    def Chat(self, requests: Iterator[Line], context: Any) -> Iterator[Line]:
-        for line in requests:
-            yield Line(text=line.text.upper())
 
 
 async def check_all_shapes(channel: relayrpc.aio.Channel) -> None:

@@ -20,7 +20,9 @@ import grpc
 import pytest
 
 import relayrpc
+from samples.greeter import greeter_pb2_grpc
 from tests.support.blocking import Serve, SideName
+from tests.support.plain_greeter import PlainGreeter, check_all_shapes_blocking
 
 
 pytestmark = pytest.mark.integration
@@ -212,6 +214,14 @@ def test_failing_serializers_are_internal_errors(serve: Serve) -> None:
         future = receiving.future(b"")
         assert future.code() is grpc.StatusCode.INTERNAL
         assert future.exception() is not None
+
+
+def test_generated_code_works_in_all_four_shapes(serve: Serve) -> None:
+    def register(server: Any) -> None:
+        greeter_pb2_grpc.add_GreeterServicer_to_server(PlainGreeter(), server)
+
+    with serve(register=register) as channel:
+        check_all_shapes_blocking(channel)
 
 
 # --- futures ---

@@ -148,6 +148,14 @@ def test_interrupted_server_leaves_the_hub_when_its_process_ends(patient_hub: Hu
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+def test_server_may_be_stopped_by_the_handler_of_a_signal(patient_hub: HubThread) -> None:
+    with child("terminated_server", patient_hub) as process:
+        assert line_of(process) == "serving"
+        process.terminate()
+        assert line_of(process) == "timed out: False"
+        assert process.wait() == 0
+
+
 def test_process_that_ends_without_closing_cancels_its_calls(patient_hub: HubThread) -> None:
     host = Host()
     with (

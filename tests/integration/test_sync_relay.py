@@ -21,9 +21,9 @@ import pytest
 import relayrpc
 from relayrpc.errors import ConfigError, ConnectError, LinkRefusedError, UsageError
 from relayrpc.limits import Limits
-from samples.greeter import greeter_pb2 as pb
 from samples.greeter import greeter_pb2_grpc as rpc
 from tests.support.blocking import HubThread, serving
+from tests.support.plain_greeter import PlainGreeter, check_all_shapes_blocking
 from tests.support.relay import make_handlers
 
 
@@ -268,45 +268,18 @@ def test_threads_that_call_while_the_channel_is_closed_are_all_told(relay_hub: H
 # --- carriers, generated code ---
 
 
-class Greeter(rpc.GreeterServicer):
-    """Plain functions and generators."""
-
-    def SayHello(self, request: Any, context: Any) -> Any:
-        return pb.HelloReply(message=f"Hello, {request.name}")
-
-    def ListGreetings(self, request: Any, context: Any) -> Iterator[Any]:
-        for number in range(1, request.count + 1):
-            yield pb.HelloReply(message=request.name, number=number)
-
-    def CollectNames(self, requests: Iterator[Any], context: Any) -> Any:
-        return pb.HelloReply(message=", ".join(request.name for request in requests))
-
-    def Chat(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
-        for request in requests:
-            yield pb.ChatLine(text=request.text.upper())
-
-
 @pytest.mark.parametrize("carrier", ["auto", "grpc", "websocket"])
 def test_every_carrier_carries_generated_code(relay_hub: HubThread, carrier: Any) -> None:
     url = f"relay://127.0.0.1:{relay_hub.grpc_port}/contoso/test"
 
     def register(server: Any) -> None:
-        rpc.add_GreeterServicer_to_server(Greeter(), server)
+        rpc.add_GreeterServicer_to_server(PlainGreeter(), server)
 
     with (
         serving("relay", relay_hub, register=register),
         relayrpc.channel(url, carrier=carrier) as channel,
     ):
-        stub = rpc.GreeterStub(channel)
-        assert stub.SayHello(pb.HelloRequest(name="Ada")).message == "Hello, Ada"
-        future = stub.SayHello.future(pb.HelloRequest(name="Ada"))
-        assert future.result().message == "Hello, Ada"
-        replies = stub.ListGreetings(pb.ListGreetingsRequest(name="Ada", count=3))
-        assert [reply.number for reply in replies] == [1, 2, 3]
-        names = iter([pb.HelloRequest(name="Ada"), pb.HelloRequest(name="Grace")])
-        assert stub.CollectNames(names).message == "Ada, Grace"
-        lines = iter([pb.ChatLine(text="a"), pb.ChatLine(text="b")])
-        assert [line.text for line in stub.Chat(lines)] == ["A", "B"]
+        check_all_shapes_blocking(channel)
 
 
 # --- the server ---
