@@ -214,6 +214,12 @@ class Limits:
     """Requests over `small_bytes_max` that one channel keeps; what is beyond is not made again."""
     retries_waiting_max: int = 1_024
     """Calls of one channel that wait for their next attempt; one more is over."""
+    dedupe_s: float = 300.0
+    """A host remembers for so long how a call with a dedupe key ended, and waits for its caller,"""
+    dedupe_outcomes_max: int = 4_096
+    """... and so many of them: the oldest is forgotten first,"""
+    dedupe_bytes_max: int = 32 * MIB
+    """... and so much. A call that is made again and not remembered fails; it does not run."""
 
 
 DEFAULT_LIMITS: Final = Limits()
@@ -258,6 +264,9 @@ def limit_problems(limits: Limits) -> list[SettingProblem]:
 _MAY_BE_ZERO: Final = frozenset(
     {
         "ack_after_s",
+        "dedupe_bytes_max",
+        "dedupe_outcomes_max",
+        "dedupe_s",
         "drain_timeout_s",
         "health_watches_max",
         "journal_bytes_max",

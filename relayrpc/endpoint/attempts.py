@@ -126,7 +126,13 @@ class Retries:
         """What all `KeptRequests` hold."""
 
     def find_pause_s(
-        self, end: pb.End, call: Call, attempts: Attempts, *, left_s: float | None
+        self,
+        end: pb.End,
+        call: Call,
+        attempts: Attempts,
+        *,
+        is_remembered: bool,
+        left_s: float | None,
     ) -> float | None:
         """
         Decide on a call when an attempt has failed.
@@ -135,6 +141,7 @@ class Retries:
             end: Of the attempt.
             call: The attempt, on its link.
             attempts: Those of the call, without this one.
+            is_remembered: Its host runs it once, however often it is called.
             left_s: Time to the deadline; None: there is none.
 
         Returns:
@@ -144,7 +151,7 @@ class Retries:
         failure = Failure(
             outcome=outcome,
             attempts_count=attempts.count + 1,
-            is_idempotent=outcome.may_have_executed and is_idempotent(call.method),
+            may_repeat=_may_repeat(outcome, call.method, is_remembered=is_remembered),
             was_linked=self._was_linked(call.link),  # type: ignore[arg-type]  # a Link
             pushback_s=read_pushback_s(outcome.trailing_metadata),
         )
@@ -219,6 +226,15 @@ class Retries:
     def release(self, kept: KeptRequests) -> None:
         """Let go of what was kept for a call that is not made again."""
         self.kept_bytes -= kept.size_bytes
+
+
+def _may_repeat(outcome: CallOutcome, method: str, *, is_remembered: bool) -> bool:
+    if not outcome.may_have_executed:
+        return True
+    if is_remembered:
+        # What its host has said is how it ended.
+        return outcome.origin != "host"
+    return is_idempotent(method)
 
 
 def make_retries(

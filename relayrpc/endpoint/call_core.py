@@ -89,10 +89,17 @@ class CallCore:
 
     def begin_received(self, begin: pb.Begin) -> None:
         """Keep the initial metadata."""
-        if self.end is None:
-            self.begin = begin
-            self.commit()
-            self._tell_watchers()
+        if self.end is not None:
+            return
+        if begin.remembers:
+            # No initial metadata: the host says that it knows the call by its dedupe key.
+            if self.opening is not None:
+                self.opening.open.instance = begin.instance
+                self.opening.open.is_repeat = True
+            return
+        self.begin = begin
+        self.commit()
+        self._tell_watchers()
 
     def data_received(self, data: bytes) -> None:
         """Take response bytes."""
@@ -143,7 +150,7 @@ class CallCore:
         is_executed = self.attempts is not None and self.attempts.may_have_executed
         if call is not None:
             is_executed = is_executed or call.link.was_given(call)
-            call.link.cancel_call(call)
+            call.link.cancel_call(call, reason=self.channel.cancel_reason)
             call.link.flush_soon()
         self.finish(
             pb.End(
@@ -235,7 +242,11 @@ class CallCore:
             if self.attempts is None:
                 self.attempts = Attempts()
             pause_s = self._retries.find_pause_s(
-                end, self.call, self.attempts, left_s=self.time_left_s()
+                end,
+                self.call,
+                self.attempts,
+                is_remembered=self.opening.open.is_repeat,
+                left_s=self.time_left_s(),
             )
             self.attempts.note(self.call, end)
             if pause_s is not None:

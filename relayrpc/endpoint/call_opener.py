@@ -44,6 +44,7 @@ from relayrpc.link.call import (
     STATUS_UNAVAILABLE,
 )
 from relayrpc.link.messages import MessageTooLargeError, encode_message
+from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.options import EndpointOptions
     from relayrpc.limits import Limits
     from relayrpc.observe.tracing import Tracing
-    from relayrpc.v1 import link_pb2 as pb
 
 
 __all__ = ["CallOpener"]
@@ -62,6 +62,7 @@ __all__ = ["CallOpener"]
 _LOGGER: Final = logging.getLogger("relayrpc")
 # 285 years: what is longer, infinity too, waits as long.
 _TIMEOUT_S_MAX: Final = 2.0**53 / 1e6
+_DEDUPE_SHAPE: Final = "relay-dedupe-key is for calls with one request and one response"
 _INSECURE: Final = "Call credentials are only valid on secure channels"
 
 
@@ -79,6 +80,7 @@ class _Opening:
     pairs: Pairs = EMPTY
     instance: str = ""
     sticky_key: str = ""
+    dedupe_key: str = ""
 
 
 class CallOpener:
@@ -291,6 +293,10 @@ class CallOpener:
         opening.address = relay_keys.address or opening.address
         opening.instance = relay_keys.instance
         opening.sticky_key = relay_keys.sticky_key
+        if relay_keys.dedupe_key:
+            if opening.shape != pb.SHAPE_UNARY_UNARY:
+                raise grpc.aio.UsageError(_DEDUPE_SHAPE)
+            opening.dedupe_key = relay_keys.dedupe_key
 
     def _send(self, core: CallCore, opening: _Opening) -> None:
         """Open a call on the link of now."""
@@ -306,6 +312,7 @@ class CallOpener:
                 data=opening.data,
                 half_close=opening.half_close,
                 sticky_key=opening.sticky_key,
+                dedupe_key=opening.dedupe_key,
                 instance=opening.instance,
                 wait_for_ready=opening.wait_for_ready,
                 now_s=self._channel.clock(),

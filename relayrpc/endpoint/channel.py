@@ -27,6 +27,7 @@ from relayrpc.endpoint.multicallable import (
     UnaryUnaryMultiCallable,
 )
 from relayrpc.endpoint.options import EndpointOptions
+from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Channel(grpc.aio.Channel):
     asks for it.
     """
 
+    cancel_reason = pb.Cancel.REASON_CANCELLED
+    """What hosts are told of calls that are cancelled here."""
     loop: asyncio.AbstractEventLoop
     """Set when the channel is first used."""
 

@@ -50,6 +50,23 @@ _ABORTED: Final = "Locally aborted."
 _IDENTITY_KEY: Final = "relay_identity"
 
 
+def take_only_message(inbox: Inbox) -> bytes:
+    """
+    Take the one request of a unary method.
+
+    Raises:
+        RefusedError: There was none, more than one, or a part of one.
+    """
+    if inbox.is_truncated:
+        raise RefusedError(STATUS_INTERNAL, "the request ends within a message", not_executed=True)
+    if len(inbox.messages) != 1:
+        count = "no request" if not inbox.messages else "more than one request"
+        raise RefusedError(
+            STATUS_UNIMPLEMENTED, f"{count} for a method that takes one", not_executed=True
+        )
+    return inbox.messages.popleft()
+
+
 def status_number(code: object) -> int:
     """Return the number of a status, or of what a program gave for one; nonsense is UNKNOWN."""
     number = code.value[0] if isinstance(code, grpc.StatusCode) else code
@@ -335,18 +352,8 @@ class Context(grpc.aio.ServicerContext):
         if self.request is not None:
             request, self.request = self.request, None
             return request
-        inbox = self.inbox
-        assert inbox is not None
-        if inbox.is_truncated:
-            raise RefusedError(
-                STATUS_INTERNAL, "the request ends within a message", not_executed=True
-            )
-        if len(inbox.messages) != 1:
-            count = "no request" if not inbox.messages else "more than one request"
-            raise RefusedError(
-                STATUS_UNIMPLEMENTED, f"{count} for a method that takes one", not_executed=True
-            )
-        return inbox.messages.popleft()
+        assert self.inbox is not None
+        return take_only_message(self.inbox)
 
     async def read(self) -> Any:
         """

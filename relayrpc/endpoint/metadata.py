@@ -79,6 +79,8 @@ class RelayKeys(NamedTuple):
     """Only this host instance will do."""
     sticky_key: str = ""
     """Calls with the same key get the same host while it is there."""
+    dedupe_key: str = ""
+    """The host runs calls with the same key once."""
 
 
 _NO_RELAY_KEYS: Final = RelayKeys()
@@ -93,7 +95,12 @@ class InvocationMetadata(NamedTuple):
 
 _NO_INVOCATION_METADATA: Final = InvocationMetadata(EMPTY, _NO_RELAY_KEYS)
 # As link.proto's Open has them.
-_RELAY_VALUE_BYTES_MAX: Final = {"address": 512, "instance": 128, "sticky_key": 128}
+_RELAY_VALUE_BYTES_MAX: Final = {
+    "address": 512,
+    "instance": 128,
+    "sticky_key": 128,
+    "dedupe_key": 128,
+}
 
 
 class InvalidMetadataError(InternalError):

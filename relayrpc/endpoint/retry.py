@@ -52,8 +52,8 @@ class Failure:
     outcome: CallOutcome
     attempts_count: int = 1
     """This one included."""
-    is_idempotent: bool = False
-    """It may run twice."""
+    may_repeat: bool = False
+    """It may run twice, or its host sees to it that it does not."""
     was_linked: bool = True
     """The hub had been reached."""
     pushback_s: float | None = None
@@ -69,7 +69,7 @@ def is_worth_another(failure: Failure, policy: RetryPolicy | None) -> bool:
         policy: Of its method; None: what is safe and may help is made again.
     """
     outcome = failure.outcome
-    if outcome.may_have_executed and not failure.is_idempotent:
+    if outcome.may_have_executed and not failure.may_repeat:
         return False
     if policy is not None and outcome.status in policy.statuses:
         return True

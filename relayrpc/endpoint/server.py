@@ -13,7 +13,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -21,6 +21,7 @@ from google.protobuf.descriptor_pool import Default
 
 from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
+from relayrpc.endpoint.dedupe import Runs
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.handover import Handover
@@ -137,6 +138,13 @@ class Server(grpc.aio.Server):
             else maximum_concurrent_rpcs
         )
         self._assembly = Assembly(self.limits)
+        self._runs = Runs(
+            limits=self.limits,
+            clock=self.clock,
+            make_inbox=self.make_inbox,
+            # To a context a run is a call.
+            start=lambda run, opening: self._start(cast("Call", run), opening),
+        )
         # Calls whose handler has not returned, but for those of threads that outlive their call.
         self._contexts: dict[Context, None] = {}
         # Those: a thread cannot be cancelled, and counts until it has returned.
@@ -338,7 +346,14 @@ class Server(grpc.aio.Server):
     # --- calls ---
 
     def _call_opened(self, call: Call, opening: pb.Open) -> None:
-        """Start the handler of a call; the link's on_call."""
+        """Take a call; the link's on_call."""
+        if opening.dedupe_key and call.address != HOST_ADDRESS:
+            self._runs.opened(call, opening)
+        else:
+            self._start(call, opening)
+
+    def _start(self, call: Call, opening: pb.Open) -> None:
+        """Start the handler of a call, or refuse it."""
         entry = self._table.entries.get(call.method)
         if entry is None or self.interceptors or self._is_refusing:
             entry = self._resolve(call, opening)

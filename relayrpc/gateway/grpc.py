@@ -207,7 +207,10 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
             live = local_link(
                 self._sessions, identity=_IDENTITY, peer=peer, limits=self._link_limits
             )
-            client = self._clients[peer] = _Client(Channel(live))
+            channel = Channel(live)
+            # gRPC does not tell a client that cancels from one that is lost.
+            channel.cancel_reason = pb.Cancel.REASON_CALLER_LOST
+            client = self._clients[peer] = _Client(channel)
             if self._sweep_timer is None:
                 self._sweep_later()
         return client

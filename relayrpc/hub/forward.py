@@ -177,7 +177,8 @@ class Forwarder:
             self._wait(entry, choice)
 
     def _pick(self, came: Call, opening: pb.Open) -> Registration | RoutingRefusal:
-        key = opening.sticky_key
+        # What has the same dedupe key is for the host that may remember it.
+        key = opening.sticky_key or opening.dedupe_key
         if not key and opening.order_key:
             # Of this caller's link only; the order holds at one host.
             key = f"{came.link.link_id.hex()} {opening.order_key}"  # type: ignore[attr-defined]  # a Link
@@ -363,7 +364,7 @@ class Forwarder:
             self._take_back_credit(other, call)
             other.link.forward_end(other, frame, discard=end.origin == pb.End.ORIGIN_HUB)
         else:
-            other.link.cancel_call(other, is_deadline=end.status == STATUS_DEADLINE_EXCEEDED)
+            other.link.cancel_call(other, reason=_cancel_reason(end))
         other.link.flush_soon()
 
     def _end_here(self, came: Call, status: int, details: str) -> None:
@@ -380,7 +381,7 @@ class Forwarder:
             self.queue.take(came)
         else:
             self._part(came, went)
-            went.link.cancel_call(went, is_deadline=status == STATUS_DEADLINE_EXCEEDED)
+            went.link.cancel_call(went, reason=_cancel_reason(frame.end))
             went.link.flush_soon()
         came.link.forward_end(came, frame, discard=True)
         came.link.flush_soon()
@@ -524,6 +525,15 @@ class Forwarder:
         for observe in self.observers.host_went:
             observe(registration)
         self._serve(registration.places)
+
+
+def _cancel_reason(end: pb.End) -> pb.Cancel.Reason:
+    """Tell a host why a call is over that it has not ended."""
+    if end.status == STATUS_DEADLINE_EXCEEDED:
+        return pb.Cancel.REASON_DEADLINE
+    if end.origin == pb.End.ORIGIN_HUB:
+        return pb.Cancel.REASON_CALLER_LOST
+    return pb.Cancel.REASON_CANCELLED
 
 
 def _strip(metadata: Iterable[pb.Metadatum]) -> None:

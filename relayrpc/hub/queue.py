@@ -53,7 +53,9 @@ class QueuedCall:
     def is_choosy(self) -> bool:
         """True when not every host at its place will do."""
         opening = self.frame.open
-        return bool(opening.instance or opening.sticky_key or opening.order_key)
+        return bool(
+            opening.instance or opening.sticky_key or opening.dedupe_key or opening.order_key
+        )
 
 
 class CallQueue:

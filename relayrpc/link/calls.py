@@ -165,6 +165,7 @@ class LinkCalls:
             or len(opening.order_key) > _KEY_BYTES_MAX
             or len(opening.sticky_key) > _KEY_BYTES_MAX
             or len(opening.instance) > _KEY_BYTES_MAX
+            or len(opening.dedupe_key) > _KEY_BYTES_MAX
         ):
             raise FrameDecodeError("open with a field outside its range")
         has_metadata = bool(opening.metadata)
@@ -277,6 +278,10 @@ class LinkCalls:
                 end = make_end(
                     STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded", origin=pb.End.ORIGIN_CALLER
                 )
+            elif frame.cancel.reason == pb.Cancel.REASON_CALLER_LOST:
+                end = make_end(
+                    STATUS_CANCELLED, "the caller was lost", origin=pb.End.ORIGIN_HUB
+                )
             else:
                 end = make_end(
                     STATUS_CANCELLED, "the caller cancelled", origin=pb.End.ORIGIN_CALLER
@@ -325,6 +330,7 @@ class LinkCalls:
         order_key: str = "",
         sticky_key: str = "",
         instance: str = "",
+        dedupe_key: str = "",
         wait_for_ready: bool = False,
         credit_bytes: int | None = None,
         now_s: float,
@@ -344,6 +350,7 @@ class LinkCalls:
             order_key: Calls of one key are started in the order of their opening.
             sticky_key: Calls of one key go to the same host.
             instance: The only host instance that will do; empty: any.
+            dedupe_key: The host runs calls of one key once; empty: each.
             wait_for_ready: Wait for a host.
             credit_bytes: First credit for the responses; None: the default.
             now_s: Monotonic seconds.
@@ -365,6 +372,8 @@ class LinkCalls:
             opening.sticky_key = sticky_key
         if instance:
             opening.instance = instance
+        if dedupe_key:
+            opening.dedupe_key = dedupe_key
         if wait_for_ready:
             opening.wait_for_ready = True
         if credit_bytes is None:
@@ -515,7 +524,9 @@ class LinkCalls:
         call.tail = pb.Frame(half_close=True)
         self._outbox.schedule(call)
 
-    def cancel_call(self, call: Call, *, is_deadline: bool = False) -> None:
+    def cancel_call(
+        self, call: Call, *, reason: pb.Cancel.Reason = pb.Cancel.REASON_CANCELLED
+    ) -> None:
         """
         End a call opened here at once. No event follows; idempotent.
 
@@ -526,7 +537,6 @@ class LinkCalls:
         call_id = call.id
         self.forget(call)
         if call_id and not self.is_closed:
-            reason = pb.Cancel.REASON_DEADLINE if is_deadline else pb.Cancel.REASON_CANCELLED
             self._outbox.add_control(
                 encode_frame(pb.Frame(call_id=call_id, cancel=pb.Cancel(reason=reason)))
             )
@@ -611,7 +621,14 @@ class LinkCalls:
 
     # --- the local program: calls opened by the peer ---
 
-    def begin_call(self, call: Call, metadata: MetadataPairs = (), *, instance: str = "") -> None:
+    def begin_call(
+        self,
+        call: Call,
+        metadata: MetadataPairs = (),
+        *,
+        instance: str = "",
+        remembers: bool = False,
+    ) -> None:
         """
         Send initial metadata now; no-op once the call has ended.
 
@@ -620,7 +637,7 @@ class LinkCalls:
         """
         if call.state == _ENDED:
             return
-        frame = pb.Frame(begin=pb.Begin(instance=instance))
+        frame = pb.Frame(begin=pb.Begin(instance=instance, remembers=remembers))
         add_metadata(frame.begin.metadata, metadata)
         self.forward_begin(call, frame)
 
@@ -741,7 +758,7 @@ class LinkCalls:
             origin=self._own_origin(call),
             not_executed=not self.was_given(call),
         )
-        self.cancel_call(call, is_deadline=True)
+        self.cancel_call(call, reason=pb.Cancel.REASON_DEADLINE)
         self._events.append(CallEnded(call, frame))
 
     def _own_origin(self, call: Call) -> pb.End.Origin:

@@ -93,7 +93,7 @@ class Metadatum(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("method", "method_text", "address", "address_text", "shape", "time_left_us", "data", "half_close", "credit_bytes", "metadata", "order_key", "wait_for_ready", "caller_identity", "caller_peer", "instance", "sticky_key")
+    __slots__ = ("method", "method_text", "address", "address_text", "shape", "time_left_us", "data", "half_close", "credit_bytes", "metadata", "order_key", "wait_for_ready", "caller_identity", "caller_peer", "instance", "sticky_key", "dedupe_key", "is_repeat")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     METHOD_TEXT_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,8 @@ class Open(_message.Message):
     CALLER_PEER_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     STICKY_KEY_FIELD_NUMBER: _ClassVar[int]
+    DEDUPE_KEY_FIELD_NUMBER: _ClassVar[int]
+    IS_REPEAT_FIELD_NUMBER: _ClassVar[int]
     method: int
     method_text: str
     address: int
@@ -126,15 +128,19 @@ class Open(_message.Message):
     caller_peer: str
     instance: str
     sticky_key: str
-    def __init__(self, method: _Optional[int] = ..., method_text: _Optional[str] = ..., address: _Optional[int] = ..., address_text: _Optional[str] = ..., shape: _Optional[_Union[Shape, str]] = ..., time_left_us: _Optional[int] = ..., data: _Optional[bytes] = ..., half_close: _Optional[bool] = ..., credit_bytes: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., order_key: _Optional[str] = ..., wait_for_ready: _Optional[bool] = ..., caller_identity: _Optional[str] = ..., caller_peer: _Optional[str] = ..., instance: _Optional[str] = ..., sticky_key: _Optional[str] = ...) -> None: ...
+    dedupe_key: str
+    is_repeat: bool
+    def __init__(self, method: _Optional[int] = ..., method_text: _Optional[str] = ..., address: _Optional[int] = ..., address_text: _Optional[str] = ..., shape: _Optional[_Union[Shape, str]] = ..., time_left_us: _Optional[int] = ..., data: _Optional[bytes] = ..., half_close: _Optional[bool] = ..., credit_bytes: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., order_key: _Optional[str] = ..., wait_for_ready: _Optional[bool] = ..., caller_identity: _Optional[str] = ..., caller_peer: _Optional[str] = ..., instance: _Optional[str] = ..., sticky_key: _Optional[str] = ..., dedupe_key: _Optional[str] = ..., is_repeat: _Optional[bool] = ...) -> None: ...
 
 class Begin(_message.Message):
-    __slots__ = ("metadata", "instance")
+    __slots__ = ("metadata", "instance", "remembers")
     METADATA_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    REMEMBERS_FIELD_NUMBER: _ClassVar[int]
     metadata: _containers.RepeatedCompositeFieldContainer[Metadatum]
     instance: str
-    def __init__(self, metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., instance: _Optional[str] = ...) -> None: ...
+    remembers: bool
+    def __init__(self, metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., instance: _Optional[str] = ..., remembers: _Optional[bool] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("reason",)
@@ -143,9 +149,11 @@ class Cancel(_message.Message):
         REASON_UNSPECIFIED: _ClassVar[Cancel.Reason]
         REASON_CANCELLED: _ClassVar[Cancel.Reason]
         REASON_DEADLINE: _ClassVar[Cancel.Reason]
+        REASON_CALLER_LOST: _ClassVar[Cancel.Reason]
     REASON_UNSPECIFIED: Cancel.Reason
     REASON_CANCELLED: Cancel.Reason
     REASON_DEADLINE: Cancel.Reason
+    REASON_CALLER_LOST: Cancel.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: Cancel.Reason
     def __init__(self, reason: _Optional[_Union[Cancel.Reason, str]] = ...) -> None: ...

@@ -226,9 +226,9 @@ def cancelled_call_still_leaves() -> Iterator[None]:
     """A call that is cancelled before its OPEN went out keeps its place in the outbox."""
     right = LinkCalls.cancel_call
 
-    def cancel_call(self: LinkCalls, call: Call, *, is_deadline: bool = False) -> None:
-        if call.id or is_deadline:
-            right(self, call, is_deadline=is_deadline)
+    def cancel_call(self: LinkCalls, call: Call, **options: Any) -> None:
+        if call.id or options.get("reason") == pb.Cancel.REASON_DEADLINE:
+            right(self, call, **options)
         else:
             call.state = int(CallState.ENDED)
 

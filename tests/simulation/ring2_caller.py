@@ -41,6 +41,7 @@ async def make_call(channel: grpc.aio.Channel, record: Record) -> None:
             ("sim-key-bin", b"\x00\xff"),
             ("sim-key-bin", key.encode()),
             ("relay-address", record.plan.address),
+            *((("relay-dedupe-key", record.plan.dedupe_key),) if record.plan.dedupe_key else ()),
         ),
         "wait_for_ready": record.plan.waits_for_ready,
     }

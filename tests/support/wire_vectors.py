@@ -209,7 +209,10 @@ ACTIONS: Final[dict[str, Callable[[_End, dict[str, Any]], None]]] = {
     "half_close": lambda end, args: end.link.half_close(end.call(args)),
     "grant": lambda end, args: end.link.grant(end.call(args), args["credit_bytes"]),
     "begin_call": lambda end, args: end.link.begin_call(
-        end.call(args), _metadata(args.get("metadata", [])), instance=args.get("instance", "")
+        end.call(args),
+        _metadata(args.get("metadata", [])),
+        instance=args.get("instance", ""),
+        remembers=args.get("remembers", False),
     ),
     "end_call": _end_call,
     "cancel": lambda end, args: end.link.cancel_call(end.call(args)),

@@ -97,6 +97,13 @@ def test_relay_keys_are_taken_out_of_what_a_caller_sends() -> None:
     assert relay_keys == RelayKeys(address="contoso/b", instance="i-1")
 
 
+def test_dedupe_key_is_the_relays_and_bounded() -> None:
+    _, relay_keys = encode_invocation_metadata([("relay-dedupe-key", "k" * 128)], limit_bytes=LIMIT)
+    assert relay_keys == RelayKeys(dedupe_key="k" * 128)
+    with pytest.raises(UsageError, match="'relay-dedupe-key' takes at most 128 bytes"):
+        encode_invocation_metadata([("relay-dedupe-key", "k" * 129)], limit_bytes=LIMIT)
+
+
 def test_unknown_relay_key_is_refused() -> None:
     with pytest.raises(UsageError, match="metadata key 'relay-adress' is not known to the relay"):
         encode_invocation_metadata([("relay-adress", "x")], limit_bytes=LIMIT)

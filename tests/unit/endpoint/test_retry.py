@@ -56,12 +56,12 @@ AGAIN = [
     (failure(UNAVAILABLE, "caller", was_linked=False, attempts_count=2), None),
     (failure(RESOURCE_EXHAUSTED, pushback_s=1.0), None),
     # What may run twice.
-    (failure(UNAVAILABLE, "hub", "maybe", is_idempotent=True), None),
-    (failure(UNAVAILABLE, "host", "maybe", is_idempotent=True), None),
+    (failure(UNAVAILABLE, "hub", "maybe", may_repeat=True), None),
+    (failure(UNAVAILABLE, "host", "maybe", may_repeat=True), None),
     # What a service config says.
     (failure(UNAVAILABLE, "hub"), POLICY),
     (failure(UNAVAILABLE, "caller", was_linked=False), POLICY),
-    (failure(ABORTED, "host", "maybe", is_idempotent=True), POLICY),
+    (failure(ABORTED, "host", "maybe", may_repeat=True), POLICY),
     (failure(RESOURCE_EXHAUSTED, pushback_s=1.0), POLICY),
 ]
 OVER = [
@@ -75,7 +75,7 @@ OVER = [
     # No reason to expect another answer.
     (failure(RESOURCE_EXHAUSTED), None),
     (failure(RESOURCE_EXHAUSTED), POLICY),
-    (failure(ABORTED, "host", "maybe", is_idempotent=True), None),
+    (failure(ABORTED, "host", "maybe", may_repeat=True), None),
     (failure(CANCELLED), POLICY),
 ]
 
@@ -101,7 +101,7 @@ FAILURES = st.builds(
         may_have_executed=st.booleans(),
     ),
     attempts_count=st.integers(1, 6),
-    is_idempotent=st.booleans(),
+    may_repeat=st.booleans(),
     was_linked=st.booleans(),
     pushback_s=st.none() | st.floats(-1, 1e9),
 )
@@ -120,7 +120,7 @@ def test_nothing_that_may_have_run_is_made_again_unless_it_may_run_twice(
     failed: Failure, policy: RetryPolicy | None
 ) -> None:
     if failed.outcome.may_have_executed and is_worth_another(failed, policy):
-        assert failed.is_idempotent
+        assert failed.may_repeat
 
 
 @given(FAILURES, st.floats(0, 1), st.none() | st.floats(0, 1e9))

@@ -29,6 +29,7 @@ WEIGHTLESS = {
     # At hosts and callers.
     "send_queue_bytes_high", "handler_threads_max", "message_sent_bytes_max", "plugin_threads_max",
     "retry_attempts_max", "retry_request_bytes_max", "retry_kept_bytes_max", "retries_waiting_max",
+    "dedupe_outcomes_max", "dedupe_bytes_max",
 }  # fmt: skip
 
 

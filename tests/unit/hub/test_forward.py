@@ -484,3 +484,27 @@ def test_deadline_of_a_call_without_a_host_leg_is_answered_unexecuted(
     ).frames
     assert sent.end.status == STATUS_DEADLINE_EXCEEDED
     assert sent.end.not_executed
+
+
+def test_host_is_told_who_ended_a_call_a_caller_or_its_loss(
+    hub: HubCore, host: CorePeer, caller: CorePeer
+) -> None:
+    """A call with a dedupe key is worth finishing for a caller that may come back."""
+    told = []
+    for is_lost in (False, True):
+        call, opened = _call(hub, caller)
+        if is_lost:
+            caller.link.close()
+        else:
+            caller.link.cancel_call(call)
+        hub.settle()
+        (end,) = [
+            event.frame.end
+            for event in host.of(CallEnded)
+            if isinstance(event, CallEnded) and event.call is opened.call
+        ]
+        told.append((end.status, end.origin))
+    assert told == [
+        (STATUS_CANCELLED, pb.End.ORIGIN_CALLER),
+        (STATUS_CANCELLED, pb.End.ORIGIN_HUB),
+    ]

@@ -138,6 +138,7 @@ def test_empty_address_is_the_service() -> None:
         ([_open(1, data=bytes(64 * 1024 + 1))], FlowControlError),
         ([_open(1, credit_bytes=2**31)], FrameDecodeError),
         ([_open(1, order_key="k" * 129)], FrameDecodeError),
+        ([_open(1, dedupe_key="k" * 129)], FrameDecodeError),
         (
             [_open(1, metadata=[pb.Metadatum(key="k", value=bytes(16 * 1024))])],
             ProtocolError,
@@ -441,7 +442,7 @@ def test_cancel_is_sent_only_for_a_call_whose_open_was() -> None:
     bench.link.cancel_call(waiting)
     assert bench.sent() == []
     call = bench.opens()
-    bench.link.cancel_call(call, is_deadline=True)
+    bench.link.cancel_call(call, reason=pb.Cancel.REASON_DEADLINE)
     bench.link.cancel_call(call)
     assert bench.sent() == [
         pb.Frame(call_id=2, cancel=pb.Cancel(reason=pb.Cancel.REASON_DEADLINE))
