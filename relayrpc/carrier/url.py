@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from relayrpc.errors import ConfigError
@@ -124,7 +124,10 @@ def parse_urls(urls: str | Sequence[str], *, carrier: str = "auto") -> tuple[Rel
     Raises:
         ConfigError: There is none, one cannot be used, or they differ in address or TLS.
     """
-    texts = [urls] if isinstance(urls, str) else list(urls)
+    given: Any = urls
+    # Whatever else a program may give is one that parse_url refuses.
+    is_several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+    texts: list[str] = list(given) if is_several else [given]
     if not texts:
         raise ConfigError(f"no hub is named; write {_EXAMPLE}")
     first, *others = parsed = tuple(parse_url(text, carrier=carrier) for text in texts)

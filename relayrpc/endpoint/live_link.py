@@ -445,9 +445,11 @@ class LiveLink:
         """Wait for a carrier that is dialled; None when it is no longer wanted."""
         task = asyncio.ensure_future(dialling)
         task.add_done_callback(lambda _: self._wake.set())
+        is_taken = False
         try:
             while is_wanted():
                 if task.done():
+                    is_taken = True
                     return task.result()
                 self._wake.clear()
                 await self._wake.wait()
@@ -456,7 +458,8 @@ class LiveLink:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
-            if not is_wanted() and not task.cancelled() and task.exception() is None:
+            # Also when this task is cancelled while the carrier is wanted: nobody else has it.
+            if not is_taken and not task.cancelled() and task.exception() is None:
                 task.result().abort()
 
     def _new_link(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import random
 from typing import Any
 
@@ -15,6 +16,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from relayrpc.carrier.memory import memory_pair
 from relayrpc.carrier.url import parse_url
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.dialler import Dialling
@@ -211,3 +213,47 @@ def test_hosts_whose_hub_crashed_are_back_in_one_round_and_not_all_at_once() -> 
             await server.stop(None)
 
     run_virtual(main)
+
+
+@pytest.mark.parametrize("is_opened", [True, False])
+def test_dialling_leaves_nothing_when_its_loop_ends_in_that_moment(is_opened: bool) -> None:
+    """asyncio.run() cancels every task; what was dialled by then is nobody's."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        dialled: asyncio.Future[Any] = loop.create_future()
+        ours, hubs = memory_pair(limits=DEFAULT_LIMITS, schedule=loop.call_soon)
+
+        async def dial(*_: Any, **__: Any) -> Any:
+            return await dialled
+
+        live = LiveLink(
+            [parse_url("relay://hub:7350/a", carrier="grpc")],
+            limits=DEFAULT_LIMITS,
+            dialling=dataclasses.replace(_network().dialling("caller"), dial=dial),
+        )
+        live.start()
+        await asyncio.sleep(1.0)
+        if is_opened:
+            dialled.set_result(ours)
+        else:
+            dialled.set_exception(ConnectError("refused"))
+        # The dialling is over with the next turn; the link's task is cancelled before it looks.
+        this = asyncio.current_task()
+        loop.call_soon(lambda: loop.call_soon(_cancel_all_but, this))
+        await asyncio.sleep(1.0)
+        assert not is_opened or not ours.is_writable
+        hubs.abort()
+        await live.aclose()
+        # An error that nobody took is told when its task is collected.
+        del live
+        gc.collect()
+        await asyncio.sleep(1.0)
+
+    run_virtual(main)
+
+
+def _cancel_all_but(this: asyncio.Task[Any] | None) -> None:
+    for task in asyncio.all_tasks():
+        if task is not this:
+            task.cancel()
