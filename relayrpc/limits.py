@@ -135,8 +135,8 @@ class Limits:
     """A gRPC client that calls nothing for so long gives its place up; its next call gets one."""
     grpc_window_bytes: int = 256 * KIB
     """
-    What a stream on the gRPC port may send ahead of its reader. Links there take it too: a far host
-    pinned to gRPC sends this much a round trip at most.
+    What a stream on the gRPC port may send ahead of its reader, and a host ahead of a plain gRPC
+    client, whatever the distance: no more passes in a round trip. Links on that port take it too.
     """
     queue_calls_max: int = 1_024
     """Calls that wait at one address for a host of one service."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
     from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
     from relayrpc.hub.session import HubSessions
+    from relayrpc.limits import Limits
 
 
 __all__ = ["NativeGateway"]
@@ -89,9 +90,7 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         """
         self._sessions = sessions
         self._limits = sessions.limits
-        # A client's next message is read when all of the one before has left, so with credit at
-        # hand: what a handler does not read stays with the client.
-        self._link_limits = dataclasses.replace(sessions.limits, send_queue_bytes_high=0)
+        self._link_limits = _link_limits(sessions.limits)
         self._router = sessions.forwarder.router
         # By gRPC's name of the peer, as connections cannot be told apart otherwise.
         self._clients: dict[str, _Client] = {}
@@ -231,6 +230,17 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
                 task.add_done_callback(self._closing.discard)
         if self._clients:
             self._sweep_later()
+
+
+def _link_limits(limits: Limits) -> Limits:
+    """Return the bounds of clients' links: what nobody reads stays with who sends it."""
+    return dataclasses.replace(
+        limits,
+        # The next message is read when all of the one before has left, so with credit at hand.
+        send_queue_bytes_high=0,
+        # A host may send as far ahead of its client as a client ahead of its host.
+        window_bytes_max=max(limits.initial_credit_bytes, limits.grpc_window_bytes),
+    )
 
 
 async def _relay(

@@ -152,8 +152,8 @@ def _of_hub(limits: Limits) -> tuple[MemoryPart, ...]:
         ),
         MemoryPart(
             # In gRPC's hands, arriving and leaving.
-            "gRPC clients' calls: a message each way",
-            limits.native_calls_max * (2 * limits.message_bytes_max + limits.grpc_window_bytes),
+            "gRPC clients' calls: a message and a window each way",
+            limits.native_calls_max * 2 * (limits.message_bytes_max + limits.grpc_window_bytes),
             ("native_calls_max", "message_bytes_max", "grpc_window_bytes"),
         ),
         MemoryPart(

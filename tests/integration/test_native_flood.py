@@ -9,6 +9,8 @@ neighbour with a host of its own calls both ways a caller can.
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ import pytest
 import relayrpc.aio
 from samples.greeter import greeter_pb2_grpc
 from tests.integration.recorder import memory_kib
-from tests.integration.watched_hub import Neighbour, WatchedHub, neighbour_of, watched_hub
+from tests.integration.watched_hub import Neighbour, neighbour_of, watched_hub
 
 
 pytestmark = pytest.mark.integration
@@ -30,6 +32,10 @@ STREAMS_COUNT = 100
 GROWTH_KIB_MAX = 64 * 1024
 # The neighbour's calls, while nothing of the flood moves, after which it counts as over.
 STILL_CALLS_COUNT = 50
+FAR_MESSAGE_BYTES = 16 * 1024
+# 8 MiB: without a bound of its own the window would have grown to megabytes by then.
+FAR_READ_COUNT = 512
+AHEAD_BYTES_MAX = 1024 * 1024
 AT = (("relay-address", "flood"),)
 
 
@@ -89,8 +95,8 @@ class Flood:
 
 
 @asynccontextmanager
-async def flooding_host(hub: WatchedHub, flood: Flood) -> AsyncIterator[None]:
-    server = relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}/flood")
+async def flooding_host(port: int, flood: Flood) -> AsyncIterator[None]:
+    server = relayrpc.aio.server(f"ws://127.0.0.1:{port}/flood")
     server.add_registered_method_handlers("tests.Flood", flood.handlers())
     await server.start()
     try:
@@ -120,7 +126,7 @@ async def test_streams_that_nobody_reads_cost_the_hub_little(
         async with (
             neighbour_of(hub.http_port) as neighbour,
             native_neighbour(target) as native,
-            flooding_host(hub, flood),
+            flooding_host(hub.http_port, flood),
             grpc.aio.insecure_channel(target, options=options) as channel,
         ):
             for _ in range(STILL_CALLS_COUNT):
@@ -142,11 +148,51 @@ async def test_streams_that_nobody_reads_cost_the_hub_little(
         hub.check_unhurt()
 
 
-async def nothing_moves(flood: Flood, neighbour: Neighbour, native: Neighbour) -> None:
+async def test_far_host_is_not_ahead_of_its_client_by_more_than_a_near_one(tmp_path: Path) -> None:
+    """Between links a window follows round trip times rate; here what fills it is at the hub."""
+    flood = Flood(FAR_MESSAGE_BYTES)
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 64 * 1024)]
+    with watched_hub(tmp_path) as hub:
+        target = f"127.0.0.1:{hub.grpc_port}"
+        async with (
+            neighbour_of(hub.http_port) as neighbour,
+            far_port(hub.http_port) as port,
+            flooding_host(port, flood),
+            grpc.aio.insecure_channel(target, options=options) as channel,
+        ):
+            call = channel.unary_stream("/tests.Flood/Pour")(b"0", metadata=AT)
+            for _ in range(FAR_READ_COUNT):
+                assert len(await call.read()) == FAR_MESSAGE_BYTES
+            await nothing_moves(flood, neighbour)
+            ahead_bytes = (flood.responses[0] - FAR_READ_COUNT) * FAR_MESSAGE_BYTES
+            # In the host's own queue, the window, gRPC's hands, and the client's window.
+            assert 0 < ahead_bytes < AHEAD_BYTES_MAX
+            call.cancel()
+        hub.check_unhurt()
+
+
+@asynccontextmanager
+async def far_port(port: int) -> AsyncIterator[int]:
+    """Another way to a port, 50 ms there and back."""
+    command = ("-m", "benchmarks.delay_proxy", str(port), "25")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *command),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(await process.stdout.readline())["ready"]["port"]
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def nothing_moves(flood: Flood, *neighbours: Neighbour) -> None:
     """Return when the flood has come to a stop; the neighbours are served all the time."""
     moved, still_count = -1, 0
     while still_count < STILL_CALLS_COUNT:
-        await check_served(neighbour, native)
+        await check_served(*neighbours)
         now = sum(flood.requests) + sum(flood.responses)
         still_count = still_count + 1 if now == moved else 0
         moved = now
