@@ -37,8 +37,8 @@ from relayrpc.link.messages import encode_message
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.handlers import MethodEntry
-    from relayrpc.endpoint.handover import Bell
     from relayrpc.endpoint.inbox import Inbox
+    from relayrpc.endpoint.plain_call import PlainCall
     from relayrpc.endpoint.server import Server
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
@@ -93,18 +93,16 @@ class Context(grpc.aio.ServicerContext):
         "_trailing",
         "_trailing_pairs",
         "_writers",
-        "bell",
         "call",
         "deadline_s",
         "entry",
         "inbox",
-        "is_in_thread",
         "is_started",
         "method",
+        "plain",
         "request",
         "server",
         "task",
-        "thread_left",
     )
 
     def __init__(self, server: Server, call: Call, opening: pb.Open, entry: MethodEntry) -> None:
@@ -122,12 +120,9 @@ class Context(grpc.aio.ServicerContext):
         self.task: asyncio.Task[None] | None = None
         # The task has taken its first step: from then on it is the one to leave().
         self.is_started = False
-        # A thread of the pool has it, or will: a plain handler's.
-        self.is_in_thread = False
-        # Settled when it has it no longer; where a task waits for that.
-        self.thread_left: asyncio.Future[None] | None = None
-        # Rung for that thread whenever something changes.
-        self.bell: Bell | None = None
+        # What runs a plain handler, while a thread of the pool has the call or will; told whenever
+        # something changes.
+        self.plain: PlainCall | None = None
         self._is_begun = False
         self._is_aborted = False
         self._is_cancelled = False
@@ -155,21 +150,21 @@ class Context(grpc.aio.ServicerContext):
         except FrameTooLargeError as exc:
             self.end(STATUS_RESOURCE_EXHAUSTED, str(exc))
             self.cancel_handler()
-        if self.bell is not None:
-            self.bell.ring()
+        if self.plain is not None:
+            self.plain.bell.ring()
 
     def half_close_received(self) -> None:
         """Note that no more requests come."""
         if self.inbox is not None:
             self.inbox.end()
-            if self.bell is not None:
-                self.bell.ring()
+            if self.plain is not None:
+                self.plain.bell.ring()
 
     def send_ready(self) -> None:
         """Let waiting writers go on."""
         self._wake_writers()
-        if self.bell is not None:
-            self.bell.ring()
+        if self.plain is not None:
+            self.plain.bell.ring()
 
     def call_ended(self, end: pb.End) -> None:
         """Cancel the handler: the caller cancelled, the deadline passed, or the link is lost."""
@@ -198,16 +193,6 @@ class Context(grpc.aio.ServicerContext):
         """Note that nothing runs for this call any more."""
         self.task = None
         self.server.left(self)
-
-    def leave_thread(self) -> None:
-        """Note that no thread has this call any more."""
-        self.is_in_thread = False
-        if self.thread_left is None:
-            self.leave()
-        else:
-            self.server.left(self)
-            if not self.thread_left.done():
-                self.thread_left.set_result(None)
 
     def reply(self, response: Any) -> None:
         """End the call with the one response of a handler that returned."""
@@ -295,8 +280,8 @@ class Context(grpc.aio.ServicerContext):
             for callback in self._callbacks:
                 self.server.loop.call_soon(callback, self)
             self._callbacks = None
-        if self.bell is not None:
-            self.bell.ring()
+        if self.plain is not None:
+            self.plain.bell.ring()
 
     # --- requests ---
 

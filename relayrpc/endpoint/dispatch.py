@@ -92,9 +92,9 @@ async def _run_plain(context: Context) -> None:
     entry = context.entry
     if entry is not UNRESOLVED and not entry.has_request_stream:
         context.request = await context.take_request()
-    context.thread_left = context.server.loop.create_future()
-    context.server.start_plain(context)
-    await context.thread_left
+    left = context.server.loop.create_future()
+    context.server.start_plain(context, left)
+    await left
 
 
 async def _run_stream(context: Context, request: Any) -> None:

@@ -23,6 +23,7 @@ from relayrpc.link.messages import encode_message
 
 
 if TYPE_CHECKING:
+    import asyncio
     from concurrent.futures import Executor
 
     from relayrpc.endpoint.context import Context
@@ -38,21 +39,39 @@ class PlainCall:
     context_kind: type[SyncContext] = SyncContext
     """What the handler is given beside its request."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, left: asyncio.Future[None] | None) -> None:
+        """
+        Args:
+            context: Of the call.
+            left: Settled when the thread has the call no longer; None: no task waits for that.
+        """
         self.context = context
-        self.bell = context.bell = Bell()
+        # Rung whenever something changes that the thread may wait for.
+        self.bell = Bell()
+        self._left = left
 
     def start(self, executor: Executor) -> None:
         """Give the call to a thread of the pool; on the loop's thread."""
         context = self.context
-        context.is_in_thread = True
+        context.plain = self
         try:
             # What is current here, as the span of the call may be, is so in the handler.
             executor.submit(contextvars.copy_context().run, self.run)
         except RuntimeError:
             # The pool was shut down.
             context.end(STATUS_UNAVAILABLE, "the host is stopping", not_executed=True)
-            context.leave_thread()
+            self.leave()
+
+    def leave(self) -> None:
+        """Note that no thread has the call any more; on the loop's thread."""
+        context = self.context
+        context.plain = None
+        if self._left is None:
+            context.leave()
+            return
+        context.server.left(context)
+        if not self._left.done():
+            self._left.set_result(None)
 
     def run(self) -> None:
         """Run the call; the whole of what its thread does."""
@@ -69,7 +88,7 @@ class PlainCall:
             submit(context.fail, "the host is being stopped")
             raise
         finally:
-            submit(context.leave_thread)
+            submit(self.leave)
 
     def serve(self) -> None:
         """Call the handler, and hand its responses to the loop."""

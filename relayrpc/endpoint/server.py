@@ -400,9 +400,15 @@ class Server(grpc.aio.Server):
             return False
         return context.request is not None or context.entry.has_request_stream
 
-    def start_plain(self, context: Context) -> None:
-        """Give a call to a thread of the pool."""
-        self.plain_call(context).start(self.executor)
+    def start_plain(self, context: Context, left: asyncio.Future[None] | None = None) -> None:
+        """
+        Give a call to a thread of the pool.
+
+        Args:
+            context: Of the call.
+            left: Settled when the thread has the call no longer; None: no task waits for that.
+        """
+        self.plain_call(context, left).start(self.executor)
 
     def call_back(self, callback: Callable[[], None]) -> None:
         """Call what a plain handler wanted called after the end."""
@@ -480,7 +486,7 @@ class Server(grpc.aio.Server):
     def left(self, context: Context) -> None:
         """Note that nothing runs for a call any more, or nothing but a thread."""
         self._contexts.pop(context, None)
-        if context.is_in_thread:
+        if context.plain is not None:
             self._left_behind[context] = None
         else:
             self._left_behind.pop(context, None)
