@@ -180,10 +180,11 @@ def test_module_runs_as_the_command() -> None:
 
 
 def examples() -> list[Any]:
-    """The complete programs in the reference pages."""
+    """The complete programs in the reference and how-to pages."""
+    pages = [*ROOT.glob("docs/howto/*.md"), *ROOT.glob("docs/reference/*.md")]
     found = [
         pytest.param(code, id=f"{page.stem}-{number}")
-        for page in sorted(ROOT.glob("docs/reference/*.md"))
+        for page in sorted(pages)
         for number, code in enumerate(SNIPPET.findall(page.read_text(encoding="utf-8")), start=1)
     ]
     assert found
@@ -191,7 +192,7 @@ def examples() -> list[Any]:
 
 
 @pytest.mark.parametrize("code", examples())
-def test_reference_example_runs(code: str, tmp_path: Path) -> None:
+def test_example_runs(code: str, tmp_path: Path) -> None:
     """As a program; one that defines tests, by pytest."""
     command = [sys.executable, "-W", "error", "-c", code]
     if TEST_FUNCTION.search(code):
