@@ -14,7 +14,6 @@ import binascii
 import os
 import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -279,22 +278,25 @@ async def _stdin_lines() -> AsyncIterator[bytes]:
     """
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
+    has_room = threading.Semaphore(1)
 
     def read() -> None:
-        # The loop may be over by the time that something comes.
-        with suppress(CancelledError, RuntimeError):
+        # The loop may be over by the time that something comes; nothing is left waiting in it then.
+        with suppress(RuntimeError):
             chunk = None
             while chunk != b"":
+                has_room.acquire()
                 chunk = b""
                 with suppress(OSError):
                     chunk = os.read(_STDIN_FD, _READ_BYTES)
-                asyncio.run_coroutine_threadsafe(chunks.put(chunk), loop).result()
+                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
 
     threading.Thread(target=read, name="relayrpc stdin", daemon=True).start()
     begun: list[bytes] = []
     size = 0
     bytes_max = DEFAULT_LIMITS.message_bytes_max
     while chunk := await chunks.get():
+        has_room.release()
         *ends, rest = chunk.split(b"\n")
         for end in ends:
             yield b"".join([*begun, end])

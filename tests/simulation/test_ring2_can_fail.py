@@ -91,7 +91,7 @@ def driver_does_not_answer_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_Ride, "batch_received", batch_received)
 
 
-@_finds("no progress")
+@_finds("no progress|nothing was lost for good")
 def resume_forgets_what_was_not_acknowledged(patch: pytest.MonkeyPatch) -> None:
     resume = BatchLog.resume
 
