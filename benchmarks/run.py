@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from benchmarks.addresses import ADDRESS_SCENARIOS
+from benchmarks.blocking import BLOCKING_SCENARIOS
 from benchmarks.harness import BenchmarkError, raise_open_files_limit
 from benchmarks.machine import facts
 from benchmarks.memory import MEMORY_SCENARIOS
@@ -40,7 +41,13 @@ __all__ = ["main"]
 
 ALL_SCENARIOS: Final = {
     scenario.name: scenario
-    for scenario in (*SCENARIOS, *ADDRESS_SCENARIOS, Routing(), *MEMORY_SCENARIOS)
+    for scenario in (
+        *SCENARIOS,
+        *BLOCKING_SCENARIOS,
+        *ADDRESS_SCENARIOS,
+        Routing(),
+        *MEMORY_SCENARIOS,
+    )
 }
 MEASUREMENT_S_MAX: Final = 300.0
 ROUNDS_MAX: Final = 100

@@ -11,7 +11,7 @@ import itertools
 import time
 from array import array
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from benchmarks.accounting import cpu_s
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from benchmarks.side import Caller, StreamCall
 
 
-__all__ = ["Workloads", "quantile"]
+__all__ = ["ECHO_BYTES", "Meters", "Workloads", "quantile", "read_meters", "values_between"]
 
 MEGABYTE: Final = 1_000_000
 ECHO_BYTES: Final = 100
@@ -190,22 +190,38 @@ async def closed_loop(
             await call()
             count += 1
 
-    def used() -> tuple[int, float, dict[str, float]]:
-        cpu = {role: cpu_s(pid) for role, pid in pids.items()} | {"caller": time.process_time()}
-        return count, time.perf_counter(), cpu
-
     async with asyncio.TaskGroup() as group:
         for _ in range(in_flight):
             group.create_task(loop())
         await asyncio.sleep(warm_up_s)
-        count_before, began_s, cpu_before = used()
+        before = read_meters(count, pids)
         await asyncio.sleep(window_s)
-        count_after, ended_s, cpu_after = used()
+        after = read_meters(count, pids)
         is_over = True
-    calls_count = count_after - count_before
-    values = {"calls_per_s": calls_count / (ended_s - began_s)}
-    for role, before in cpu_before.items():
-        values[f"{role}_us_per_call"] = (cpu_after[role] - before) * 1e6 / calls_count
+    return values_between(before, after)
+
+
+class Meters(NamedTuple):
+    """What stood where at one moment of a closed loop."""
+
+    calls_count: int
+    at_s: float
+    cpu_s: dict[str, float]
+    """Processor time by role."""
+
+
+def read_meters(calls_count: int, pids: dict[str, int]) -> Meters:
+    """Read the clocks of this process, the caller, and of others by role."""
+    cpu = {role: cpu_s(pid) for role, pid in pids.items()} | {"caller": time.process_time()}
+    return Meters(calls_count, time.perf_counter(), cpu)
+
+
+def values_between(before: Meters, after: Meters) -> dict[str, float]:
+    """Return calls a second, and microseconds of processor time a call for each role."""
+    calls_count = after.calls_count - before.calls_count
+    values = {"calls_per_s": calls_count / (after.at_s - before.at_s)}
+    for role, used_s in before.cpu_s.items():
+        values[f"{role}_us_per_call"] = (after.cpu_s[role] - used_s) * 1e6 / calls_count
     return values
 
 
