@@ -81,6 +81,9 @@ ROUTING_TITLES: Final = {
 }
 """By case of routing.py."""
 
+ORDER_TITLES: Final = {"put": "2 KiB requests", "get": "2 KiB responses"}
+"""By method of orders.py."""
+
 FIGURES: Final = (
     Figure(
         title="calls/s at 64 in flight, 100-byte echo",
@@ -95,6 +98,26 @@ FIGURES: Final = (
         scenario="stub_calls",
         value="calls_per_s",
         unit="/s",
+    ),
+    *(
+        Figure(
+            title=f"calls/s at 64 in flight, {title}, generated protobuf stub",
+            scenario="stub_2k",
+            value=f"stub_{method}_calls_per_s",
+            unit="/s",
+        )
+        for method, title in ORDER_TITLES.items()
+    ),
+    *(
+        Figure(
+            title=f"the same, {title}, over raw bytes",
+            scenario="stub_2k",
+            value=f"stub_{method}_calls_per_s",
+            over="itself",
+            over_value=f"raw_{method}_calls_per_s",
+            unit="/s",
+        )
+        for method, title in ORDER_TITLES.items()
     ),
     Figure(
         title="median latency, one at a time",
@@ -232,6 +255,29 @@ FIGURES: Final = (
         title="their host's CPU per call",
         scenario="plain_host",
         value="host_us_per_call",
+        unit="µs",
+        is_more_better=False,
+    ),
+    Figure(
+        title="calls/s at 64 in flight to an exposed grpc.aio server",
+        scenario="expose_calls",
+        value="calls_per_s",
+        unit="/s",
+        goals={"websocket": 0.8},
+    ),
+    Figure(
+        title="agent CPU per call to it, over the server's when called directly",
+        scenario="expose_calls",
+        value="agent_us_per_call",
+        over_value="host_us_per_call",
+        unit="µs",
+        is_more_better=False,
+    ),
+    Figure(
+        title="hub CPU per such call, over the same",
+        scenario="expose_calls",
+        value="hub_us_per_call",
+        over_value="host_us_per_call",
         unit="µs",
         is_more_better=False,
     ),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from benchmarks.addresses import ADDRESS_SCENARIOS
 from benchmarks.blocking import BLOCKING_SCENARIOS
+from benchmarks.exposed import EXPOSE_CALLS
 from benchmarks.harness import BenchmarkError, raise_open_files_limit
 from benchmarks.machine import facts
 from benchmarks.memory import MEMORY_SCENARIOS
@@ -44,6 +45,7 @@ ALL_SCENARIOS: Final = {
     for scenario in (
         *SCENARIOS,
         *BLOCKING_SCENARIOS,
+        EXPOSE_CALLS,
         *ADDRESS_SCENARIOS,
         Routing(),
         *MEMORY_SCENARIOS,

@@ -132,6 +132,31 @@ class StubCalls(Calls):
     workload = "greetings"
 
 
+class Stub2K(Scenario):
+    """An order of 2 KiB, sent and fetched by a generated stub, and the same bytes raw."""
+
+    name = "stub_2k"
+    calls: ClassVar[tuple[str, ...]] = ("raw_put", "stub_put", "raw_get", "stub_get")
+
+    async def measure(
+        self, processes: Processes, service: Service, effort: Effort
+    ) -> dict[str, float]:
+        """Calls a second and microseconds a call, of each kind in turn."""
+        caller = await start_caller(processes, service)
+        values: dict[str, float] = {}
+        for call in self.calls:
+            measured = await caller.run(
+                "orders",
+                call=call,
+                in_flight=CALLS_IN_FLIGHT,
+                warm_up_s=effort.warm_up_s,
+                window_s=effort.window_s,
+                pids=service.pids,
+            )
+            values |= {f"{call}_{name}": value for name, value in measured.items()}
+        return values
+
+
 class Latency(Scenario):
     """Echoes of 100 bytes, one at a time."""
 
@@ -278,6 +303,7 @@ def comparison(alone: dict[str, float], beside: dict[str, float]) -> dict[str, f
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     Calls(),
     StubCalls(),
+    Stub2K(),
     Latency(),
     SmallStream(),
     BulkStream(),

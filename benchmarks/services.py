@@ -1,7 +1,8 @@
 """
 The gRPC service that direct and relay both serve, and the caller that both use.
 
-Source: samples/greeter/greeter.proto for the protobuf half; the other half moves raw bytes.
+Source: samples/greeter/greeter.proto and benchmarks/bench.proto for the protobuf half; the other
+half moves raw bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import grpc
 import grpc.aio
 
+from benchmarks import bench_pb2_grpc
+from benchmarks.orders import Orders, order_calls, raw_handlers
 from benchmarks.side import ADDRESS, CALL_TIMEOUT_S, STREAM_TIMEOUT_S, Caller, StreamCall, at
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
 
@@ -58,14 +61,16 @@ class Greeter(greeter_pb2_grpc.GreeterServicer):
 
 
 def add_services(server: grpc.aio.Server) -> None:
-    """Serve both halves."""
+    """Serve bytes and messages."""
     handlers = {
         "Echo": grpc.unary_unary_rpc_method_handler(echo),
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
+        **raw_handlers(),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     # What grpcio-tools writes has no annotations.
     greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)  # type: ignore[no-untyped-call]
+    bench_pb2_grpc.add_OrdersServicer_to_server(Orders(), server)  # type: ignore[no-untyped-call]
 
 
 class GRPCCaller(Caller):
@@ -89,6 +94,7 @@ class GRPCCaller(Caller):
         self.stream = self._stream
         stub = greeter_pb2_grpc.GreeterStub(channel)  # type: ignore[no-untyped-call]
         self.greet = partial(stub.SayHello, greeter_pb2.HelloRequest(name=NAME), **options)
+        self.orders = order_calls(channel, SERVICE, options)
 
     async def check(self) -> None:
         """Make one call; whatever is wrong shows here and not in a measurement."""

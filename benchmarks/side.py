@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from benchmarks.harness import Processes
 
@@ -62,6 +62,8 @@ class Caller(ABC):
     """Bytes there and back."""
     greet: Callable[[], Awaitable[Any]] | None
     """A generated protobuf stub's unary call."""
+    orders: Mapping[str, Callable[[], Awaitable[Any]]] | None
+    """What sends or fetches 2 KiB, by name: "stub_put", "stub_get", "raw_put", "raw_get"."""
     echo_at: Callable[[int], Callable[[bytes], Awaitable[Any]]] | None
     """Returns `echo` of one of many addresses, by number."""
     stream: Callable[[int, int], StreamCall] | None

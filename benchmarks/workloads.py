@@ -45,6 +45,7 @@ class Workloads:
             "echoes": self.echoes,
             "spread_echoes": self.spread_echoes,
             "greetings": self.greetings,
+            "orders": self.orders,
             "latencies": self.latencies,
             "messages": self.messages,
             "transfer": self.transfer,
@@ -70,6 +71,11 @@ class Workloads:
         """The same with a generated stub."""
         assert self._caller.greet is not None
         return await closed_loop(self._caller.greet, **arguments)
+
+    async def orders(self, *, call: str, **arguments: Any) -> dict[str, float]:
+        """The same with 2 KiB one way: see `Caller.orders`."""
+        assert self._caller.orders is not None
+        return await closed_loop(self._caller.orders[call], **arguments)
 
     async def latencies(
         self, *, in_flight: int, warm_up_s: float, window_s: float

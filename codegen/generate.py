@@ -39,6 +39,7 @@ JOBS: Final = (
     Job(include="protos", protos="relayrpc/v1", has_stubs=False),
     Job(include=".", protos="samples/greeter", has_stubs=True),
     Job(include=".", protos="tests/interop", has_stubs=True),
+    Job(include=".", protos="benchmarks", has_stubs=True),
 )
 _PARTS_OF_PAGES: Final = (state_table, metrics_page, logs_page, configuration_page)
 
