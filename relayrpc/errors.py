@@ -15,6 +15,11 @@ public layer turns into gRPC's exceptions. Nothing here knows grpc or asyncio.
         |- ConnectError, CarrierLostError, KeepaliveTimeoutError (TimeoutError)
     |- LinkRefusedError             the hub answered, and said no
     |- ContractError                descriptors that cannot be used
+    |- StoreError                   a store's file, disk or network
+        |- StoreFullError           no room, on the disk or within a bound
+        |- RevisionError            somebody else was faster
+        |- LeaseError               the lease is over
+        |- PositionError            what was asked to go on from is not there
 
 Source: docs/reference/errors.md; protos/relayrpc/v1/link.proto, Close.Code.
 """
@@ -35,9 +40,14 @@ __all__ = [
     "FrameDecodeError",
     "FrameTooLargeError",
     "KeepaliveTimeoutError",
+    "LeaseError",
     "LinkRefusedError",
+    "PositionError",
     "ProtocolError",
     "RelayError",
+    "RevisionError",
+    "StoreError",
+    "StoreFullError",
     "TakeoverError",
     "UsageError",
     "VersionError",
@@ -133,3 +143,26 @@ class LinkRefusedError(RelayError, ConnectionError):
 
 class ContractError(RelayError):
     """Descriptors are broken, incomplete, too large, or not what their fingerprint says."""
+
+
+class StoreError(RelayError):
+    """A store cannot be opened, read or written: its file, its disk, its network."""
+
+
+class StoreFullError(StoreError):
+    """A store has no room for it: a bound of `Limits`, or the disk."""
+
+
+class RevisionError(StoreError):
+    """
+    A key is not at the revision that was expected; `.detail` has key, expected and actual, where 0
+    says that the key holds nothing.
+    """
+
+
+class LeaseError(StoreError):
+    """A lease is over; `.detail` has lease_id."""
+
+
+class PositionError(StoreError):
+    """A watch or a reader cannot go on from where it was: begin anew."""

@@ -189,6 +189,36 @@ class Limits:
     reflection_streams_max: int = 256
     """Streams of grpc.reflection on one hub."""
 
+    # --- the store ---
+    store_key_bytes_max: int = 1_280
+    """
+    A key: an address and a service, with room to spare. Escaped it fits into NATS's 4 KiB.
+    """
+    store_value_bytes_max: int = 1 * MIB
+    """What a key holds, and a record of a log: a contract's descriptors. NATS's default."""
+    store_keys_max: int = 65_536
+    """Keys in one store,"""
+    store_bytes_max: int = 128 * MIB
+    """... and what they take with their values; a store in memory holds all of it."""
+    store_deletions_max: int = 16_384
+    """Deleted keys that are remembered: a watcher that is further behind begins anew."""
+    store_watchers_max: int = 256
+    """Watchers of keys at once, and as many followers of logs."""
+    store_leases_max: int = 4_096
+    """Leases at once."""
+    store_lease_s_min: float = 1.0
+    """The shortest; NATS counts whole seconds."""
+    store_lease_s_max: float = 3_600.0
+    """The longest: what somebody who is lost leaves behind for so long."""
+    store_logs_max: int = 64
+    """Logs in one store,"""
+    store_log_records_max: int = 65_536
+    """... records in each, the oldest go first,"""
+    store_log_bytes_max: int = 4 * MIB
+    """... what they take without what is around them,"""
+    store_log_age_s_max: float = 604_800.0
+    """... and how old they get: a week."""
+
     # --- the endpoint ---
     handler_threads_max: int = 32
     """Threads for plain `def` handlers of one server."""
@@ -369,6 +399,10 @@ def _relations(limits: Limits) -> list[_Relation]:
         relation("ack_after_s", "at most", "keepalive_interval_s"),
         relation("contract_bytes_max", "at most", "contracts_bytes_max"),
         relation("contract_file_bytes_max", "at most", "contract_bytes_max"),
+        relation("contract_bytes_max", "at most", "store_value_bytes_max"),
+        relation("store_value_bytes_max", "at most", "store_bytes_max"),
+        relation("store_value_bytes_max", "at most", "store_log_bytes_max"),
+        relation("store_lease_s_min", "at most", "store_lease_s_max"),
         relation("backoff_s_min", "at most", "backoff_s_max"),
         relation("retry_backoff_s_min", "at most", "retry_backoff_s_max"),
     ]
