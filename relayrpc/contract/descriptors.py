@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
+from relayrpc.contract.contradictions import OptionsCheck
 from relayrpc.contract.fingerprint import fingerprint_of, import_order, normalise, parse_file
 from relayrpc.contract.standard import (
     STANDARD_FILES,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from relayrpc.contract.options import ContractOptions
     from relayrpc.limits import Limits
 
 
@@ -41,11 +43,14 @@ _FILE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")
 _FILE_TAG: Final = 0x0A
 # What a name that can be looked up costs beyond its characters.
 _ENTRY_BYTES: Final = 192
+_REFERENCE_BYTES: Final = 8
 # As many are noted in one step.
 _STEP_ENTRIES: Final = 1024
 _SYMBOL_CHARS_MAX: Final = 1024
 _REASON_CHARS_MAX: Final = 200
 _SHOWN_CHARS_MAX: Final = 80
+_SENTENCES_MAX: Final = 5
+_SENTENCE_CHARS_MAX: Final = 400
 # What a varint of this many bytes says is more than any file has.
 _LENGTH_BYTES_MAX: Final = 4
 
@@ -98,6 +103,7 @@ class DescriptorSet:
         data: A serialized FileDescriptorSet in normal form.
         fingerprint: Its 32 bytes.
         services: Full names of what its last file defines.
+        contracts: Their options, by those names.
         weight_bytes: About what it takes of memory.
     """
 
@@ -106,6 +112,7 @@ class DescriptorSet:
         "_extensions",
         "_files",
         "_imports",
+        "contracts",
         "data",
         "fingerprint",
         "services",
@@ -120,6 +127,7 @@ class DescriptorSet:
         self.data = data
         self.fingerprint = fingerprint_of(data)
         self.services: tuple[str, ...] = ()
+        self.contracts: Mapping[str, ContractOptions] = {}
         self.weight_bytes = len(data)
         # By file name, in the order of the set: where in the data it is.
         self._files: dict[str, slice] = {}
@@ -137,7 +145,8 @@ class DescriptorSet:
             limits: `contract_*` count here.
 
         Raises:
-            ContractError: It is too large, broken, not closed, or not in normal form.
+            ContractError: It is too large, broken, not closed, or not in normal form; or options of
+                its services contradict each other.
         """
         try:
             yield from self._check_files(limits)
@@ -170,6 +179,19 @@ class DescriptorSet:
             )
         prefix = f"{file.package}." if file.package else ""
         self.services = tuple(f"{prefix}{service.name}" for service in file.service)
+        yield from self._check_options(OptionsCheck(pool.FindFileByName(file.name), file))
+
+    def _check_options(self, check: OptionsCheck) -> Iterator[None]:
+        yield from check.steps()
+        if check.found:
+            raise ContractError(_shown_few([str(each) for each in check.found]))
+        self.contracts = check.contracts
+        for contract in check.contracts.values():
+            self.weight_bytes += _ENTRY_BYTES
+            for operation in contract.operations.values():
+                names_count = len(operation.faults) + len(operation.scopes)
+                self.weight_bytes += _ENTRY_BYTES + _REFERENCE_BYTES * names_count
+            yield
 
     def _check_form(self, file: FileDescriptorProto) -> None:
         name = file.name
@@ -259,6 +281,13 @@ class DescriptorSet:
             numbers = self._extensions.setdefault(extension.extendee.removeprefix("."), {})
             numbers[extension.number] = file.name
             self.weight_bytes += _ENTRY_BYTES
+
+
+def _shown_few(sentences: list[str]) -> str:
+    """Join sentences, as many as somebody reads at once."""
+    shown = [sentence[:_SENTENCE_CHARS_MAX] for sentence in sentences[:_SENTENCES_MAX]]
+    left = len(sentences) - len(shown)
+    return "; ".join(shown) + (f"; and {left} more" if left else "")
 
 
 def _reason(error: Exception) -> str:

@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from relayrpc.contract.address import check_address
 from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
 from relayrpc.hub.observer import Observers
 from relayrpc.hub.queue import CallQueue, QueuedCall
-from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal, check_address
+from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal
 from relayrpc.link.call import (
     STATUS_CANCELLED,
     STATUS_DEADLINE_EXCEEDED,

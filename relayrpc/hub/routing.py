@@ -9,12 +9,12 @@ Source: LINK.md "Shape"; DESIGN.md "What a caller is told".
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
+from relayrpc.contract.address import ADDRESS_BYTES_MAX
 from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
@@ -36,11 +36,7 @@ __all__ = [
     "Registration",
     "Router",
     "RoutingRefusal",
-    "check_address",
 ]
-
-_ADDRESS: Final = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
-_ADDRESS_BYTES_MAX: Final = 512
 
 Place = tuple[str, str]
 """Where hosts stand: (address, service)."""
@@ -105,25 +101,6 @@ class _Standing:
     """In order of registration."""
     shapes: dict[str, int] = field(default_factory=dict)
     """pb.Shape by full method name; unknown where hosts contradict each other."""
-
-
-def check_address(address: str, *, is_local: bool = False) -> str:
-    """
-    Say what is wrong with an announced address; empty when nothing is.
-
-    Args:
-        address: The path.
-        is_local: It is the hub's own host that announces, which has the reserved ones.
-    """
-    path = address.removeprefix("$") if is_local else address
-    if not address or (_ADDRESS.fullmatch(path) and len(path) <= _ADDRESS_BYTES_MAX):
-        return ""
-    if address.startswith("$"):
-        return f"address {address!r} is reserved for the hub"
-    return (
-        f"address {address[:80]!r} is no path: segments of letters, digits and ._~- "
-        f"joined by /, at most {_ADDRESS_BYTES_MAX} bytes"
-    )
 
 
 class Router:
@@ -384,7 +361,7 @@ def _lack(host: Registration) -> Lack:
 
 def _prefixes(address: str) -> Iterator[str]:
     """Yield the address and the paths above it, longest first; none of what is too long for one."""
-    if len(address) > _ADDRESS_BYTES_MAX:
+    if len(address) > ADDRESS_BYTES_MAX:
         # A plain gRPC client or a health check may name anything, and each step copies the rest.
         return
     while address:

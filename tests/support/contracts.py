@@ -16,7 +16,7 @@ from relayrpc.contract.fingerprint import normalise
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 
 
-__all__ = ["checked", "make_file", "make_pool", "make_set", "raw_set", "set_pool"]
+__all__ = ["checked", "make_file", "make_pool", "make_set", "raw_set", "set_pool", "varint"]
 
 _Field = FieldDescriptorProto
 
@@ -75,7 +75,7 @@ def raw_set(*files: FileDescriptorProto | bytes) -> bytes:
     made = b""
     for file in files:
         data = file if isinstance(file, bytes) else file.SerializeToString()
-        made += b"\x0a" + _varint(len(data)) + data
+        made += b"\x0a" + varint(len(data)) + data
     return made
 
 
@@ -87,7 +87,8 @@ def checked(data: bytes, limits: Limits = DEFAULT_LIMITS) -> DescriptorSet:
     return found
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Write a number as protobuf does."""
     data = bytearray()
     while value > 0x7F:
         data.append(value & 0x7F | 0x80)

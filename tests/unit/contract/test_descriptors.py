@@ -17,7 +17,7 @@ from relayrpc.contract.fingerprint import fingerprint_of, parse_file
 from relayrpc.contract.standard import STANDARD_FILES, standard_file
 from relayrpc.errors import ContractError
 from relayrpc.limits import DEFAULT_LIMITS
-from relayrpc.v1 import hub_pb2
+from relayrpc.v1 import contract_pb2, hub_pb2
 from tests.support.contracts import checked, make_file, make_pool, make_set, raw_set
 
 
@@ -95,9 +95,30 @@ def test_reason_is_short_however_long_names_are() -> None:
     assert len(str(refused.value)) < 512
 
 
+def test_set_whose_options_contradict_each_other_is_refused_with_the_first_of_them() -> None:
+    file = make_file(methods=[f"Do{number}" for number in range(7)])
+    for method in file.service[0].method:
+        method.options.Extensions[contract_pb2.operation].terminating = True
+    with pytest.raises(ContractError) as refused:
+        checked(make_set(file))
+    text = str(refused.value)
+    assert text.startswith("t.proto: t.Service.Do0: terminating, but the contract's session is ")
+    assert text.count("t.proto: ") == 5
+    assert text.endswith("; and 2 more")
+
+
+def test_checked_set_has_the_options_of_its_services() -> None:
+    file = make_file()
+    file.service[0].options.Extensions[contract_pb2.contract].address = "a/b"
+    plain, found = checked(make_set(make_file())), checked(make_set(file))
+    assert plain.contracts["t.Service"].address == "t.Service"
+    assert found.contracts["t.Service"].address == "a/b"
+
+
 def test_large_set_is_checked_in_steps() -> None:
     steps = sum(1 for _ in DescriptorSet(many_files(100)).check(DEFAULT_LIMITS))
-    assert steps == 101
+    # Twice: the options may use names of each file.
+    assert steps > 2 * 101
     large = make_file()
     for number in range(10_000):
         large.message_type.add(name=f"M{number}")

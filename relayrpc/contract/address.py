@@ -1,0 +1,36 @@
+"""
+The form of the addresses at which hosts listen. Pure.
+
+Owns: that form. Does not own: what else a relay URL may say (carrier/url.py).
+Source: protos/relayrpc/v1/link.proto, Announce.address.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+
+__all__ = ["ADDRESS_BYTES_MAX", "check_address"]
+
+_ADDRESS: Final = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
+ADDRESS_BYTES_MAX: Final = 512
+
+
+def check_address(address: str, *, is_local: bool = False) -> str:
+    """
+    Say what is wrong with an announced address; empty when nothing is.
+
+    Args:
+        address: The path.
+        is_local: It is the hub's own host that announces, which has the reserved ones.
+    """
+    path = address.removeprefix("$") if is_local else address
+    if not address or (_ADDRESS.fullmatch(path) and len(path) <= ADDRESS_BYTES_MAX):
+        return ""
+    if address.startswith("$"):
+        return f"address {address[:80]!r} is reserved for the hub"
+    return (
+        f"address {address[:80]!r} is no path: segments of letters, digits and ._~- "
+        f"joined by /, at most {ADDRESS_BYTES_MAX} bytes"
+    )
