@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import grpc
 import grpc.aio
 
+from relayrpc.carrier import uninstrumented
 from relayrpc.carrier.tls import TLSOptions, client_ssl_context, grpc_channel_credentials
 from relayrpc.carrier.url import parse_url
 from relayrpc.errors import ConfigError
@@ -176,11 +176,11 @@ class Backend:
             ("grpc.use_local_subchannel_pool", 1),
         ]
         if not self.is_secure:
-            return grpc.aio.insecure_channel(self.authority, options=options)
+            return uninstrumented.insecure_channel(self.authority, options=options)
         if self.tls_name is not None:
             options.append(("grpc.ssl_target_name_override", self.tls_name))
         credentials = grpc_channel_credentials(self.tls_options)
-        return grpc.aio.secure_channel(self.authority, credentials, options=options)
+        return uninstrumented.secure_channel(self.authority, credentials, options=options)
 
     async def find_fault(self) -> str:
         """

@@ -8,7 +8,8 @@ same assertions.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -28,6 +29,7 @@ from opentelemetry.instrumentation.grpc import (
     aio_client_interceptors,
     aio_server_interceptor,
 )
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -37,6 +39,7 @@ from samples.greeter import greeter_pb2 as pb
 from samples.greeter import greeter_pb2_grpc
 from samples.greeter.host import Greeter
 from tests.support.aio_sides import ServeAio
+from tests.support.exposed import running_backend, running_exposed
 from tests.support.relay import Stub, make_handlers
 
 
@@ -86,15 +89,25 @@ async def test_opentelemetry_spans_of_caller_and_host_are_one_trace(serve_aio: S
         assert kinds["SERVER"].attributes["net.peer.ip"] == "127.0.0.1"
 
 
-async def test_opentelemetry_may_patch_everything_around_a_relay() -> None:
-    """What a link runs over is not instrumented; the calls of a plain client are."""
+@contextlib.contextmanager
+def instrumented(*instrumentors: BaseInstrumentor) -> Iterator[InMemorySpanExporter]:
+    """Patch grpc as programs do that want spans of everything; gives the spans that ended."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    instrumentors = (GrpcAioInstrumentorClient(), GrpcAioInstrumentorServer())
     for instrumentor in instrumentors:
         instrumentor.instrument(tracer_provider=provider)
     try:
+        yield exporter
+    finally:
+        for instrumentor in instrumentors:
+            instrumentor.uninstrument()
+
+
+async def test_opentelemetry_may_patch_everything_around_a_relay() -> None:
+    """What a link runs over is not instrumented; the calls of a plain client are."""
+    both = (GrpcAioInstrumentorClient(), GrpcAioInstrumentorServer())
+    with instrumented(*both) as exporter:
         async with run_hub() as hub:
             server = hub.server("a", carrier="grpc")
             handlers = make_handlers({"uu:E": echo, "ss:S": echo_all})
@@ -107,10 +120,18 @@ async def test_opentelemetry_may_patch_everything_around_a_relay() -> None:
             async with grpc.aio.insecure_channel(hub.grpc_target) as plain:
                 method = Stub(plain).unary_unary("E")
                 assert await method(b"x", metadata=(("relay-address", "a"),)) == b"x"
-    finally:
-        for instrumentor in instrumentors:
-            instrumentor.uninstrument()
     assert [span.name for span in exporter.get_finished_spans()] == ["/test.Service/E"]
+
+
+async def test_opentelemetry_sees_nothing_that_an_agent_asks_of_a_backend() -> None:
+    """Neither health nor reflection; what it forwards is in the caller's span and the server's."""
+    with instrumented(GrpcAioInstrumentorClient()) as exporter:
+        async with (
+            running_backend({"uu:E": echo}, has_health=True) as (authority, _),
+            running_exposed(authority) as running,
+        ):
+            assert await Stub(running.channel).unary_unary("E")(b"x") == b"x"
+    assert exporter.get_finished_spans() == ()
 
 
 async def test_health_servicer_answers_and_tells_of_changes(serve_aio: ServeAio) -> None:
