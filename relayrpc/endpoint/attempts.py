@@ -20,7 +20,7 @@ from relayrpc.endpoint.retry import (
     read_pushback_s,
 )
 from relayrpc.endpoint.service_config import RetryPolicy
-from relayrpc.link.call import CallOutcome
+from relayrpc.link.call import STATUS_UNAVAILABLE, CallOutcome
 from relayrpc.link.frames import metadata_bytes
 from relayrpc.v1 import link_pb2 as pb
 
@@ -58,13 +58,15 @@ class KeptRequests:
 class Attempts:
     """What is known of a call whose first attempt has failed."""
 
-    __slots__ = ("count", "end", "last", "may_have_executed", "timer")
+    __slots__ = ("count", "end", "last", "may_have_executed", "timer", "was_lost")
 
     def __init__(self) -> None:
         # Those that failed.
         self.count = 0
         # One of them may have run.
         self.may_have_executed = False
+        # One of them was lost, on its way or with its host.
+        self.was_lost = False
         # The link's call of the last one, and how it ended.
         self.last: Call | None = None
         self.end = pb.End()
@@ -78,6 +80,10 @@ class Attempts:
         self.end = end
         if not end.not_executed:
             self.may_have_executed = True
+        if end.status == STATUS_UNAVAILABLE and (
+            not end.not_executed or end.origin == pb.End.ORIGIN_CALLER
+        ):
+            self.was_lost = True
 
     def mark(self, opening: pb.Open, *, limits: Limits) -> None:
         """Tell the handler how many there were before, where metadata has room for it."""
@@ -153,6 +159,7 @@ class Retries:
             attempts_count=attempts.count + 1,
             may_repeat=_may_repeat(outcome, call.method, is_remembered=is_remembered),
             was_linked=self._was_linked(call.link),  # type: ignore[arg-type]  # a Link
+            was_lost=attempts.was_lost,
             pushback_s=read_pushback_s(outcome.trailing_metadata),
         )
         policy = self._policy(call.method)

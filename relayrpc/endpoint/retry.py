@@ -56,8 +56,20 @@ class Failure:
     """It may run twice, or its host sees to it that it does not."""
     was_linked: bool = True
     """The hub had been reached."""
+    was_lost: bool = False
+    """An earlier attempt was lost, on its way or with its host."""
     pushback_s: float | None = None
     """How long the other side asks to wait; None: it does not; below 0: not to call again."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """A host would not take it: it is stopping, or what is behind it is not there."""
+        outcome = self.outcome
+        return (
+            outcome.status == STATUS_UNAVAILABLE
+            and outcome.origin == "host"
+            and not outcome.may_have_executed
+        )
 
 
 def is_worth_another(failure: Failure, policy: RetryPolicy | None) -> bool:
@@ -74,15 +86,17 @@ def is_worth_another(failure: Failure, policy: RetryPolicy | None) -> bool:
     if policy is not None and outcome.status in policy.statuses:
         return True
     if outcome.status == STATUS_RESOURCE_EXHAUSTED:
-        return not outcome.may_have_executed and failure.pushback_s is not None
+        # Once: who is still full then is overloaded, and more attempts would add to it.
+        is_first = failure.attempts_count == 1 or failure.was_lost
+        return is_first and not outcome.may_have_executed and failure.pushback_s is not None
     if outcome.status != STATUS_UNAVAILABLE:
         return False
-    # At first, that there is no hub or no host is told at once: it is wait_for_ready that waits.
-    # Of a call that was on its way already, the host may be about to come back.
+    # That there is no hub or no host is told at once: it is wait_for_ready that waits. But of a
+    # call that was lost, the host or the hub may be about to come back.
     return (
-        failure.attempts_count > 1
+        failure.was_lost
         or outcome.may_have_executed
-        or outcome.origin == "host"
+        or failure.is_refusal
         or (outcome.origin == "caller" and failure.was_linked)
     )
 
@@ -107,12 +121,18 @@ def find_pause_s(
     if failure.attempts_count >= policy.attempts_max:
         return None
     pause_s = failure.pushback_s
-    if pause_s is None:
+    if pause_s is not None:
+        if not 0 <= pause_s <= limits.retry_pushback_s_max:
+            return None
+        # Never sooner than asked; not all at once who were refused at once.
+        pause_s *= 1 + _JITTER * jitter
+    elif failure.is_refusal and failure.attempts_count == 1:
+        # As gRPC calls again at once what a server has not looked at: another host may be there.
+        pause_s = 0.0
+    else:
         growth = policy.backoff_factor ** (failure.attempts_count - 1)
         pause_s = min(policy.backoff_s_min * growth, policy.backoff_s_max)
         pause_s *= 1 - _JITTER + 2 * _JITTER * jitter
-    elif not 0 <= pause_s <= limits.retry_pushback_s_max:
-        return None
     return None if left_s is not None and pause_s >= left_s else pause_s
 
 

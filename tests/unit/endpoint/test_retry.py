@@ -52,9 +52,11 @@ AGAIN = [
     # By itself, what no handler has seen and may go better.
     (failure(UNAVAILABLE, "host"), None),
     (failure(UNAVAILABLE, "caller"), None),
-    (failure(UNAVAILABLE, "hub", attempts_count=2), None),
-    (failure(UNAVAILABLE, "caller", was_linked=False, attempts_count=2), None),
+    (failure(UNAVAILABLE, "host", attempts_count=2), None),
+    (failure(UNAVAILABLE, "hub", was_lost=True), None),
+    (failure(UNAVAILABLE, "caller", was_linked=False, was_lost=True), None),
     (failure(RESOURCE_EXHAUSTED, pushback_s=1.0), None),
+    (failure(RESOURCE_EXHAUSTED, pushback_s=1.0, attempts_count=2, was_lost=True), None),
     # What may run twice.
     (failure(UNAVAILABLE, "hub", "maybe", may_repeat=True), None),
     (failure(UNAVAILABLE, "host", "maybe", may_repeat=True), None),
@@ -68,6 +70,8 @@ OVER = [
     # There is no host, or no hub: told in one round trip.
     (failure(UNAVAILABLE, "hub"), None),
     (failure(UNAVAILABLE, "caller", was_linked=False), None),
+    # Nor is there one besides the host that refused it.
+    (failure(UNAVAILABLE, "hub", attempts_count=2), None),
     # It may have run, and must not twice: whatever a service config says.
     (failure(UNAVAILABLE, "hub", "maybe"), None),
     (failure(UNAVAILABLE, "hub", "maybe"), POLICY),
@@ -75,6 +79,7 @@ OVER = [
     # No reason to expect another answer.
     (failure(RESOURCE_EXHAUSTED), None),
     (failure(RESOURCE_EXHAUSTED), POLICY),
+    (failure(RESOURCE_EXHAUSTED, pushback_s=1.0, attempts_count=2), None),
     (failure(ABORTED, "host", "maybe", may_repeat=True), None),
     (failure(CANCELLED), POLICY),
 ]
@@ -103,6 +108,7 @@ FAILURES = st.builds(
     attempts_count=st.integers(1, 6),
     may_repeat=st.booleans(),
     was_linked=st.booleans(),
+    was_lost=st.booleans(),
     pushback_s=st.none() | st.floats(-1, 1e9),
 )
 POLICIES = st.none() | st.builds(
@@ -123,6 +129,13 @@ def test_nothing_that_may_have_run_is_made_again_unless_it_may_run_twice(
         assert failed.may_repeat
 
 
+@given(FAILURES)
+def test_only_what_a_while_may_change_is_made_again_by_itself(failed: Failure) -> None:
+    """Not a method that is not there, not a request that is wrong, not a caller who may not."""
+    if is_worth_another(failed, None):
+        assert failed.outcome.status in (UNAVAILABLE, RESOURCE_EXHAUSTED)
+
+
 @given(FAILURES, st.floats(0, 1), st.none() | st.floats(0, 1e9))
 def test_pauses_are_bounded_and_within_the_deadline(
     failed: Failure, jitter: float, left_s: float | None
@@ -132,11 +145,13 @@ def test_pauses_are_bounded_and_within_the_deadline(
         return
     assert failed.attempts_count < POLICY.attempts_max
     assert left_s is None or pause_s < left_s
-    if failed.pushback_s is None:
-        assert 0 < pause_s <= POLICY.backoff_s_max * 1.2
+    if failed.pushback_s is not None:
+        assert failed.pushback_s <= pause_s <= failed.pushback_s * 1.2
+        assert 0 <= failed.pushback_s <= DEFAULT_LIMITS.retry_pushback_s_max
+    elif failed.is_refusal and failed.attempts_count == 1:
+        assert pause_s == 0
     else:
-        assert pause_s == failed.pushback_s
-        assert 0 <= pause_s <= DEFAULT_LIMITS.retry_pushback_s_max
+        assert 0 < pause_s <= POLICY.backoff_s_max * 1.2
 
 
 def test_pauses_grow_up_to_their_bound() -> None:
