@@ -23,6 +23,14 @@ __all__ = ["JOBS", "Job", "differences", "generate", "main"]
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
+_MESSAGES: Final = ("python", "pyi")
+_STUBS: Final = (*_MESSAGES, "grpc_python")
+_TYPED: Final = ("relayrpc",)
+_GENERATED: Final = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_relay.py")
+_CASES: Final = "tests/codegen/protos"
+_PLUGIN: Final = Path(sys.executable).with_name("protoc-gen-relayrpc")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """Some .proto files that are compiled together."""
@@ -31,15 +39,18 @@ class Job:
     """Folder that the import paths in the .proto files start from, relative to the repository."""
     protos: str
     """Folder below `include` whose .proto files are compiled."""
-    has_stubs: bool
-    """Whether stubs and servicers are written too; the relay's own carriers use raw methods."""
+    outputs: tuple[str, ...] = _MESSAGES
+    """Of protoc; the relay's own carriers use raw methods, and need no stubs."""
+    into: str = "."
+    """Folder that stands for `include` where the files are written."""
 
 
 JOBS: Final = (
-    Job(include="protos", protos="relayrpc/v1", has_stubs=False),
-    Job(include=".", protos="samples/greeter", has_stubs=True),
-    Job(include=".", protos="tests/interop", has_stubs=True),
-    Job(include=".", protos="benchmarks", has_stubs=True),
+    Job(include="protos", protos="relayrpc/v1"),
+    Job(include=".", protos="samples/greeter", outputs=_STUBS),
+    Job(include=".", protos="tests/interop", outputs=_STUBS),
+    Job(include=".", protos="benchmarks", outputs=_STUBS),
+    Job(include=_CASES, into=_CASES, protos="cases", outputs=_TYPED),
 )
 _PARTS_OF_PAGES: Final = (state_table, metrics_page, logs_page, configuration_page)
 
@@ -59,14 +70,23 @@ def generate(job: Job, target: Path) -> list[Path]:
         subprocess.CalledProcessError: If protoc refuses a file; its own message is on stderr.
     """
     include = ROOT / job.include
-    found = (include / job.protos).glob("*.proto")
+    into = target / job.into
+    into.mkdir(parents=True, exist_ok=True)
+    found = (include / job.protos).rglob("*.proto")
     protos = sorted(str(path.relative_to(include)) for path in found)
-    outputs = [f"--python_out={target}", f"--pyi_out={target}"]
-    if job.has_stubs:
-        outputs.append(f"--grpc_python_out={target}")
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{include}", *outputs, *protos]
+    command = [
+        sys.executable, "-m", "grpc_tools.protoc", f"-I{include}", f"-I{ROOT / 'protos'}",
+        f"--plugin=protoc-gen-relayrpc={_PLUGIN}",
+        *(f"--{output}_out={into}" for output in job.outputs), *protos,
+    ]  # fmt: skip
     subprocess.run(command, check=True, cwd=ROOT)
-    return sorted(path.relative_to(target) for path in (target / job.protos).glob("*_pb2*.py*"))
+    return _generated(target, job)
+
+
+def _generated(root: Path, job: Job) -> list[Path]:
+    """Find a job's files below what stands for the repository's root."""
+    found = (root / job.into / job.protos).rglob("*.py*")
+    return sorted(path.relative_to(root) for path in found if path.name.endswith(_GENERATED))
 
 
 def differences() -> list[str]:
@@ -81,8 +101,8 @@ def differences() -> list[str]:
         target = Path(folder)
         for job in JOBS:
             written = generate(job, target)
-            committed = {path.relative_to(ROOT) for path in (ROOT / job.protos).glob("*_pb2*.py*")}
-            problems += [f"{path} has no .proto file" for path in sorted(committed - set(written))]
+            left_over = set(_generated(ROOT, job)) - set(written)
+            problems += [f"{path} has no .proto file" for path in sorted(left_over)]
             for path in written:
                 if not (ROOT / path).is_file():
                     problems.append(f"{path} is missing")

@@ -58,7 +58,10 @@ def test_wheel_holds_the_package_and_its_protos_and_nothing_else(wheel: Path) ->
     assert "relayrpc/v1/link_pb2.pyi" in names
     assert "relayrpc/py.typed" in names
     tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"relayrpc"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "relayrpc",
+        "relayrpc_codegen",
+    }
 
 
 def lowest_versions() -> list[str]:

@@ -21,6 +21,7 @@ MODULES: Final = (
     "relayrpc.errors",
     "relayrpc.limits",
     "relayrpc.testing",
+    "relayrpc.typed",
 )
 
 

@@ -60,11 +60,13 @@ SURFACE: Final[dict[str, int]] = {
     "_sync": LAYERS["hub"],
     "aio": LAYERS["hub"],
     "testing": LAYERS["cli"],
+    "typed": LAYERS["hub"],
     "__main__": LAYERS["cli"] + 1,
 }
 """What programs import and no part does -> the height below which it may import itself."""
 
 _PURE: Final = ("relayrpc/link/", "relayrpc/auth/", "relayrpc/contract/")
+_PLUGIN: Final = "codegen/relayrpc_codegen/"
 _PURE_FILES: Final = (
     "relayrpc/hub/admission.py",
     "relayrpc/hub/config.py",
@@ -87,11 +89,14 @@ _ENTRY_POINTS: Final = {
     "relayrpc.store.memory",
     "relayrpc.testing",
     "relayrpc.testing.pytest_plugin",
+    "relayrpc.typed",
 }
 
 
 def layers(path: PurePosixPath, source: str) -> list[str]:
     """Imports inside the package point one way; importing for types only counts too."""
+    if str(path).startswith(_PLUGIN):
+        return _plugin_layer(path, source)
     if path.parts[0] != "relayrpc":
         return []
     own = _part(path)
@@ -111,6 +116,15 @@ def layers(path: PurePosixPath, source: str) -> list[str]:
         ):
             complaints.append(f"{path}:{line}: {own} must not import {part}")
     return complaints
+
+
+def _plugin_layer(path: PurePosixPath, source: str) -> list[str]:
+    """The plugin of protoc knows contracts, and nothing that could be at either end of a call."""
+    return [
+        f"{path}:{line}: the plugin must not import {module}"
+        for line, module in _imports(source)
+        if module.startswith("relayrpc.") and LAYERS[module.split(".")[1]] > LAYERS["contract"]
+    ]
 
 
 def pure_imports(path: PurePosixPath, source: str) -> list[str]:

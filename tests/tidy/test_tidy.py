@@ -66,6 +66,7 @@ def complaints(rule: rules.Rule, path: str, *lines: str) -> list[str]:
         ("relayrpc/gateway/grpc.py", "from relayrpc.testing import memory_pair"),
         ("relayrpc/aio.py", "from relayrpc.hub.session import HubSessions"),
         ("relayrpc/testing/__init__.py", "from relayrpc.cli import main"),
+        ("codegen/relayrpc_codegen/plugin.py", "from relayrpc.endpoint import handlers"),
     ],
 )
 def test_layers_rule_refuses_import_upwards(path: str, line: str) -> None:
@@ -80,6 +81,7 @@ def test_layers_rule_refuses_import_upwards(path: str, line: str) -> None:
         ("relayrpc/aio.py", "from relayrpc.endpoint.server import Server"),
         ("relayrpc/testing/__init__.py", "from relayrpc.gateway.grpc import NativeGateway"),
         ("relayrpc/testing/__init__.py", "import relayrpc.aio"),
+        ("codegen/relayrpc_codegen/plugin.py", "from relayrpc.errors import ContractError"),
         ("relayrpc/link/call.py", "import dataclasses"),
     ],
 )

@@ -1,0 +1,12 @@
+"""
+protoc-gen-relayrpc: typed callers, servicers and contract objects from .proto files.
+
+Descriptors are read into a model (reading.py), the model is written as text (rendering.py);
+plugin.py is what protoc, grpcio-tools and buf run.
+Source: docs/reference/codegen.md.
+"""
+
+from __future__ import annotations
+
+
+__all__: list[str] = []

@@ -1,0 +1,77 @@
+"""
+What one generated module says, with every name as Python has it. Pure data.
+
+Owns: what is known between reading descriptors and writing text. Does not own: either of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+__all__ = ["Import", "Method", "Module", "Service"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """One module of generated messages."""
+
+    module: str
+    """As it is imported, "contoso.orders.v1.orders_pb2"."""
+    alias: str
+    """What the generated module calls it."""
+    has_statement: bool
+    """Whether an import statement can name it; not where a part is a keyword, as in "a.class"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One method of a service."""
+
+    name: str
+    """As the .proto file has it."""
+    python_name: str
+    """What it is called in generated classes: the name, where Python takes it."""
+    comment: str
+    """The comment before it, lines without their margin; empty: none."""
+    is_deprecated: bool
+    request: str
+    """An annotation: "orders_pb2.Order"."""
+    response: str
+    has_request_stream: bool
+    has_response_stream: bool
+    default_timeout_s: float | None
+    """Of calls whose caller says nothing; None: they have no deadline."""
+
+    @property
+    def shape(self) -> str:
+        """As grpc's channels name it: "unary_stream"."""
+        words = {False: "unary", True: "stream"}
+        return f"{words[self.has_request_stream]}_{words[self.has_response_stream]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One service of a file."""
+
+    name: str
+    full_name: str
+    """With its package: "contoso.orders.v1.Orders"."""
+    comment: str
+    is_deprecated: bool
+    methods: tuple[Method, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """What is generated from one file that has services."""
+
+    proto: str
+    """The file's name as protoc has it."""
+    path: str
+    """Where the text goes: "contoso/orders/v1/orders_relay.py"."""
+    own: Import
+    """The file's own messages, and its descriptor."""
+    imports: tuple[Import, ...]
+    """All that is imported, `own` too, in the order of the statements."""
+    services: tuple[Service, ...]

@@ -1,0 +1,98 @@
+"""
+Python's names for what .proto files name. Pure.
+
+Owns: modules, and names that Python or the generated code has for itself. Does not own: which names
+those are in a file (reading.py).
+Source: protobuf's own Python generator, for modules; docs/reference/codegen.md, "Names".
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Final
+
+
+__all__ = ["aliases", "can_be_imported", "is_free", "messages_module", "module_path", "rename"]
+
+_SUFFIX: Final = "_relay"
+# What stands in no name.
+_NO_NAME: Final = re.compile(r"\W")
+
+
+def messages_module(proto: str) -> str:
+    """Return the module of a file's messages: "a/b-c.proto" -> "a.b_c_pb2"."""
+    return f"{_stem(proto)}_pb2"
+
+
+def module_path(proto: str) -> str:
+    """Return the path of what is generated from a file: "a/b-c.proto" -> "a/b_c_relay.py"."""
+    return f"{_stem(proto).replace('.', '/')}{_SUFFIX}.py"
+
+
+def _stem(proto: str) -> str:
+    return proto.removesuffix(".proto").replace("-", "_").replace("/", ".")
+
+
+def can_be_imported(module: str) -> bool:
+    """Say whether an import statement can name a module."""
+    return all(map(is_free, module.split(".")))
+
+
+def is_free(name: str) -> bool:
+    """Say whether a name can stand in a program's text."""
+    return name.isidentifier() and not keyword.iskeyword(name)
+
+
+def aliases(modules: Iterable[str]) -> dict[str, str]:
+    """
+    Name modules within the one that imports them: by their last part, where that is one module's
+    and a name, else by all parts.
+
+    Returns:
+        Module -> name, in the order of the modules.
+    """
+    ordered = sorted(set(modules))
+    count = Counter(_last(module) for module in ordered)
+    taken: set[str] = set()
+    found: dict[str, str] = {}
+    for module in ordered:
+        last = _last(module)
+        is_short = count[last] == 1 and last.isidentifier()
+        name = last if is_short else f"_{_NO_NAME.sub('_', module)}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        found[module] = name
+    return found
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
+
+
+def rename(names: Collection[str], reserved: Collection[str]) -> dict[str, str]:
+    """
+    Name a service's methods in Python. A name stays what it is, but for keywords, names that the
+    generated code needs, and private ones.
+
+    Args:
+        names: Of all methods of a service.
+        reserved: What the generated classes cannot have as a name.
+
+    Returns:
+        Name -> name in Python; no two are the same, and none begins with an underscore.
+    """
+    kept = {name for name in names if name[0] != "_" and is_free(name) and name not in reserved}
+    found = {name: name for name in kept}
+    taken = {*kept, *reserved}
+    for name in names:
+        if name not in kept:
+            free = f"method{name}" if name[0] == "_" else f"{name}_"
+            while free in taken:
+                free += "_"
+            taken.add(free)
+            found[name] = free
+    return found

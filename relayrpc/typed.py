@@ -1,0 +1,239 @@
+"""
+What generated modules (`<name>_relay.py`) stand on: contracts, the types of calls, and the joints
+to any grpc channel or server, a relay's or grpcio's own.
+
+Programs need names from here only to annotate. Those that end in `Sync` block, the others are for
+an event loop.
+Source: docs/reference/codegen.md; grpc.aio's and grpc's calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from relayrpc.contract.contract import Contract
+from relayrpc.endpoint.handlers import SHAPES
+
+
+__all__ = [
+    "Caller",
+    "CallerSync",
+    "Channel",
+    "ChannelSync",
+    "Contract",
+    "EOFType",
+    "Handlers",
+    "Message",
+    "Metadata",
+    "Requests",
+    "RequestsSync",
+    "Server",
+    "ServerSync",
+    "ServicerContext",
+    "ServicerContextSync",
+    "StreamCallSync",
+    "StreamStreamCall",
+    "StreamUnaryCall",
+    "UnaryStreamCall",
+    "UnaryUnaryCall",
+    "add_to_server",
+]
+
+_Request = TypeVar("_Request")
+_Request_contra = TypeVar("_Request_contra", contravariant=True)
+_Response_co = TypeVar("_Response_co", covariant=True)
+
+# grpcio ships no types; to a checker these are what types-grpcio says, or Any where that is not
+# installed.
+Channel: TypeAlias = grpc.aio.Channel
+ChannelSync: TypeAlias = grpc.Channel
+Server: TypeAlias = grpc.aio.Server
+ServerSync: TypeAlias = grpc.Server
+ServicerContextSync: TypeAlias = grpc.ServicerContext
+if TYPE_CHECKING:
+    ServicerContext: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+    class EOFType:
+        """What `read()` gives behind the last message: `grpc.aio.EOF`."""
+else:
+    ServicerContext = grpc.aio.ServicerContext
+    EOFType = type(grpc.aio.EOF)
+
+Metadata: TypeAlias = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
+"""What a call takes as its metadata."""
+Requests: TypeAlias = AsyncIterable[_Request] | Iterable[_Request] | None
+"""What a call with a request stream takes; given None, its `write` and `done_writing` are used."""
+RequestsSync: TypeAlias = Iterable[_Request]
+Handlers: TypeAlias = Mapping[str, Callable[..., Any]]
+"""Name of each method, as the .proto file has it -> what answers."""
+
+
+# --- calls for an event loop ---
+
+
+class _Call(Protocol):
+    """A call, while it runs and after."""
+
+    def cancel(self) -> bool:
+        """End the call, unless it is over; says whether this ended it."""
+
+    def cancelled(self) -> bool: ...
+    def done(self) -> bool: ...
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline; None: there is none."""
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None: ...
+    async def wait_for_connection(self) -> None: ...
+    async def initial_metadata(self) -> grpc.aio.Metadata: ...
+    async def trailing_metadata(self) -> grpc.aio.Metadata: ...
+    async def code(self) -> grpc.StatusCode:
+        """Wait for the end; says how the call ended."""
+
+    async def details(self) -> str: ...
+
+
+class _ResponseStream(_Call, AsyncIterable[_Response_co], Protocol[_Response_co]):
+    """A call with a stream of responses: iterate, or read."""
+
+    def __aiter__(self) -> AsyncIterator[_Response_co]: ...
+    async def read(self) -> _Response_co | EOFType: ...
+
+
+class _RequestStream(_Call, Protocol[_Request_contra]):
+    """A call that was given no requests: write them."""
+
+    async def write(self, request: _Request_contra) -> None: ...
+    async def done_writing(self) -> None: ...
+
+
+class UnaryUnaryCall(_Call, Awaitable[_Response_co], Protocol[_Response_co]):
+    """Await it for the response."""
+
+
+class UnaryStreamCall(_ResponseStream[_Response_co], Protocol[_Response_co]):
+    """Iterate over it, or read, for the responses."""
+
+
+class StreamUnaryCall(
+    _RequestStream[_Request_contra],
+    Awaitable[_Response_co],
+    Protocol[_Request_contra, _Response_co],
+):
+    """Await it for the response, behind the last request."""
+
+
+class StreamStreamCall(
+    _RequestStream[_Request_contra],
+    _ResponseStream[_Response_co],
+    Protocol[_Request_contra, _Response_co],
+):
+    """Both ways at once."""
+
+
+class Caller:
+    """What generated callers are, on the channel's event loop."""
+
+    contract: ClassVar[Contract]
+
+    def __init__(self, channel: Channel) -> None:
+        """
+        Args:
+            channel: A relay's, or any grpc.aio.Channel.
+        """
+        # By name of method; those of each shape.
+        self._unary_unary: dict[str, Callable[..., UnaryUnaryCall[Any]]] = {}
+        self._unary_stream: dict[str, Callable[..., UnaryStreamCall[Any]]] = {}
+        self._stream_unary: dict[str, Callable[..., StreamUnaryCall[Any, Any]]] = {}
+        self._stream_stream: dict[str, Callable[..., StreamStreamCall[Any, Any]]] = {}
+        _bind(self, channel)
+
+
+# --- calls that block ---
+
+
+class StreamCallSync(Iterator[_Response_co], Protocol[_Response_co]):
+    """A call with a stream of responses: iterate."""
+
+    def cancel(self) -> bool:
+        """End the call, unless it is over; says whether this ended it."""
+
+    def is_active(self) -> bool: ...
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline; None: there is none."""
+
+    def add_callback(self, callback: Callable[[], None]) -> bool: ...
+    def initial_metadata(self) -> Sequence[tuple[str, str | bytes]]: ...
+    def trailing_metadata(self) -> Sequence[tuple[str, str | bytes]]: ...
+    def code(self) -> grpc.StatusCode:
+        """Wait for the end; says how the call ended."""
+
+    def details(self) -> str: ...
+
+
+class CallerSync:
+    """What generated blocking callers are; any number of threads may use one."""
+
+    contract: ClassVar[Contract]
+
+    def __init__(self, channel: ChannelSync) -> None:
+        """
+        Args:
+            channel: A relay's, or any grpc.Channel.
+        """
+        # By name of method; those of each shape.
+        self._unary_unary: dict[str, Callable[..., Any]] = {}
+        self._unary_stream: dict[str, Callable[..., StreamCallSync[Any]]] = {}
+        self._stream_unary: dict[str, Callable[..., Any]] = {}
+        self._stream_stream: dict[str, Callable[..., StreamCallSync[Any]]] = {}
+        _bind(self, channel)
+
+
+# --- joints ---
+
+
+def _bind(caller: Caller | CallerSync, channel: Channel | ChannelSync) -> None:
+    """Make what starts the calls of each method."""
+    for method in caller.contract.descriptor.methods:
+        shape, _ = SHAPES[bool(method.client_streaming), bool(method.server_streaming)]
+        getattr(caller, f"_{shape}")[method.name] = getattr(channel, shape)(
+            f"/{caller.contract.name}/{method.name}",
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+
+
+def add_to_server(server: Server | ServerSync, contract: Contract, handlers: Handlers) -> None:
+    """
+    Have a server answer the methods of a contract; before it is started.
+
+    Args:
+        server: A relay's, or any of grpcio's.
+        handlers: All of them.
+    """
+    made = {}
+    for method in contract.descriptor.methods:
+        shape, _ = SHAPES[bool(method.client_streaming), bool(method.server_streaming)]
+        made[method.name] = getattr(grpc, f"{shape}_rpc_method_handler")(
+            handlers[method.name],
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=GetMessageClass(method.output_type).SerializeToString,
+        )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(contract.name, made),)
+    )
+    server.add_registered_method_handlers(contract.name, made)
