@@ -27,6 +27,7 @@ from relayrpc.link.call import (
     STATUS_INVALID_ARGUMENT,
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
+    STATUS_UNIMPLEMENTED,
     Call,
     CallState,
     make_end,
@@ -60,6 +61,9 @@ __all__ = ["Forwarder"]
 
 _RELAY_KEYS: Final = "relay-"
 _DRAINING: Final = "the hub stops, and no host had the call"
+_ANCHOR_OVER: Final = "the call that this one belongs to is over"
+_ANCHOR_LEAVING: Final = "the peer of the call that this one belongs to goes away"
+_ANCHOR_FULL: Final = "the peer of the call that this one belongs to has too many calls open"
 _SERVICES_MAX: Final = 256
 _METHODS_MAX: Final = 4096
 # Empty: the host knows no descriptors.
@@ -169,6 +173,9 @@ class Forwarder:
         if came.is_ended:
             # Its CANCEL came in the same batch: nothing is to be charged to it any more.
             return
+        if opening.HasField("anchor"):
+            self._hand_anchored(came, event.frame, event.data, opening.credit_bytes)
+            return
         choice = self._pick(came, opening)
         if type(choice) is Registration:
             self._hand(came, event.frame, choice, event.data, opening.credit_bytes)
@@ -200,7 +207,60 @@ class Forwarder:
             data: What the OPEN holds.
             credit_bytes: All that the caller takes of the responses now.
         """
-        host = choice.link
+        went = self._open(came, frame, choice.link, data, credit_bytes, None)
+        if went is not None:
+            choice.calls_open_count += 1
+            went.served_by = choice
+
+    def _hand_anchored(
+        self, came: Call, frame: pb.Frame, data: bytes, credit_bytes: int
+    ) -> None:
+        """
+        Open a call where the other end of the one is that it belongs to, or refuse it.
+
+        Args:
+            came: The leg it came on.
+            frame: Its OPEN.
+            data: What the OPEN holds.
+            credit_bytes: All that the opener takes of the responses now.
+        """
+        anchor = came.link.call_of_id(frame.open.anchor)
+        other: Call | None = None if anchor is None else anchor.app
+        if anchor is None or other is None:
+            self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_OVER)
+            return
+        registration: Registration | None = None
+        if not anchor.is_opener and other.served_by is not None:
+            # Towards a host, which is called only for what it serves.
+            registration = self.router.place_at(other.served_by, came.address, came.method)
+            if registration is None:
+                self._refuse(
+                    came,
+                    STATUS_UNIMPLEMENTED,
+                    f"the host of the call that this one belongs to does not serve "
+                    f"{came.method.partition('/')[0]!r} at {came.address!r}",
+                )
+                return
+        link = other.link
+        if link.is_draining or link.is_closed:
+            self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_LEAVING)
+        elif not link.has_room_for_call:
+            self._refuse(came, STATUS_RESOURCE_EXHAUSTED, _ANCHOR_FULL)
+        else:
+            went = self._open(came, frame, link, data, credit_bytes, other)
+            if went is not None:
+                went.served_by = registration
+
+    def _open(
+        self,
+        came: Call,
+        frame: pb.Frame,
+        host: Link,
+        data: bytes,
+        credit_bytes: int,
+        anchor: Call | None,
+    ) -> Call | None:
+        """Open the leg that goes out, charge it, and join the two; None: there is no room."""
         size = len(data)
         assert host.budget is not None
         assert came.link.budget is not None
@@ -212,17 +272,18 @@ class Forwarder:
             self._refuse(
                 came, STATUS_RESOURCE_EXHAUSTED, f"the host at {came.address!r} has too much queued"
             )
-            return
-        went = host.forward_open(frame, came, data=data, credit_bytes=credit)
+            return None
+        went = host.forward_open(
+            frame, came, data=data, credit_bytes=credit, anchor=anchor
+        )
         if size:
             host.budget.charge(went, size)
         came.app = went
         if credit < credit_bytes:
             came.withheld_bytes = credit_bytes - credit
             self._starve(came)
-        choice.calls_open_count += 1
-        went.served_by = choice
         host.flush_soon()
+        return went
 
     # --- calls that wait ---
 
@@ -291,6 +352,11 @@ class Forwarder:
         self._part(went, came)
         if came.is_ended:
             return
+        if went.anchor is not None:
+            # What it belongs to was there, and nowhere else.
+            self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_OVER)
+            came.link.flush_soon()
+            return
         choice = self._pick(came, frame.open)
         if isinstance(choice, RoutingRefusal):
             self._wait(QueuedCall(came, frame, credit, self._now_s), choice)
@@ -328,7 +394,11 @@ class Forwarder:
     def _take_back_waiting(self, link: Link, registration: Registration | None) -> None:
         """Choose again for the calls that wait to leave by a link; None: for all of them."""
         for went in link.calls_waiting:
-            if went.served_by is not None and registration in (None, went.served_by):
+            if (
+                went.served_by is not None
+                and went.anchor is None
+                and registration in (None, went.served_by)
+            ):
                 self._route_again(went, link.take_back(went))
 
     def _refuse(self, came: Call, status: int, details: str) -> None:
@@ -398,7 +468,11 @@ class Forwarder:
         if self._starved:
             self._starved.pop(call, None)
             self._starved.pop(other, None)
-        registration = (call if call.is_opener else other).served_by
+        went = call if call.is_opener else other
+        if went.anchor is not None:
+            # It took no slot.
+            return
+        registration = went.served_by
         registration.calls_open_count -= 1
         if registration.slots and len(self.queue):
             self._serve(registration.places)

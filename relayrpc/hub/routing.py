@@ -275,6 +275,23 @@ class Router:
             return _no_host(Lack.BUSY, address, instance, standing.place)
         return choice
 
+    def place_at(
+        self, registration: Registration, address: str, method: str
+    ) -> Registration | None:
+        """
+        Return the registration by which the link of another one serves a method; None: by none.
+
+        Args:
+            registration: Of the link; serves on for its running calls when it is withdrawn.
+            address: Where the caller calls.
+            method: "pkg.Service/Method".
+        """
+        service = method.partition("/")[0]
+        if (address, service) in registration.places:
+            return registration
+        hosts = self.hosts_of(address, service)
+        return next((host for host in hosts if host.link is registration.link), None)
+
     def _standing(self, address: str, service: str) -> _Standing | None:
         """Find who stands at the longest prefix of an address; None: nobody does."""
         by_place = self._by_place

@@ -211,6 +211,7 @@ class Call:
 
     __slots__ = (
         "address",
+        "anchor",
         "app",
         "charged_bytes",
         "deadline_key",
@@ -246,6 +247,8 @@ class Call:
         self.app: Any = None
         self.method = ""
         self.address = ""
+        # The call on this link that this one belongs to; None: none.
+        self.anchor: Call | None = None
         # Monotonic seconds; None: no deadline.
         self.deadline_s: float | None = None
         # Where the deadline is watched; 0: nowhere.

@@ -332,6 +332,7 @@ class LinkCalls:
         instance: str = "",
         dedupe_key: str = "",
         wait_for_ready: bool = False,
+        anchor: Call | None = None,
         credit_bytes: int | None = None,
         now_s: float,
     ) -> Call:
@@ -352,6 +353,7 @@ class LinkCalls:
             instance: The only host instance that will do; empty: any.
             dedupe_key: The host runs calls of one key once; empty: each.
             wait_for_ready: Wait for a host.
+            anchor: The call on this link that this one belongs to; None: none.
             credit_bytes: First credit for the responses; None: the default.
             now_s: Monotonic seconds.
 
@@ -383,7 +385,7 @@ class LinkCalls:
             opening.half_close = True
         if data and len(data) <= self.limits.small_bytes_max:
             opening.data = data
-        call = self._open(frame, opening, method, address, app, data, credit_bytes)
+        call = self._open(frame, opening, method, address, app, data, credit_bytes, anchor)
         if deadline_s is not None:
             call.deadline_s = deadline_s
             self._deadlines.add(call, now_s=now_s)
@@ -423,7 +425,7 @@ class LinkCalls:
         opening.data = data if len(data) <= self.limits.small_bytes_max else b""
         opening.half_close = half_close
         call = self._open(
-            frame, opening, ended.method, ended.address, app, data, opening.credit_bytes
+            frame, opening, ended.method, ended.address, app, data, opening.credit_bytes, None
         )
         if ended.deadline_s is not None:
             call.deadline_s = ended.deadline_s
@@ -438,7 +440,13 @@ class LinkCalls:
         self._events.append(CallEnded(call, self._make_too_many(call, self._own_calls_max)))
 
     def forward_open(
-        self, frame: pb.Frame, came: Call, *, data: bytes, credit_bytes: int
+        self,
+        frame: pb.Frame,
+        came: Call,
+        *,
+        data: bytes,
+        credit_bytes: int,
+        anchor: Call | None = None,
     ) -> Call:
         """
         Open a call with the OPEN that arrived as `came` on another link (hub only); the frame is
@@ -452,6 +460,7 @@ class LinkCalls:
             came: Its call; becomes the `app` of the new one.
             data: What the OPEN holds.
             credit_bytes: What of the opener's first credit is passed on now.
+            anchor: The call on this link that it belongs to; None: none.
 
         Raises:
             UsageError: The link is closed or draining.
@@ -460,7 +469,9 @@ class LinkCalls:
         opening.credit_bytes = credit_bytes
         if len(data) > self.limits.small_bytes_max:
             opening.data = b""
-        call = self._open(frame, opening, came.method, came.address, came, data, credit_bytes)
+        call = self._open(
+            frame, opening, came.method, came.address, came, data, credit_bytes, anchor
+        )
         call.deadline_s = came.deadline_s
         return call
 
@@ -473,6 +484,7 @@ class LinkCalls:
         app: object,
         data: bytes,
         credit_bytes: int,
+        anchor: Call | None,
     ) -> Call:
         """Make the call of an OPEN; small data is in the frame already, other goes by the queue."""
         if self.is_closed or self.is_draining:
@@ -491,6 +503,7 @@ class LinkCalls:
         call.method = method
         call.address = address
         call.app = app
+        call.anchor = anchor
         call.open_frame = frame
         call.receive_credit_bytes = credit_bytes
         size = len(data)
@@ -505,7 +518,8 @@ class LinkCalls:
         self._calls_waiting[call] = None
         self._own_calls_count += 1
         self.has_carried = True
-        self._outbox.add_opening(call, data_bytes=size, is_ordered=opening.order_key != "")
+        is_ordered = anchor is not None or opening.order_key != ""
+        self._outbox.add_opening(call, data_bytes=size, is_ordered=is_ordered)
         return call
 
     def take_call_id(self, call: Call) -> int:
@@ -586,6 +600,11 @@ class LinkCalls:
                     elif body == "half_close":
                         opening.half_close = True
         return frames
+
+    def call_of_id(self, call_id: int) -> Call | None:
+        """Return the call of an id that is not over, opened by either end; None: there is none."""
+        call = self._calls.get(call_id)
+        return None if call is None or call.state == _ENDED else call
 
     def was_given(self, call: Call) -> bool:
         """Say whether the peer may hold the OPEN of a call opened here."""

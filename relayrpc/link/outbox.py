@@ -121,8 +121,7 @@ class Outbox:
         """
         Queue the OPEN of a call.
 
-        One with an order key always goes with the small frames, whose order is that of their
-        queueing.
+        One that is ordered goes with the small frames, whose order is that of their queueing.
         """
         if data_bytes <= self._small_bytes_max or is_ordered:
             call.queue_turn = _OPENING
@@ -284,6 +283,9 @@ class Outbox:
                 # Never sent; the deadline ends the call in a moment.
                 return b""
             opening.time_left_us = left_us
+        if call.anchor is not None:
+            # In a batch before this one, or before this one in the batch; else over, and 0.
+            opening.anchor = call.anchor.id
         if not call.unsent_bytes:
             if call.charged_bytes and self._budget is not None:
                 # Of a call that was not opened yet, nothing but this data is charged.

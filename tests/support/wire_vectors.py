@@ -166,6 +166,7 @@ class _End:
 
 def _open_call(end: _End, args: dict[str, Any]) -> None:
     label = args.pop("call")
+    anchor = {"call": args.pop("anchor")} if "anchor" in args else None
     call = end.link.open_call(
         args.pop("method"),
         args.pop("address", ""),
@@ -173,6 +174,7 @@ def _open_call(end: _End, args: dict[str, Any]) -> None:
         app=None,
         data=_bytes(args.pop("data", "")),
         metadata=_metadata(args.pop("metadata", [])),
+        anchor=None if anchor is None else end.call(anchor),
         now_s=end.now_s,
         **args,
     )

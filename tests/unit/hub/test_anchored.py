@@ -1,0 +1,226 @@
+"""
+Calls that belong to another one by its anchor. Goal: they go where the other end of that one is, in
+the order of their opening, and nowhere else; they end with the truth when it is gone. Method: a hub
+between hand-joined links.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from relayrpc.link.call import STATUS_OK, STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED, Call
+from relayrpc.link.events import CallEnded, CallOpened
+from relayrpc.v1 import link_pb2 as pb
+from tests.support.hub_core import SERVICE, CorePeer, HubCore
+
+
+def _opened(peer: CorePeer) -> list[CallOpened]:
+    return [event for event in peer.events if isinstance(event, CallOpened)]
+
+
+def _end(peer: CorePeer, call: Call) -> pb.End:
+    (event,) = (e for e in peer.events if isinstance(e, CallEnded) and e.call is call)
+    return event.frame.end
+
+
+def _open(hub: HubCore, peer: CorePeer, address: str = "a", **options: object) -> Call:
+    call = hub.open(peer, address, **options)
+    assert isinstance(call, Call)
+    return call
+
+
+@pytest.fixture
+def hub() -> HubCore:
+    return HubCore()
+
+
+@pytest.fixture
+def hosts(hub: HubCore) -> list[CorePeer]:
+    return [hub.peer(f"host-{number}", address="a") for number in range(3)]
+
+
+@pytest.fixture
+def caller(hub: HubCore, hosts: list[CorePeer]) -> CorePeer:
+    return hub.peer("caller")
+
+
+def _serving(hosts: list[CorePeer]) -> CorePeer:
+    (host,) = (host for host in hosts if _opened(host))
+    return host
+
+
+def test_calls_go_to_the_host_of_the_call_they_belong_to(
+    hub: HubCore, hosts: list[CorePeer], caller: CorePeer
+) -> None:
+    """And read there the id that it has there, in the order of their opening, whatever the size."""
+    first = _open(hub, caller)
+    hub.settle()
+    host = _serving(hosts)
+    sizes = [0, 40_000, 10, 60_000, 5] * 4
+    for size in sizes:
+        _open(hub, caller, anchor=first, data=b"x" * size)
+    hub.settle()
+    came, *others = _opened(host)
+    assert len(others) == len(sizes)
+    assert {event.frame.open.anchor for event in others} == {came.call.id}
+    assert [event.call.id for event in others] == sorted(event.call.id for event in others)
+    assert [len(event.data) > 1000 for event in others] == [size > 1000 for size in sizes]
+    assert _serving(hosts) is host
+
+
+def test_a_call_may_belong_to_one_that_leaves_with_it(hub: HubCore) -> None:
+    """A host opens a line to its caller, and calls by it before anything was answered."""
+    host, caller = hub.peer("host", address="a"), hub.peer("caller")
+    _open(hub, caller)
+    hub.settle()
+    (came,) = _opened(host)
+    line = _open(hub, host, "", anchor=came.call)
+    by_line = _open(hub, host, "", anchor=line, data=b"event")
+    hub.settle()
+    first, second = _opened(caller)
+    assert (first.frame.open.anchor, second.frame.open.anchor) == (1, first.call.id)
+    assert second.frame.open.caller_identity == "host"
+    caller.link.end_call(second.call, data=b"heard")
+    hub.settle()
+    assert _end(host, by_line).data == b"heard"
+
+
+def test_a_line_outlives_the_call_it_began_with(hub: HubCore) -> None:
+    host, caller = hub.peer("host", address="a"), hub.peer("caller")
+    _open(hub, caller)
+    hub.settle()
+    (came,) = _opened(host)
+    line = _open(hub, host, "", anchor=came.call)
+    hub.settle()
+    host.link.end_call(came.call)
+    hub.settle()
+    later = _open(hub, host, "", anchor=line)
+    hub.settle()
+    caller.link.end_call(_opened(caller)[-1].call)
+    hub.settle()
+    assert _end(host, later).status == STATUS_OK
+    caller.link.close()
+    hub.settle()
+    assert _end(host, line).status == STATUS_UNAVAILABLE
+
+
+@pytest.mark.parametrize("moment", ["ended", "cancelled", "never was", "cancelled unsent"])
+def test_a_call_without_what_it_belongs_to_is_refused(
+    hub: HubCore, hosts: list[CorePeer], caller: CorePeer, moment: str
+) -> None:
+    first = _open(hub, caller)
+    if moment != "cancelled unsent":
+        hub.settle()
+    if moment == "ended":
+        host = _serving(hosts)
+        host.link.end_call(_opened(host)[0].call)
+        hub.to_hub(host)
+    elif moment == "never was":
+        first.id = 999
+    else:
+        caller.link.cancel_call(first)
+    late = _open(hub, caller, anchor=first)
+    hub.settle()
+    end = _end(caller, late)
+    assert (end.status, end.not_executed) == (STATUS_UNAVAILABLE, True)
+    assert end.details == "the call that this one belongs to is over"
+
+
+def test_only_what_the_host_serves_there_is_called(hub: HubCore) -> None:
+    host, caller = hub.peer("host", address="a"), hub.peer("caller")
+    first = _open(hub, caller)
+    hub.settle()
+    other_service = caller.link.open_call(
+        "test.Other/Call", "a", shape=pb.SHAPE_UNARY_UNARY, app=None, anchor=first, now_s=0
+    )
+    other_address = _open(hub, caller, "b", anchor=first)
+    hub.settle()
+    assert len(_opened(host)) == 1
+    for call in (other_service, other_address):
+        end = _end(caller, call)
+        assert (end.status, end.not_executed) == (STATUS_UNIMPLEMENTED, True)
+
+
+def test_host_that_withdrew_is_still_called_for_its_running_calls(
+    hub: HubCore, hosts: list[CorePeer], caller: CorePeer
+) -> None:
+    first = _open(hub, caller)
+    hub.settle()
+    host = _serving(hosts)
+    host.link.withdraw(1)
+    hub.settle()
+    _open(hub, caller, anchor=first)
+    hub.settle()
+    assert len(_opened(host)) == 2
+
+
+def test_slots_are_not_taken(hub: HubCore) -> None:
+    host, caller = hub.peer("host", address="a", slots=1), hub.peer("caller")
+    first = _open(hub, caller)
+    hub.settle()
+    within = [_open(hub, caller, anchor=first) for _ in range(3)]
+    _open(hub, caller)
+    hub.settle()
+    assert len(_opened(host)) == 4
+    for call in within:
+        caller.link.cancel_call(call)
+    hub.settle()
+    assert len(_opened(host)) == 4
+    caller.link.cancel_call(first)
+    hub.settle()
+    assert len(_opened(host)) == 5
+
+
+def test_a_parked_host_gets_them_when_it_is_back(hub: HubCore) -> None:
+    host, caller = hub.peer("host", address="a"), hub.peer("caller")
+    first = _open(hub, caller)
+    hub.settle()
+    hub.park(host)
+    _open(hub, caller, anchor=first)
+    hub.settle()
+    assert len(_opened(host)) == 1
+    hub.resume(host)
+    hub.settle()
+    assert len(_opened(host)) == 2
+
+
+def test_a_host_that_does_not_come_back_ends_them(hub: HubCore, hosts: list[CorePeer]) -> None:
+    """No other host gets them."""
+    caller = hub.peer("caller")
+    first = _open(hub, caller)
+    hub.settle()
+    host = _serving(hosts)
+    hub.park(host)
+    late = _open(hub, caller, anchor=first)
+    hub.settle()
+    host.hub_link.close()
+    events = host.hub_link.events_received()
+    hub.forwarder.handle(host.hub_link, events, now_s=hub.now_s)
+    hub.settle()
+    assert (_end(caller, first).status, _end(caller, first).not_executed) == (14, False)
+    assert (_end(caller, late).status, _end(caller, late).not_executed) == (14, True)
+    assert [len(_opened(each)) for each in hosts if each is not host] == [0, 0]
+
+
+def test_nothing_is_left_charged(hub: HubCore, hosts: list[CorePeer], caller: CorePeer) -> None:
+    first = _open(hub, caller)
+    hub.settle()
+    host = _serving(hosts)
+    _open(hub, caller, anchor=first, data=b"x" * 1000)
+    _open(hub, host, "", anchor=_opened(host)[0].call, data=b"x" * 1000)
+    hub.settle()
+    caller.link.close()
+    hub.settle()
+    for peer in (host, caller):
+        assert peer.hub_link.budget is not None
+        assert peer.hub_link.budget.used_bytes == 0
+    assert not hub.forwarder.starved_count
+
+
+def test_open_within_nothing_is_an_ordinary_open(hub: HubCore, caller: CorePeer) -> None:
+    """Hosts of before the field see no difference."""
+    _open(hub, caller)
+    hub.settle()
+    (event,) = [event for peer in hub.peers for event in _opened(peer)]
+    assert not event.frame.open.HasField("anchor")
+    assert event.call.method == f"{SERVICE}/Call"
