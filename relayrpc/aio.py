@@ -21,12 +21,15 @@ import grpc.aio
 from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.attempts import make_retries
+from relayrpc.endpoint.callbacks import CallbackServer
+from relayrpc.endpoint.caller import Caller
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.dialler import DIALLING, Dialling
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.rpc_error import DeadlineExceededError, RpcError
 from relayrpc.endpoint.server import Server
+from relayrpc.endpoint.session import Session, SessionState
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 
 
@@ -38,10 +41,13 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "Caller",
     "Channel",
     "DeadlineExceededError",
     "RpcError",
     "Server",
+    "Session",
+    "SessionState",
     "TLSOptions",
     "channel",
     "server",
@@ -137,6 +143,7 @@ def channel(
     tls: TLSOptions | None = None,
     instance: str | None = None,
     call_credentials: grpc.CallCredentials | None = None,
+    callbacks: Sequence[tuple[Callable[[Any, grpc.aio.Server], None], Any]] = (),
     limits: Limits = DEFAULT_LIMITS,
     dialling: Dialling = DIALLING,
 ) -> Channel:
@@ -156,6 +163,8 @@ def channel(
         instance: This process's instance id; None: random.
         call_credentials: For every call, before its own; as with
             `grpc.composite_channel_credentials`. Only with relays:// and wss://.
+        callbacks: What hosts that were called may call back, each as
+            `(add_OrderEventsServicer_to_server, servicer)`.
         limits: Bounds of this endpoint.
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
@@ -168,14 +177,28 @@ def channel(
     settings = read_options(options, limits)
     if settings.server_name is not None and (tls is None or tls.server_name is None):
         tls = replace(tls or TLSOptions(), server_name=settings.server_name)
-    live = LiveLink(
-        urls, limits=settings.limits, tls=tls, instance=instance, dialling=dialling
-    )
+
+    def make_live(on_call: Callable[[Call, pb.Open], None] | None) -> LiveLink:
+        return LiveLink(
+            urls,
+            limits=settings.limits,
+            tls=tls,
+            instance=instance,
+            on_call=on_call,
+            dialling=dialling,
+        )
+
+    served = None
+    if callbacks:
+        served = CallbackServer(make_live)
+        for add_to_server, servicer in callbacks:
+            add_to_server(servicer, served)
     return Channel(
-        live,
+        make_live(None) if served is None else served.live,
         address=urls[0].address,
         interceptors=interceptors or (),
         options=settings,
         call_credentials=call_credentials,
         retries=make_retries(settings, random=dialling.random, has_next_hub=len(urls) > 1),
+        callbacks=served,
     )

@@ -224,6 +224,10 @@ class Limits:
     """Threads for plain `def` handlers of one server."""
     plugin_threads_max: int = 8
     """Threads for plugins of call credentials of one channel."""
+    sessions_max: int = 1_024
+    """Sessions at once of one server."""
+    session_close_timeout_s: float = 60.0
+    """How long a session that is closed waits for its calls and its host; then it is aborted."""
     connect_timeout_s: float = 20.0
     """One attempt to open a carrier; gRPC's own minimum."""
     backoff_s_min: float = 0.1

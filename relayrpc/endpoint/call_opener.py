@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.anchor import Anchor, AnchorFault
 from relayrpc.endpoint.call_credentials import (
     CredentialsError,
     Plugin,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.channel import Channel
     from relayrpc.endpoint.options import EndpointOptions
     from relayrpc.limits import Limits
+    from relayrpc.link.calls import LinkCalls
     from relayrpc.observe.tracing import Tracing
 
 
@@ -93,6 +95,7 @@ class CallOpener:
         address: str,
         options: EndpointOptions,
         credentials: grpc.CallCredentials | None,
+        anchor: Anchor | None = None,
     ) -> None:
         """
         Args:
@@ -100,6 +103,7 @@ class CallOpener:
             address: Where they go; empty: each to its service's default address.
             options: gRPC's, as read.
             credentials: For every call, before its own; None: none.
+            anchor: What every call belongs to; None: nothing.
 
         Raises:
             UsageError: The credentials cannot be used, or the link is not secure.
@@ -119,8 +123,11 @@ class CallOpener:
         self._executor: ThreadPoolExecutor | None = None
         # Where the process has an OpenTelemetry SDK; else no call has a span.
         self._tracing: Tracing | None = None
+        self._anchor = anchor
         # The channel says nothing of its calls.
-        self._is_plain = not (self._service_config or self._agent_pairs or self._plugins)
+        self._is_plain = not (
+            self._service_config or self._agent_pairs or self._plugins or anchor is not None
+        )
 
     def start(self, tracing: Tracing | None) -> None:
         """Note what makes the spans of calls; before the first one."""
@@ -274,7 +281,7 @@ class CallOpener:
                 return
         if self._tracing is not None:
             self._trace(self._tracing, core, opening)
-        if plugins:
+        if plugins or (self._anchor is not None and not self._anchor.is_ready):
             self._open_later(core, opening, plugins)
         else:
             self._send(core, opening)
@@ -299,9 +306,13 @@ class CallOpener:
             opening.dedupe_key = relay_keys.dedupe_key
 
     def _send(self, core: CallCore, opening: _Opening) -> None:
-        """Open a call on the link of now."""
+        """Open a call: on the link of now, or on that of the call that it belongs to."""
+        anchor = None
         try:
-            link = self._live.link
+            link: LinkCalls = self._live.link
+            if self._anchor is not None:
+                anchor = self._anchor.call_for(opening.method)
+                link = anchor.link
             core.call = link.open_call(
                 opening.method,
                 opening.address,
@@ -315,8 +326,12 @@ class CallOpener:
                 dedupe_key=opening.dedupe_key,
                 instance=opening.instance,
                 wait_for_ready=opening.wait_for_ready,
+                anchor=anchor,
                 now_s=self._channel.clock(),
             )
+        except AnchorFault as exc:
+            core.fail(exc.status, exc.details)
+            return
         except UsageError as exc:
             core.fail(STATUS_UNAVAILABLE, str(exc))
             return
@@ -326,7 +341,7 @@ class CallOpener:
         self._channel.calls[core] = None
         link.flush_soon()
 
-    # --- credentials ---
+    # --- what calls wait for ---
 
     def _find_plugins(self, credentials: grpc.CallCredentials) -> tuple[Plugin, ...]:
         if not self._live.url.is_secure:
@@ -336,46 +351,52 @@ class CallOpener:
     def _open_later(
         self, core: CallCore, opening: _Opening, plugins: tuple[Plugin, ...]
     ) -> None:
-        """Open a call once its plugins have given their metadata; it may end before."""
+        """
+        Open a call once its plugins have given their metadata, and what it belongs to is there; it
+        may end before.
+        """
         channel = self._channel
         channel.calls[core] = None
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(
-                self._limits.plugin_threads_max, thread_name_prefix="relayrpc-plugin"
-            )
-        task = channel.loop.create_task(
-            self._open_with_credentials(core, opening, plugins, self._executor)
-        )
+        task = channel.loop.create_task(self._open_when_ready(core, opening, plugins))
         core.add_callback(asyncio.Task.cancel, task)
 
-    async def _open_with_credentials(
-        self,
-        core: CallCore,
-        opening: _Opening,
-        plugins: tuple[Plugin, ...],
-        executor: ThreadPoolExecutor,
+    async def _open_when_ready(
+        self, core: CallCore, opening: _Opening, plugins: tuple[Plugin, ...]
     ) -> None:
         if core.end is not None:
             # Over before this could begin, and perhaps with it the channel.
             return
-        limit_bytes = self._limits.metadata_bytes_max
-        context = describe_service(self._authority, opening.method)
         try:
             async with asyncio.timeout(core.time_left_s()):
-                pairs = opening.pairs + await ask_plugins(
-                    plugins, context, executor=executor, limit_bytes=limit_bytes
-                )
-            check_size(pairs, limit_bytes)
+                if plugins:
+                    opening.pairs += await self._ask(plugins, opening.method)
+                if self._anchor is not None:
+                    await self._anchor.ready(opening.method, opening.wait_for_ready)
+            check_size(opening.pairs, self._limits.metadata_bytes_max)
         except TimeoutError:
             core.fail(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
         except CredentialsError as exc:
             core.fail(STATUS_UNAVAILABLE, str(exc))
+        except AnchorFault as exc:
+            core.fail(exc.status, exc.details)
         except MetadataTooLargeError as exc:
             core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
         else:
-            opening.pairs = pairs
             self._send(core, opening)
             core.opened()
+
+    async def _ask(self, plugins: tuple[Plugin, ...], method: str) -> Pairs:
+        """Ask plugins for the metadata of a call of "pkg.Service/Method"."""
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(
+                self._limits.plugin_threads_max, thread_name_prefix="relayrpc-plugin"
+            )
+        return await ask_plugins(
+            plugins,
+            describe_service(self._authority, method),
+            executor=self._executor,
+            limit_bytes=self._limits.metadata_bytes_max,
+        )
 
     # --- spans ---
 

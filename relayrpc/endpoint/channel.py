@@ -33,9 +33,12 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from relayrpc.endpoint.anchor import Anchor
     from relayrpc.endpoint.attempts import Retries
     from relayrpc.endpoint.call_core import CallCore
+    from relayrpc.endpoint.callbacks import CallbackServer
     from relayrpc.endpoint.live_link import LiveLink
+    from relayrpc.endpoint.session import Session
     from relayrpc.link.call import Call
 
 
@@ -75,15 +78,21 @@ class Channel(grpc.aio.Channel):
         options: EndpointOptions | None = None,
         call_credentials: grpc.CallCredentials | None = None,
         retries: Retries | None = None,
+        callbacks: CallbackServer | None = None,
+        anchor: Anchor | None = None,
+        owns_link: bool = True,
     ) -> None:
         """
         Args:
-            live: The link; started by the channel, and closed with it.
+            live: The link; started by the channel.
             address: Where the calls go; empty: each to its service's default address.
             interceptors: Outermost first; each counts for the shape its class names.
             options: gRPC's, as read; its limits are the link's.
             call_credentials: For every call, before its own.
             retries: Decides which failed calls are made again; None: none is.
+            callbacks: Serves the calls that hosts make back; None: the link's own.
+            anchor: What every call belongs to; None: nothing.
+            owns_link: The link is closed with the channel.
 
         Raises:
             ValueError: An interceptor of no known kind.
@@ -101,18 +110,25 @@ class Channel(grpc.aio.Channel):
             weakref.WeakKeyDictionary()
         )
         self._assembly = Assembly(live.limits)
+        self.address = address
+        self.options = options or EndpointOptions(live.limits)
+        self.call_credentials = call_credentials
         self.opener = CallOpener(
             self,
             address=address,
-            options=options or EndpointOptions(live.limits),
+            options=self.options,
             credentials=call_credentials,
+            anchor=anchor,
         )
+        self._callbacks = callbacks
+        self._owns_link = owns_link
         # What a unary reply is compared with first; a method may have a bound of its own.
         self.message_bytes_max = self.opener.response_bytes_max()
         # A step less for every call.
         self.open_unary = self.opener.open_unary
         self.open_stream = self.opener.open_stream
-        self._interceptors = _sort_interceptors(interceptors)
+        self.interceptors = tuple(interceptors)
+        self._interceptors = _sort_interceptors(self.interceptors)
         # Why no call may be started now; None: one may.
         self._refusal: str | None = None
         self._is_started = False
@@ -203,7 +219,20 @@ class Channel(grpc.aio.Channel):
             for core in list(self.calls):
                 core.cancel_here()
         self.opener.close()
-        await self.live.aclose()
+        if self._callbacks is not None:
+            await self._callbacks.end()
+        if self._owns_link:
+            await self.live.aclose()
+
+    def session(self) -> Session:
+        """
+        Make a channel whose calls all go to the one host that takes the first of them, until it is
+        closed or the host is lost.
+        """
+        # Which is a channel itself.
+        from relayrpc.endpoint.session import Session
+
+        return Session(self)
 
     async def _calls_over(self, timeout_s: float) -> None:
         """Wait until the calls are over, those too that interceptors have yet to start."""
@@ -268,6 +297,8 @@ class Channel(grpc.aio.Channel):
         if not self._is_started:
             self.loop = asyncio.get_running_loop()
             self.opener.start(self.live.find_tracing())
+            if self._callbacks is not None:
+                self._callbacks.begin()
             self.live.start()
             self._is_started = self.is_open = True
 

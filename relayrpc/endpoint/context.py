@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.caller import Caller, Reach
 from relayrpc.endpoint.failure import RefusedError
+from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import (
     EMPTY,
     MetadataInput,
@@ -24,7 +26,7 @@ from relayrpc.endpoint.metadata import (
     encode_metadata,
 )
 from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
-from relayrpc.errors import FrameTooLargeError
+from relayrpc.errors import FrameTooLargeError, UsageError
 from relayrpc.link.call import (
     STATUS_CANCELLED,
     STATUS_INTERNAL,
@@ -37,6 +39,7 @@ from relayrpc.link.messages import encode_message
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.handlers import MethodEntry
+    from relayrpc.endpoint.host_session import HostSession
     from relayrpc.endpoint.inbox import Inbox
     from relayrpc.endpoint.plain_call import PlainCall
     from relayrpc.endpoint.server import Server
@@ -45,6 +48,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Context", "RequestIterator", "status_number"]
+
+_StubT = TypeVar("_StubT")
 
 _ABORTED: Final = "Locally aborted."
 _IDENTITY_KEY: Final = "relay_identity"
@@ -83,6 +88,7 @@ class Context(grpc.aio.ServicerContext):
 
     __slots__ = (
         "_callbacks",
+        "_caller",
         "_details",
         "_is_aborted",
         "_is_begun",
@@ -102,6 +108,7 @@ class Context(grpc.aio.ServicerContext):
         "plain",
         "request",
         "server",
+        "session",
         "task",
     )
 
@@ -123,6 +130,8 @@ class Context(grpc.aio.ServicerContext):
         # What runs a plain handler, while a thread of the pool has the call or will; told whenever
         # something changes.
         self.plain: PlainCall | None = None
+        self.session: HostSession | None = None
+        self._caller: Caller | None = None
         self._is_begun = False
         self._is_aborted = False
         self._is_cancelled = False
@@ -192,6 +201,7 @@ class Context(grpc.aio.ServicerContext):
     def leave(self) -> None:
         """Note that nothing runs for this call any more."""
         self.task = None
+        self._caller = None
         self.server.left(self)
 
     def reply(self, response: Any) -> None:
@@ -271,6 +281,10 @@ class Context(grpc.aio.ServicerContext):
         return bool(self._details)
 
     def _finish(self) -> None:
+        if self._caller is not None:
+            # Its line, which belongs to this call, would keep all of this for as long as it runs.
+            assert self.call is not None
+            self.call.app = REFUSED_CALL
         self.call = None
         if self.inbox is not None:
             self.inbox.close()
@@ -546,6 +560,27 @@ class Context(grpc.aio.ServicerContext):
         if identities is not None:
             context[_IDENTITY_KEY] = identities
         return context
+
+    def caller(self) -> Caller:
+        """
+        Return a channel to whoever called, which may be kept beyond the call.
+
+        Raises:
+            UsageError: The call is over, and it was not asked for before.
+        """
+        if self.session is not None:
+            return self.session.caller()
+        if self._caller is None:
+            if self.call is None:
+                raise UsageError("the call is over; ask for its caller while it runs")
+            reach = Reach(self.server.loop)
+            reach.open_line(self.call, now_s=self.server.clock())
+            self._caller = Caller(self.server.live, reach)
+        return self._caller
+
+    def callback(self, stub_class: Callable[[grpc.aio.Channel], _StubT]) -> _StubT:
+        """Make a stub whose calls go to whoever called; as `caller().stub(stub_class)`."""
+        return self.caller().stub(stub_class)
 
     def time_remaining(self) -> float | None:
         """Return the seconds until the deadline, at least 0; None without one."""

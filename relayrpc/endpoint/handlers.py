@@ -159,6 +159,12 @@ class HandlerTable:
                     return make_entry(found)
         return None
 
+    def serves(self, service: str) -> bool:
+        """Say whether a service is served, whatever its methods."""
+        return any(name.startswith(f"{service}/") for name in self.entries) or any(
+            handler.service_name() == service for handler in self._opaque
+        )
+
     def describe(self) -> list[pb.ServiceDescription]:
         """
         Describe every service, in the order in which they were added; no methods where they cannot

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "MultiCallable",
     "StreamStreamMultiCallable",
     "StreamUnaryMultiCallable",
     "UnaryStreamMultiCallable",
@@ -42,7 +43,7 @@ Deserializer = Callable[[bytes], Any] | None
 Requests = AsyncIterable[Any] | Iterable[Any]
 
 
-class _MultiCallable:
+class MultiCallable:
     """
     One method of one channel. `compression` is accepted and unused: messages are not compressed on
     a link.
@@ -61,6 +62,8 @@ class _MultiCallable:
         self._serializer = serializer
         self._deserializer = deserializer
         self._interceptors = interceptors
+        # What is not to be dropped before this.
+        self.keeps: object = None
 
     def _intercept(
         self,
@@ -89,7 +92,7 @@ class _MultiCallable:
         return call
 
 
-class UnaryUnaryMultiCallable(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable):
+class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable):
     """Starts unary-unary calls."""
 
     def __call__(
@@ -123,7 +126,7 @@ class UnaryUnaryMultiCallable(_MultiCallable, grpc.aio.UnaryUnaryMultiCallable):
         return call
 
 
-class UnaryStreamMultiCallable(_MultiCallable, grpc.aio.UnaryStreamMultiCallable):
+class UnaryStreamMultiCallable(MultiCallable, grpc.aio.UnaryStreamMultiCallable):
     """Starts unary-stream calls."""
 
     def __call__(
@@ -157,7 +160,7 @@ class UnaryStreamMultiCallable(_MultiCallable, grpc.aio.UnaryStreamMultiCallable
         return call
 
 
-class StreamUnaryMultiCallable(_MultiCallable, grpc.aio.StreamUnaryMultiCallable):
+class StreamUnaryMultiCallable(MultiCallable, grpc.aio.StreamUnaryMultiCallable):
     """Starts stream-unary calls."""
 
     def __call__(
@@ -194,7 +197,7 @@ class StreamUnaryMultiCallable(_MultiCallable, grpc.aio.StreamUnaryMultiCallable
         return call
 
 
-class StreamStreamMultiCallable(_MultiCallable, grpc.aio.StreamStreamMultiCallable):
+class StreamStreamMultiCallable(MultiCallable, grpc.aio.StreamStreamMultiCallable):
     """Starts stream-stream calls."""
 
     def __call__(

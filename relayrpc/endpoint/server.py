@@ -19,12 +19,14 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor_pool import Default
 
+from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
 from relayrpc.endpoint.dedupe import Runs
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.handover import Handover
+from relayrpc.endpoint.host_session import HostSessions
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import decode_metadata
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
     from relayrpc.endpoint.handlers import MethodEntry
+    from relayrpc.endpoint.host_session import HostSession
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
     from relayrpc.observe.tracing import Tracing
@@ -143,8 +146,9 @@ class Server(grpc.aio.Server):
             clock=self.clock,
             make_inbox=self.make_inbox,
             # To a context a run is a call.
-            start=lambda run, opening: self._start(cast("Call", run), opening),
+            start=lambda run, opening: self.start_call(cast("Call", run), opening),
         )
+        self.sessions = HostSessions(self)
         # Calls whose handler has not returned, but for those of threads that outlive their call.
         self._contexts: dict[Context, None] = {}
         # Those: a thread cannot be cancelled, and counts until it has returned.
@@ -229,16 +233,20 @@ class Server(grpc.aio.Server):
         if not self._services:
             raise grpc.aio.UsageError("the server serves nothing; add a servicer before start()")
         self._contracts.add_to(self._services, self._descriptor_pool, self.limits)
-        self._is_started = True
-        self.loop = asyncio.get_running_loop()
-        self.handover = Handover(self.loop)
-        self.tracing = self.live.find_tracing()
+        self.start_serving(asyncio.get_running_loop())
         try:
             await self.live.connected()
             await self.announce()
         except BaseException:
             await self.live.aclose()
             raise
+
+    def start_serving(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Be ready for calls, on the loop that they come on."""
+        self._is_started = True
+        self.loop = loop
+        self.handover = Handover(loop)
+        self.tracing = self.live.find_tracing()
 
     async def announce(self) -> None:
         """
@@ -307,9 +315,8 @@ class Server(grpc.aio.Server):
         if self._is_started:
             await self.withdraw()
             self._is_refusing = True
-            while self._contexts:
-                self._idle.clear()
-                await self._idle.wait()
+            self.sessions.stop()
+            await self.wait_idle()
             await self._flush()
         if self._give_up is not None:
             self._give_up.cancel()
@@ -317,6 +324,12 @@ class Server(grpc.aio.Server):
         if self._owns_executor:
             self.executor.shutdown(wait=False, cancel_futures=True)
         self._terminated.set()
+
+    async def wait_idle(self) -> None:
+        """Wait until every handler has returned."""
+        while self._contexts:
+            self._idle.clear()
+            await self._idle.wait()
 
     async def _flush(self) -> None:
         """Let the last ENDs reach the hub: closing the link drops what is unsent."""
@@ -335,9 +348,10 @@ class Server(grpc.aio.Server):
             self._give_up_s = due_s
             if self._give_up is not None:
                 self._give_up.cancel()
-            self._give_up = self.loop.call_at(due_s, self._cancel_calls)
+            self._give_up = self.loop.call_at(due_s, self.cancel_calls)
 
-    def _cancel_calls(self) -> None:
+    def cancel_calls(self) -> None:
+        """Refuse calls that come, and end and cancel those that run."""
         self._is_refusing = True
         for context in list(self._contexts):
             context.end(STATUS_UNAVAILABLE, "the host stopped")
@@ -347,12 +361,18 @@ class Server(grpc.aio.Server):
 
     def _call_opened(self, call: Call, opening: pb.Open) -> None:
         """Take a call; the link's on_call."""
-        if opening.dedupe_key and call.address != HOST_ADDRESS:
+        if call.anchor is not None:
+            session = self.sessions.find(call)
+            if session is not None:
+                self.start_call(call, opening, session)
+        elif opening.dedupe_key and call.address != HOST_ADDRESS:
             self._runs.opened(call, opening)
         else:
-            self._start(call, opening)
+            self.start_call(call, opening)
 
-    def _start(self, call: Call, opening: pb.Open) -> None:
+    def start_call(
+        self, call: Call, opening: pb.Open, session: HostSession | None = None
+    ) -> None:
         """Start the handler of a call, or refuse it."""
         entry = self._table.entries.get(call.method)
         if entry is None or self.interceptors or self._is_refusing:
@@ -361,7 +381,7 @@ class Server(grpc.aio.Server):
                 return
         contexts = self._contexts
         if len(contexts) + len(self._left_behind) >= self._calls_max:
-            self._refuse(
+            self.refuse(
                 call,
                 STATUS_RESOURCE_EXHAUSTED,
                 "Concurrent RPC limit exceeded!",
@@ -370,6 +390,9 @@ class Server(grpc.aio.Server):
             return
         call.app = context = Context(self, call, opening, entry)
         contexts[context] = None
+        if session is not None:
+            context.session = session
+            session.contexts[context] = None
         data = opening.data
         is_complete = opening.half_close
         size = len(data) - LENGTH_BYTES
@@ -424,16 +447,20 @@ class Server(grpc.aio.Server):
             self._contracts.answer(call, opening)
             return None
         if self._is_refusing:
-            self._refuse(call, STATUS_UNAVAILABLE, "the host is stopping")
+            self.refuse(call, STATUS_UNAVAILABLE, "the host is stopping")
             return None
         if self.interceptors:
             return UNRESOLVED
         entry = self._table.find(call.method, lambda: decode_metadata(opening.metadata))
         if entry is None:
-            self._refuse(call, STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND)
+            service, _, method = call.method.rpartition("/")
+            if method == SESSION_METHOD and self._table.serves(service):
+                self.sessions.opened(call, opening)
+                return None
+            self.refuse(call, STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND)
         return entry
 
-    def _refuse(
+    def refuse(
         self, call: Call, status: int, details: str, *, retry_after_s: float | None = None
     ) -> None:
         call.app = REFUSED_CALL
@@ -486,9 +513,11 @@ class Server(grpc.aio.Server):
     def left(self, context: Context) -> None:
         """Note that nothing runs for a call any more, or nothing but a thread."""
         self._contexts.pop(context, None)
+        if context.session is not None:
+            context.session.left(context)
         if context.plain is not None:
             self._left_behind[context] = None
         else:
             self._left_behind.pop(context, None)
-        if self._stopping is not None and not self._contexts:
+        if not self._contexts:
             self._idle.set()

@@ -54,6 +54,7 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from relayrpc.hub.routing import Place
     from relayrpc.limits import Limits
+    from relayrpc.link.calls import LinkCalls
     from relayrpc.link.link import Link
 
 
@@ -173,7 +174,7 @@ class Forwarder:
         if came.is_ended:
             # Its CANCEL came in the same batch: nothing is to be charged to it any more.
             return
-        if opening.HasField("anchor"):
+        if came.anchor is not None:
             self._hand_anchored(came, event.frame, event.data, opening.credit_bytes)
             return
         choice = self._pick(came, opening)
@@ -224,9 +225,11 @@ class Forwarder:
             data: What the OPEN holds.
             credit_bytes: All that the opener takes of the responses now.
         """
-        anchor = came.link.call_of_id(frame.open.anchor)
-        other: Call | None = None if anchor is None else anchor.app
-        if anchor is None or other is None:
+        anchor = came.anchor
+        assert anchor is not None
+        other: Call | None = anchor.app
+        if other is None:
+            # It waits for a host itself, or its other end has just gone.
             self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_OVER)
             return
         registration: Registration | None = None
@@ -255,7 +258,7 @@ class Forwarder:
         self,
         came: Call,
         frame: pb.Frame,
-        host: Link,
+        host: LinkCalls,
         data: bytes,
         credit_bytes: int,
         anchor: Call | None,

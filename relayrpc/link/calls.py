@@ -178,6 +178,12 @@ class LinkCalls:
         if self._peer_calls_count > self.limits.calls_open_max:
             self.forward_end(call, self._make_too_many(call, self.limits.calls_open_max))
             return
+        if opening.HasField("anchor"):
+            # Found now: its END may follow in this batch.
+            call.anchor = anchor = self._calls.get(opening.anchor)
+            if anchor is None or anchor.state == _ENDED:
+                self.forward_end(call, self._make_unanchored(call))
+                return
         left_us = opening.time_left_us
         if left_us:
             call.deadline_s = sent_s + left_us / 1e6
@@ -601,11 +607,6 @@ class LinkCalls:
                         opening.half_close = True
         return frames
 
-    def call_of_id(self, call_id: int) -> Call | None:
-        """Return the call of an id that is not over, opened by either end; None: there is none."""
-        call = self._calls.get(call_id)
-        return None if call is None or call.state == _ENDED else call
-
     def was_given(self, call: Call) -> bool:
         """Say whether the peer may hold the OPEN of a call opened here."""
         return call.open_number > 0 and self.log.was_given(call.open_number)
@@ -792,6 +793,14 @@ class LinkCalls:
             origin=self._own_origin(call),
             not_executed=True,
             retry_after_s=self.limits.retry_after_s,
+        )
+
+    def _make_unanchored(self, call: Call) -> pb.Frame:
+        return make_end(
+            STATUS_UNAVAILABLE,
+            "the call that this one belongs to is over",
+            origin=self._own_origin(call),
+            not_executed=True,
         )
 
     def _cut_details(self, text: str) -> str:

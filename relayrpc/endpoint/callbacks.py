@@ -1,0 +1,74 @@
+"""
+What a caller serves: the servicers of its callback contracts, for hosts that it has called.
+
+Owns: which calls may come, and the lines by which hosts keep their callers within reach. Does not
+own: the host's side (caller.py), running handlers (server.py).
+Source: link.proto, Open.anchor; docs/adr/0020-anchored-calls.md; docs/reference/callbacks.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from relayrpc.endpoint.anchor import LINE_METHOD
+from relayrpc.endpoint.call_core import CallCore
+from relayrpc.endpoint.server import Server
+from relayrpc.link.call import STATUS_OK, STATUS_UNIMPLEMENTED
+
+
+if TYPE_CHECKING:
+    from relayrpc.link.call import Call
+    from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = ["CallbackServer"]
+
+_NOT_CALLED: Final = "this caller is called back only by hosts that it has called"
+
+
+class _Line:
+    """A host's line to this caller, held until the host gives it up."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def begin_received(self, begin: pb.Begin) -> None:
+        """Never called: initial metadata goes the other way."""
+
+    def data_received(self, data: bytes) -> None:
+        """Drop it: a line has no messages."""
+
+    def half_close_received(self) -> None:
+        """The host needs the line no more."""
+        link = self._call.link
+        link.end_call(self._call, status=STATUS_OK)
+        link.flush_soon()
+
+    def send_ready(self) -> None:
+        """Nobody writes."""
+
+    def call_ended(self, end: pb.End) -> None:
+        """The host gave it up, or is lost."""
+
+
+class CallbackServer(Server):
+    """A server that announces nothing: hosts reach it by the calls that they were called with."""
+
+    def begin(self) -> None:
+        """Take calls from now on; needs a running loop."""
+        self.start_serving(asyncio.get_running_loop())
+
+    async def end(self) -> None:
+        """Refuse calls, and cancel the handlers that run; returns when they have returned."""
+        self.cancel_calls()
+        await self.wait_idle()
+
+    def _call_opened(self, call: Call, opening: pb.Open) -> None:
+        anchor = call.anchor
+        if anchor is None or not isinstance(anchor.app, (CallCore, _Line)):
+            self.refuse(call, STATUS_UNIMPLEMENTED, _NOT_CALLED)
+        elif call.method == LINE_METHOD:
+            call.app = _Line(call)
+        else:
+            self.start_call(call, opening)

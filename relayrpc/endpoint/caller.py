@@ -1,0 +1,235 @@
+"""
+Whoever called, as the host calls back: a channel to one caller.
+
+Within a session, callbacks belong to the session. Else they belong to a line: a call of the host's
+own to that caller, which runs for as long as somebody here may call back.
+Owns: what callbacks belong to, and when the caller is gone. Does not own: the caller's side
+(callbacks.py).
+Source: link.proto, Open.anchor; docs/adr/0020-anchored-calls.md; docs/reference/callbacks.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+
+from relayrpc.endpoint.anchor import LINE_METHOD, AnchorFault
+from relayrpc.endpoint.channel import Channel
+from relayrpc.errors import UsageError
+from relayrpc.link.call import STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
+from relayrpc.v1 import link_pb2 as pb
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relayrpc.endpoint.live_link import LiveLink
+    from relayrpc.endpoint.multicallable import (
+        MultiCallable,
+        StreamStreamMultiCallable,
+        StreamUnaryMultiCallable,
+        UnaryStreamMultiCallable,
+        UnaryUnaryMultiCallable,
+    )
+    from relayrpc.link.call import Call
+
+
+__all__ = ["Caller", "Reach"]
+
+_StubT = TypeVar("_StubT")
+_MultiCallableT = TypeVar("_MultiCallableT", bound="MultiCallable")
+
+_GONE: Final = "the caller is gone"
+
+
+class Reach:
+    """
+    Whether a caller can be reached, and by which call: the Anchor of callbacks, and the CallApp of
+    a line.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Call | None = None) -> None:
+        """
+        Args:
+            loop: The server's.
+            call: What callbacks belong to; None: set by `open_line()`.
+        """
+        self.loop = loop
+        self.call = call
+        self._is_line = call is None
+        self._fault = AnchorFault(STATUS_UNAVAILABLE, _GONE)
+        self._callbacks: list[Callable[[], object]] = []
+
+    def open_line(self, call: Call, *, now_s: float) -> None:
+        """Open a line to whoever made a call that runs."""
+        self.call = call.link.open_call(
+            LINE_METHOD,
+            "",
+            shape=pb.SHAPE_STREAM_STREAM,
+            app=self,
+            anchor=call,
+            now_s=now_s,
+        )
+        call.link.flush_soon()
+
+    def close_line(self) -> None:
+        """Give the line up, where there is one: nobody here can call back any more."""
+        call = self.call
+        if call is not None and self._is_line:
+            call.link.cancel_call(call)
+            call.link.flush_soon()
+            self.gone(_GONE)
+
+    def gone(self, why: str, status: int = STATUS_UNAVAILABLE) -> None:
+        """Take note that the caller cannot be reached any more. Idempotent."""
+        if self.call is None:
+            return
+        self.call = None
+        self._fault = AnchorFault(status, why)
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            self.loop.call_soon(callback)
+
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
+        """Have `callback()` called once the caller is gone, soon if it is."""
+        if self.call is None:
+            self.loop.call_soon(callback)
+        else:
+            self._callbacks.append(callback)
+
+    # --- CallApp of a line ---
+
+    def begin_received(self, begin: pb.Begin) -> None:
+        """The caller has the line."""
+
+    def data_received(self, data: bytes) -> None:
+        """Drop it: a line has no messages."""
+
+    def half_close_received(self) -> None:
+        """Never called: the opener is the one who half closes."""
+
+    def send_ready(self) -> None:
+        """Nobody writes."""
+
+    def call_ended(self, end: pb.End) -> None:
+        """The caller closed its channel or is lost, or takes no callbacks."""
+        if end.status == STATUS_UNIMPLEMENTED:
+            self.gone(end.details, STATUS_UNIMPLEMENTED)
+        else:
+            self.gone(f"{_GONE}: {end.details}" if end.details else _GONE)
+
+    # --- Anchor ---
+
+    @property
+    def is_ready(self) -> bool:
+        """Always: what callbacks belong to goes before them."""
+        return True
+
+    async def ready(self, method: str, wait_for_ready: bool) -> None:
+        """Never called."""
+
+    def call_for(self, method: str) -> Call:
+        """Return what a callback belongs to."""
+        if self.call is None:
+            raise self._fault
+        return self.call
+
+
+class Caller(grpc.aio.Channel):
+    """
+    A channel to whoever called: what `context.caller()` gives, and what stubs of
+    `context.callback()` are made on. It may be kept, and is of use until the caller is gone. The
+    line to the caller is given up when nothing refers to it any more.
+    """
+
+    def __init__(self, live: LiveLink, reach: Reach) -> None:
+        """
+        Args:
+            live: The server's.
+            reach: What callbacks belong to.
+        """
+        self._reach = reach
+        self._channel = Channel(live, anchor=reach, owns_link=False)
+
+    def stub(self, stub_class: Callable[[grpc.aio.Channel], _StubT]) -> _StubT:
+        """Make a stub whose calls go to the caller."""
+        return stub_class(self)
+
+    # --- whether it is there ---
+
+    def done(self) -> bool:
+        """Return True if the caller is gone: nothing reaches it any more."""
+        return self._reach.call is None
+
+    def add_done_callback(self, callback: Callable[[], object]) -> None:
+        """Have `callback()` called once the caller is gone, soon if it is."""
+        self._reach.add_done_callback(callback)
+
+    async def wait_gone(self) -> None:
+        """Wait until the caller is gone."""
+        gone = asyncio.Event()
+        self._reach.add_done_callback(gone.set)
+        await gone.wait()
+
+    def __del__(self) -> None:
+        reach = getattr(self, "_reach", None)
+        if reach is not None and reach.call is not None and not reach.loop.is_closed():
+            reach.loop.call_soon_threadsafe(reach.close_line)
+
+    # --- what generated stubs use ---
+
+    def unary_unary(self, *arguments: Any, **named: Any) -> UnaryUnaryMultiCallable:
+        """As a channel's."""
+        return self._keeping(self._channel.unary_unary(*arguments, **named))
+
+    def unary_stream(self, *arguments: Any, **named: Any) -> UnaryStreamMultiCallable:
+        """As a channel's."""
+        return self._keeping(self._channel.unary_stream(*arguments, **named))
+
+    def stream_unary(self, *arguments: Any, **named: Any) -> StreamUnaryMultiCallable:
+        """As a channel's."""
+        return self._keeping(self._channel.stream_unary(*arguments, **named))
+
+    def stream_stream(self, *arguments: Any, **named: Any) -> StreamStreamMultiCallable:
+        """As a channel's."""
+        return self._keeping(self._channel.stream_stream(*arguments, **named))
+
+    def _keeping(self, callable_: _MultiCallableT) -> _MultiCallableT:
+        # For as long as there is a stub, there is a line.
+        callable_.keeps = self
+        return callable_
+
+    # --- the rest of a channel ---
+
+    async def __aenter__(self) -> NoReturn:
+        self._refuse("entered")
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Never reached."""
+
+    async def close(self, grace: float | None = None) -> None:
+        """Cancel the callbacks that run and give the line up; the caller's channel stays open."""
+        await self._channel.close(grace)
+        self._reach.close_line()
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Return READY while the caller can be reached, SHUTDOWN once it is gone."""
+        if self.done():
+            return grpc.ChannelConnectivity.SHUTDOWN
+        return self._channel.get_state()
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """Wait until the link's state is another one."""
+        await self._channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        """Wait until the hub is reached."""
+        await self._channel.channel_ready()
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UsageError(
+            f"the channel to a caller is not {what}: it is the caller's, and goes when it goes"
+        )

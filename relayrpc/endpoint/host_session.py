@@ -1,0 +1,218 @@
+"""
+The host's end of sessions: one call that runs as long as the session, and the calls within it.
+
+Owns: which sessions there are, which calls may come in them, when one is over. Does not own: the
+caller's end (session.py), running handlers (dispatch.py).
+Source: docs/adr/0020-anchored-calls.md; docs/reference/sessions.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from relayrpc.endpoint.caller import Caller, Reach
+from relayrpc.endpoint.session import SessionState
+from relayrpc.link.call import (
+    STATUS_FAILED_PRECONDITION,
+    STATUS_OK,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAVAILABLE,
+)
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from relayrpc.endpoint.context import Context
+    from relayrpc.endpoint.server import Server
+    from relayrpc.link.call import Call
+    from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = ["HostSession", "HostSessions"]
+
+_STOPPING: Final = "the host is stopping"
+_CLOSED: Final = "the session is closed"
+
+
+class HostSession:
+    """
+    One session at its host; what `context.session` gives a handler.
+
+    Attributes:
+        service: Full name of the service that it was opened for.
+        identity: The caller, as the hub vouches for it.
+        data: For the program: what belongs to the session.
+        contexts: Calls of it whose handlers have not returned, in the order of their start.
+    """
+
+    def __init__(self, server: Server, call: Call, opening: pb.Open) -> None:
+        self.server = server
+        self.service = call.method.partition("/")[0]
+        self.identity = opening.caller_identity
+        self.data: dict[str, object] = {}
+        self.contexts: dict[Context, None] = {}
+        # The call that the session is; None once it is over.
+        self.call: Call | None = call
+        self._id = f"{call.link.link_id.hex()[:8]}-{call.id}"  # type: ignore[attr-defined]  # a Link
+        self._state = SessionState.OPENED
+        self._is_stopping = False
+        self._callbacks: list[Callable[[HostSession], object]] = []
+        self._caller: Caller | None = None
+        self._reach = Reach(server.loop, call)
+
+    def caller(self) -> Caller:
+        """Return a channel to the caller, good for as long as the session."""
+        if self._caller is None:
+            self._caller = Caller(self.server.live, self._reach)
+        return self._caller
+
+    @property
+    def id(self) -> str:
+        """For logs: tells it from others of this host, and gives nobody a right to it."""
+        return self._id
+
+    @property
+    def state(self) -> SessionState:
+        """OPENED, CLOSING, CLOSED, or FAULTED when the caller or its link was lost."""
+        return self._state
+
+    @property
+    def takes_calls(self) -> bool:
+        """True while new calls may come."""
+        return self._state is SessionState.OPENED
+
+    def add_done_callback(self, callback: Callable[[HostSession], object]) -> None:
+        """Have `callback(session)` called once the session is over and its handlers returned."""
+        self._callbacks.append(callback)
+
+    # --- CallApp of the call that the session is ---
+
+    def begin_received(self, begin: pb.Begin) -> None:
+        """Never called: initial metadata goes the other way."""
+
+    def data_received(self, data: bytes) -> None:
+        """Drop it: a session has no messages."""
+
+    def half_close_received(self) -> None:
+        """The caller closes: no new calls, and over when the running ones are."""
+        if self._state is SessionState.OPENED:
+            self._state = SessionState.CLOSING
+        self._end_when_idle()
+
+    def send_ready(self) -> None:
+        """Nobody writes."""
+
+    def call_ended(self, end: pb.End) -> None:
+        """The caller aborted the session, or is lost; its running calls are told the same."""
+        if self.call is not None:
+            self._over(SessionState.FAULTED)
+
+    # --- ending ---
+
+    def close(self) -> None:
+        """Take no new calls, and end the session when the running ones are over."""
+        self.half_close_received()
+
+    def end(self, status: int, details: str) -> None:
+        """End the session now; its caller is told why. Calls that run go on."""
+        call = self.call
+        if call is None:
+            return
+        call.link.end_call(call, status=status, details=details)
+        call.link.flush_soon()
+        self._over(SessionState.CLOSED if status == STATUS_OK else SessionState.FAULTED)
+
+    def stop(self) -> None:
+        """End the session as its host stops: when its running calls are over."""
+        self._is_stopping = True
+        if self._state is SessionState.OPENED:
+            self._state = SessionState.CLOSING
+        self._end_when_idle()
+
+    def left(self, context: Context) -> None:
+        """Take note that the handler of one of its calls has returned."""
+        self.contexts.pop(context, None)
+        self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        if self.contexts:
+            return
+        if self._state is SessionState.CLOSING:
+            if self._is_stopping:
+                self.end(STATUS_UNAVAILABLE, "the host stopped")
+            else:
+                self.end(STATUS_OK, "")
+        if self.call is None:
+            self._tell()
+
+    def _over(self, state: SessionState) -> None:
+        self.call = None
+        self._state = state
+        self._reach.gone("the session is over")
+        self.server.sessions.forget(self)
+        if not self.contexts:
+            self._tell()
+
+    def _tell(self) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            self.server.loop.call_soon(callback, self)
+
+
+class HostSessions:
+    """The sessions of one server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        # Those that are not over, oldest first.
+        self._open: dict[HostSession, None] = {}
+        self._is_stopping = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def opened(self, call: Call, opening: pb.Open) -> None:
+        """Take a session, or refuse it."""
+        server = self._server
+        if self._is_stopping:
+            server.refuse(call, STATUS_UNAVAILABLE, _STOPPING)
+            return
+        if len(self._open) >= server.limits.sessions_max:
+            server.refuse(
+                call,
+                STATUS_RESOURCE_EXHAUSTED,
+                f"the host has {len(self._open)} sessions open",
+                retry_after_s=server.limits.retry_after_s,
+            )
+            return
+        call.app = session = HostSession(server, call, opening)
+        self._open[session] = None
+        call.link.begin_call(call)
+        if opening.half_close:
+            session.half_close_received()
+        call.link.flush_soon()
+
+    def find(self, call: Call) -> HostSession | None:
+        """Find the session of a call that belongs to another; refuses the call without one."""
+        assert call.anchor is not None
+        session = call.anchor.app
+        if not isinstance(session, HostSession):
+            self._server.refuse(
+                call, STATUS_FAILED_PRECONDITION, "the call that this one belongs to is no session"
+            )
+            return None
+        if not session.takes_calls:
+            self._server.refuse(call, STATUS_FAILED_PRECONDITION, _CLOSED)
+            return None
+        return session
+
+    def forget(self, session: HostSession) -> None:
+        """Take note that one is over."""
+        self._open.pop(session, None)
+
+    def stop(self) -> None:
+        """Take no more, and end those that are open when their running calls are over."""
+        self._is_stopping = True
+        for session in list(self._open):
+            session.stop()

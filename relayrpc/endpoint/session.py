@@ -1,0 +1,239 @@
+"""
+The caller's session: a channel whose calls all go to one host, and that says when that host is
+lost.
+
+A session is a call that runs as long as it: of its service, to the host that took it. The calls
+made within belong to that call, so that the hub sends them to the same host and both ends know when
+it is over.
+Owns: the states of a session, opening and closing it. Does not own: the host's end
+(host_session.py), how calls follow a running one (call_opener.py).
+Source: link.proto, Open.anchor; docs/adr/0020-anchored-calls.md; docs/reference/sessions.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Self
+
+from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
+from relayrpc.endpoint.channel import Channel
+from relayrpc.link.call import STATUS_FAILED_PRECONDITION, STATUS_UNAVAILABLE
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from relayrpc.endpoint.call_core import CallCore
+    from relayrpc.endpoint.stream_call import StreamStreamCall
+    from relayrpc.link.call import Call
+
+
+__all__ = ["Session", "SessionState"]
+
+
+class SessionState(Enum):
+    """Where a session stands, at either end."""
+
+    CREATED = "created"
+    """Nothing was called yet."""
+    OPENING = "opening"
+    """A host is asked to take it."""
+    OPENED = "opened"
+    """A host has it."""
+    CLOSING = "closing"
+    """It takes no new calls; the running ones finish."""
+    CLOSED = "closed"
+    """It was closed, and its host has let go of it."""
+    FAULTED = "faulted"
+    """It ended otherwise: `fault` says why."""
+
+
+_OVER: Final = (SessionState.CLOSED, SessionState.FAULTED)
+
+
+class Session(Channel):
+    """
+    A channel whose calls all go to the host that took the first of them, in the order in which they
+    were made. Made by `Channel.session()`.
+
+        async with channel.session() as session:
+            orders = OrdersStub(session)
+            await orders.Open(OpenRequest())
+
+    It opens with its first call. A host that is lost faults it: the calls that run end as any do,
+    and later ones with FAILED_PRECONDITION, saying why. Nothing is begun anew.
+
+    Attributes:
+        fault: Why the session is FAULTED; empty: it is not.
+        instance: The host's instance id; empty: no host has it.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        """
+        Args:
+            channel: Whose link, address, interceptors and options the session has.
+        """
+        super().__init__(
+            channel.live,
+            address=channel.address,
+            interceptors=channel.interceptors,
+            options=channel.options,
+            call_credentials=channel.call_credentials,
+            anchor=self,
+            owns_link=False,
+        )
+        self._channel = channel
+        self.fault = ""
+        self.instance = ""
+        self._state = SessionState.CREATED
+        self._state_callbacks: list[Callable[[SessionState], None]] = []
+        self._call: StreamStreamCall | None = None
+        # Done when the session is open, or will not be.
+        self._settled: asyncio.Future[None] | None = None
+        # Calls that were made before.
+        self._waiting_count = 0
+        # What those end with that waited for a host that did not take it.
+        self._opening_fault: AnchorFault | None = None
+        self._beginning: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> SessionState:
+        """Where it stands."""
+        return self._state
+
+    def add_state_callback(self, callback: Callable[[SessionState], None]) -> None:
+        """Have every change of `state` told, on the loop."""
+        self._state_callbacks.append(callback)
+
+    # --- life ---
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        if exc_type is None:
+            await self.close()
+        else:
+            # What went wrong is raised on, and nothing that closing may find.
+            self.abort()
+
+    async def close(self, grace: float | None = None) -> None:
+        """
+        Take no new calls, wait until the running ones are over and the host has let go of the
+        session. Idempotent; raises nothing about the session: `state` tells how it ended.
+
+        Args:
+            grace: Seconds to wait; None: `session_close_timeout_s`. After them it is aborted.
+        """
+        if self._call is None:
+            self._end(SessionState.CLOSED)
+            return
+        if self._state not in _OVER:
+            self._set_state(SessionState.CLOSING)
+            core = self._call.core
+            core.half_close()
+            timeout_s = self.limits.session_close_timeout_s if grace is None else grace
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await core.wait_end()
+                    self._call_over(core)
+            self.abort()
+        await super().close()
+
+    def abort(self) -> None:
+        """End the session and its calls at once; idempotent, never raises."""
+        if self._state in _OVER:
+            return
+        for core in list(self.calls):
+            core.cancel_here()
+        if self._call is not None:
+            self._call.core.cancel_here()
+        self._end(SessionState.CLOSED)
+
+    def _set_state(self, state: SessionState) -> None:
+        if state is not self._state:
+            self._state = state
+            for callback in list(self._state_callbacks):
+                callback(state)
+
+    def _end(self, state: SessionState, fault: str = "") -> None:
+        if self._state in _OVER:
+            return
+        self.fault = fault
+        self._set_state(state)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+
+    # --- opening ---
+
+    def _open(self, method: str, wait_for_ready: bool) -> None:
+        """Ask a host of the service to take the session."""
+        self._set_state(SessionState.OPENING)
+        service = method.partition("/")[0]
+        self._settled = self.loop.create_future()
+        opening = self._channel.plain_stream_stream(f"/{service}/{SESSION_METHOD}", None, None)
+        self._call = call = opening(wait_for_ready=wait_for_ready)
+        call.core.add_callback(self._call_over, call.core)
+        self._beginning = self.loop.create_task(self._wait_begun(call.core))
+
+    async def _wait_begun(self, core: CallCore) -> None:
+        await core.wait_begin()
+        if core.begin is not None and self._state is SessionState.OPENING:
+            self.instance = core.begin.instance
+            self._set_state(SessionState.OPENED)
+            self._settle()
+
+    def _call_over(self, core: CallCore) -> None:
+        """Take note that the call has ended that the session is."""
+        outcome = core.outcome()
+        if not outcome.status:
+            self._end(SessionState.CLOSED)
+            return
+        if self._state is SessionState.OPENING:
+            self._opening_fault = AnchorFault(outcome.status, outcome.details)
+        self._end(SessionState.FAULTED, outcome.details)
+
+    # --- Anchor ---
+
+    @property
+    def is_ready(self) -> bool:
+        """False while calls have to wait for the host."""
+        is_settled = self._state not in (SessionState.CREATED, SessionState.OPENING)
+        # Those that waited go first.
+        return is_settled and not self._waiting_count
+
+    async def ready(self, method: str, wait_for_ready: bool) -> None:
+        """Wait until a host has the session; the first call asks for one."""
+        if self._state is SessionState.CREATED:
+            self._open(method, wait_for_ready)
+        self._waiting_count += 1
+        try:
+            if self._settled is not None:
+                await asyncio.shield(self._settled)
+        finally:
+            self._waiting_count -= 1
+        if self._opening_fault is not None:
+            raise self._opening_fault
+
+    def call_for(self, method: str) -> Call:
+        """Return the call that the session is."""
+        call = None if self._call is None else self._call.core.call
+        if self._state is not SessionState.OPENED or call is None:
+            why = f": {self.fault}" if self.fault else ""
+            raise AnchorFault(
+                STATUS_FAILED_PRECONDITION, f"the session is {self._state.value}{why}"
+            )
+        if call.link.is_draining:
+            raise AnchorFault(STATUS_UNAVAILABLE, "the hub that has the session goes away")
+        return call

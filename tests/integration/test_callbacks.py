@@ -1,0 +1,184 @@
+"""
+Goal: a host calls back whoever called it, with ordinary stubs, all four shapes, and knows when the
+caller is gone.
+
+Method: hosts and callers over a real hub on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+import relayrpc.aio
+from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
+from tests.support.until import until
+
+
+pytestmark = pytest.mark.integration
+
+EVENTS = "test.Events"
+
+
+class Listener:
+    """What a caller serves."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    async def tell(self, request: bytes, context: Any) -> bytes:
+        self.heard.append(request)
+        return b"heard " + request
+
+    async def count(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for number in range(int(request)):
+            yield b"%d" % number
+
+    async def join(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        return b"".join([request async for request in requests])
+
+    async def echo(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
+
+    async def fail(self, request: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
+
+    async def hang(self, request: bytes, context: Any) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+
+def add_listener(listener: Listener, server: grpc.aio.Server) -> None:
+    handlers = make_handlers(
+        {
+            "uu:Tell": listener.tell,
+            "us:Count": listener.count,
+            "su:Join": listener.join,
+            "ss:Echo": listener.echo,
+            "uu:Fail": listener.fail,
+            "uu:Hang": listener.hang,
+        }
+    )
+    server.add_registered_method_handlers(EVENTS, handlers)
+
+
+def events(channel: Any) -> Stub:
+    return Stub(channel, EVENTS)
+
+
+async def start_host(url: str, handler: Callable[..., Any]) -> relayrpc.aio.Server:
+    server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+    server.add_registered_method_handlers("test.Service", make_handlers({"uu:Call": handler}))
+    await server.start()
+    return server
+
+
+def calling(url: str, *listeners: Listener) -> relayrpc.aio.Channel:
+    callbacks = [(add_listener, listener) for listener in listeners]
+    return relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=callbacks)
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+async def test_all_shapes(in_session: bool) -> None:
+    async def handler(request: bytes, context: Any) -> bytes:
+        stub = context.callback(events)
+        assert await stub.unary_unary("Tell")(b"1") == b"heard 1"
+        assert [m async for m in stub.unary_stream("Count")(b"3")] == [b"0", b"1", b"2"]
+        assert await stub.stream_unary("Join")(iter([b"a", b"b"])) == b"ab"
+        sent = [b"x" * 100_000, b"", b"y"]
+        assert [m async for m in stub.stream_stream("Echo")(iter(sent))] == sent
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await stub.unary_unary("Fail")(b"")
+        assert (caught.value.code(), caught.value.details()) == (
+            grpc.StatusCode.NOT_FOUND,
+            "no such thing",
+        )
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await stub.unary_unary("Hang")(b"", timeout=0.05)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        return b"done"
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        async with calling(url, Listener()) as channel:
+            if in_session:
+                async with channel.session() as session:
+                    assert await Stub(session).unary_unary("Call")(b"") == b"done"
+            else:
+                assert await Stub(channel).unary_unary("Call")(b"") == b"done"
+        await server.stop(0)
+
+
+async def test_a_stub_is_of_use_until_its_caller_is_gone() -> None:
+    kept: list[Any] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        kept.append((context.caller(), context.callback(events)))
+        return b""
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        listener = Listener()
+        async with calling(url, listener) as channel:
+            await Stub(channel).unary_unary("Call")(b"")
+            ((caller, stub),) = kept
+            for number in range(5):
+                await stub.unary_unary("Tell")(b"%d" % number)
+            assert not caller.done()
+        await caller.wait_gone()
+        assert listener.heard == [b"0", b"1", b"2", b"3", b"4"]
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await stub.unary_unary("Tell")(b"5")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details().startswith("the caller is gone")
+        assert not caught.value.may_have_executed
+        await server.stop(0)
+
+
+async def test_a_line_is_given_up_with_the_last_stub() -> None:
+    async def handler(request: bytes, context: Any) -> bytes:
+        await context.callback(events).unary_unary("Tell")(request)
+        return b""
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        async with calling(url, Listener()) as channel:
+            for _ in range(50):
+                await Stub(channel).unary_unary("Call")(b"x")
+            await until(lambda: not channel.live.link.calls_open_count)
+        await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("listeners", "code", "details"),
+    [
+        ([], grpc.StatusCode.UNIMPLEMENTED, "this caller serves nothing"),
+        ([Listener()], grpc.StatusCode.UNIMPLEMENTED, "Method not found!"),
+    ],
+)
+async def test_what_the_caller_does_not_serve(
+    listeners: list[Listener], code: grpc.StatusCode, details: str
+) -> None:
+    async def handler(request: bytes, context: Any) -> bytes:
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await Stub(context.caller(), "test.Others").unary_unary("Tell")(b"")
+        return f"{caught.value.code().name} {caught.value.details()}".encode()
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        async with calling(url, *listeners) as channel:
+            reply = await Stub(channel).unary_unary("Call")(b"")
+        assert reply == f"{code.name} {details}".encode()
+        await server.stop(0)
+    gc.collect()

@@ -1,0 +1,160 @@
+"""
+Goal: a session's calls go to one host, in order, and its end is told at both ends; nothing starts
+silently anew.
+
+Method: hosts and callers over a real hub on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+import relayrpc.aio
+from relayrpc.aio import SessionState
+from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
+from tests.support.until import until
+
+
+pytestmark = pytest.mark.integration
+
+
+class Host:
+    """Handlers that say which host they are on, and what the session's `data` holds."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.served: list[bytes] = []
+        self.sessions: list[Any] = []
+        self.go_on = asyncio.Event()
+        self.is_waiting = False
+
+    async def put(self, request: bytes, context: Any) -> bytes:
+        self.served.append(request)
+        if context.session is not None:
+            self.sessions.append(context.session)
+            context.session.data.setdefault("requests", []).append(request)
+            return self.name.encode() + b":" + b",".join(context.session.data["requests"])
+        return self.name.encode()
+
+    async def wait(self, request: bytes, context: Any) -> bytes:
+        self.is_waiting = True
+        await self.go_on.wait()
+        return request
+
+    async def start(self, url: str) -> relayrpc.aio.Server:
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}", instance=self.name)
+        handlers = make_handlers({"uu:Put": self.put, "uu:Wait": self.wait})
+        server.add_registered_method_handlers("test.Service", handlers)
+        await server.start()
+        return server
+
+
+async def test_calls_go_to_the_host_of_the_first_in_order() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        hosts = [Host(f"host-{number}") for number in range(3)]
+        servers = [await host.start(url) for host in hosts]
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            for _ in range(3):
+                async with channel.session() as session:
+                    put = Stub(session).unary_unary("Put")
+                    assert session.state is SessionState.CREATED
+                    replies = await asyncio.gather(*(put(b"%d" % n) for n in range(10)))
+                    name = session.instance
+                    expected = b",".join(b"%d" % n for n in range(10))
+                    assert replies[-1] == name.encode() + b":" + expected
+                    assert session.state is SessionState.OPENED
+                assert session.state is SessionState.CLOSED
+        for server in servers:
+            await server.stop(0)
+        ended = [each for host in hosts for each in host.sessions]
+        assert len(ended) == 30
+        assert {each.state for each in ended} == {SessionState.CLOSED}
+
+
+async def test_a_call_after_the_end_says_why() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            async with channel.session() as session:
+                put = Stub(session).unary_unary("Put")
+                await put(b"1")
+            with pytest.raises(grpc.aio.UsageError):
+                await put(b"2")
+            states: list[SessionState] = []
+            session = channel.session()
+            session.add_state_callback(states.append)
+            await Stub(session).unary_unary("Put")(b"3")
+            await server.stop(0)
+            await until(lambda: session.state is not SessionState.OPENED)
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await Stub(session).unary_unary("Put")(b"4")
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert caught.value.details() == "the session is faulted: the host stopped"
+        assert not caught.value.may_have_executed
+        assert states == [SessionState.OPENING, SessionState.OPENED, SessionState.FAULTED]
+
+
+async def test_a_host_that_is_lost_faults_the_session() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host, other = Host("host"), Host("other")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            stub = Stub(session)
+            await stub.unary_unary("Put")(b"1")
+            running = stub.unary_unary("Wait")(b"2")
+            await until(lambda: host.is_waiting)
+            other_server = await other.start(url)
+            await server.live.aclose()
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await running
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await stub.unary_unary("Put")(b"3")
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert session.state is SessionState.FAULTED
+            await session.close()
+            assert session.state is SessionState.FAULTED
+        assert other.served == []
+        await other_server.stop(0)
+        await server.stop(0)
+
+
+async def test_leaving_the_block_after_an_error_hides_nothing() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            with pytest.raises(KeyError, match="mine"):
+                async with channel.session() as session:
+                    await Stub(session).unary_unary("Put")(b"1")
+                    running = Stub(session).unary_unary("Wait")(b"2")
+                    raise KeyError("mine")
+            assert running.cancelled()
+            assert session.state is SessionState.CLOSED
+            await until(lambda: host.sessions[0].state is not SessionState.OPENED)
+            assert host.sessions[0].state is SessionState.FAULTED
+        await server.stop(0)
+
+
+async def test_no_host_ends_the_first_call_as_without_a_session() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await Stub(session).unary_unary("Put")(b"1")
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert caught.value.details() == f"no host listens at '{ADDRESS}'"
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await Stub(session).unary_unary("Put")(b"2")
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
