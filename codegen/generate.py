@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from codegen import configuration_page, limits_page, logs_page, metrics_page, state_table
+from codegen import (
+    compatibility_page,
+    configuration_page,
+    limits_page,
+    logs_page,
+    metrics_page,
+    state_table,
+)
 
 
 __all__ = ["JOBS", "Job", "differences", "generate", "main"]
@@ -52,7 +59,13 @@ JOBS: Final = (
     Job(include=".", protos="benchmarks", outputs=_STUBS),
     Job(include=_CASES, into=_CASES, protos="cases", outputs=_TYPED),
 )
-_PARTS_OF_PAGES: Final = (state_table, metrics_page, logs_page, configuration_page)
+_PARTS_OF_PAGES: Final = (
+    state_table,
+    metrics_page,
+    logs_page,
+    configuration_page,
+    compatibility_page,
+)
 
 
 def generate(job: Job, target: Path) -> list[Path]:

@@ -186,6 +186,8 @@ class Limits:
     """Hosts that a hub asks for descriptors at once;"""
     contract_pull_timeout_s: float = 10.0
     """... each has so long to answer."""
+    contract_differences_max: int = 64
+    """Differences that are listed where two versions of a contract are compared."""
     reflection_streams_max: int = 256
     """Streams of grpc.reflection on one hub."""
 

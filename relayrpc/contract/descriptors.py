@@ -216,6 +216,10 @@ class DescriptorSet:
         """Say whether there is a file of that name, in the set or in every runtime."""
         return file in self._files or file in STANDARD_FILES
 
+    def files(self) -> Iterator[bytes]:
+        """Yield its files, serialized, each behind what it imports."""
+        yield from (self.data[where] for where in self._files.values())
+
     def with_imports(self, file: str) -> list[bytes]:
         """Return a file that is there, serialized, and behind it all that it needs."""
         found: dict[str, bytes] = {}

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import typer.main
 
-from codegen import configuration_page, limits_page, metrics_page
+from codegen import compatibility_page, configuration_page, limits_page, metrics_page
 from relayrpc import errors
 from relayrpc.agent.backend import Backend
 from relayrpc.cli.backends import read_backends
 from relayrpc.cli.config import load_settings
 from relayrpc.cli.flags import limit_flags
 from relayrpc.cli.main import app
+from relayrpc.contract.compatibility_rules import RULES
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,15 @@ def test_metrics_page_has_the_table() -> None:
     page = read("docs/reference/metrics.md")
     assert page == metrics_page.render(page)
     assert "| `relayrpc_calls_total` | counter |" in page
+
+
+def test_compatibility_page_has_every_rule() -> None:
+    page = read("docs/reference/contract-compatibility.md")
+    assert page == compatibility_page.render(page)
+    for name, rule in RULES.items():
+        assert f"| `{name}` |" in page
+        assert rule.breaks
+        assert rule.instead
 
 
 def test_configuration_page_has_the_tables() -> None:

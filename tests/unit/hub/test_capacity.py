@@ -25,7 +25,7 @@ WEIGHTLESS = {
     "journal_events_max", "takeovers_max", "contracts_max", "contract_file_bytes_max",
     "contract_files_max",
     # A number or a name for each, less than what is rounded up elsewhere.
-    "health_watches_max", "log_keys_max", "log_records_per_s_max",
+    "health_watches_max", "log_keys_max", "log_records_per_s_max", "contract_differences_max",
     # At hosts and callers.
     "send_queue_bytes_high", "handler_threads_max", "message_sent_bytes_max", "plugin_threads_max",
     "retry_attempts_max", "retry_request_bytes_max", "retry_kept_bytes_max", "retries_waiting_max",

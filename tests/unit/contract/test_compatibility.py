@@ -1,0 +1,194 @@
+"""
+Differences of two versions. Goal: each is said in a sentence that names the element, and however
+large the sets are, the comparison is bounded. Method: sets made by hand.
+
+Which changes break is tested with buf, in tests/conformance/test_compatibility.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+
+from relayrpc.contract.compatibility import Comparison, Difference, Level, compare
+from relayrpc.limits import DEFAULT_LIMITS, Limits
+from tests.support.contracts import checked, make_file, make_set
+
+
+def differences(
+    old: FileDescriptorProto,
+    new: FileDescriptorProto,
+    service: str = "t.Service",
+    *,
+    level: Level = Level.WIRE_JSON,
+    limits: Limits = DEFAULT_LIMITS,
+) -> tuple[Difference, ...]:
+    sides = checked(make_set(old)), checked(make_set(new))
+    return compare(*sides, service, level=level, limits=limits)
+
+
+def texts(old: FileDescriptorProto, new: FileDescriptorProto) -> list[str]:
+    return [str(each) for each in differences(old, new)]
+
+
+def test_difference_says_where_what_and_which_rule() -> None:
+    (found,) = differences(make_file(fields={"a": 1}), make_file(fields={"b": 1, "a": 2}))[:1]
+    assert found == Difference(
+        rule="FIELD_SAME_NAME",
+        what="t.M.a",
+        file="t.proto",
+        text="field 1 (t.M.a) is called 'b' now",
+    )
+    assert str(found) == "t.proto: field 1 (t.M.a) is called 'b' now [FIELD_SAME_NAME]"
+
+
+def test_texts_name_what_was_and_what_is() -> None:
+    old = make_file(fields={"a": 1, "b": 2, "c": 3}, methods=("Do", "Go"))
+    new = make_file(fields={"a": 1, "b": 2})
+    old.message_type[0].reserved_range.add(start=8, end=10)
+    old.message_type[0].reserved_name.append("z")
+    new.message_type[0].field[0].type = 3
+    new.message_type[0].field[1].label = 3
+    new.service[0].method[0].server_streaming = True
+    new.service[0].method[0].options.idempotency_level = 1
+    assert texts(old, new) == [
+        "t.proto: t.Service.Do: has a stream of responses [RPC_SAME_SERVER_STREAMING]",
+        "t.proto: t.Service.Do: was IDEMPOTENCY_UNKNOWN and is NO_SIDE_EFFECTS "
+        "[RPC_SAME_IDEMPOTENCY_LEVEL]",
+        "t.proto: t.Service.Go: is gone [RPC_NO_DELETE]",
+        "t.proto: t.M: no longer reserves 8 to 9 [RESERVED_MESSAGE_NO_DELETE]",
+        "t.proto: t.M: no longer reserves 'z' [RESERVED_MESSAGE_NO_DELETE]",
+        "t.proto: field 1 (t.M.a) changed its type from int32 to int64 "
+        "[FIELD_WIRE_JSON_COMPATIBLE_TYPE]",
+        "t.proto: field 2 (t.M.b) was singular and is repeated "
+        "[FIELD_WIRE_JSON_COMPATIBLE_CARDINALITY]",
+        "t.proto: field 3 (t.M.c) is gone and its number is not reserved "
+        "[FIELD_NO_DELETE_UNLESS_NUMBER_RESERVED]",
+        "t.proto: field 3 (t.M.c) is gone and its name is not reserved "
+        "[FIELD_NO_DELETE_UNLESS_NAME_RESERVED]",
+    ]
+
+
+def test_narrowing_says_which_types() -> None:
+    old, new = make_file(fields={"a": 1}), make_file(fields={"a": 1})
+    new.message_type[0].field[0].type = 13
+    (found,) = differences(old, new)
+    assert found.rule == "FIELD_NO_NARROWING"
+    assert found.text == (
+        "field 1 (t.M.a) changed its type from int32 to uint32, which holds fewer numbers"
+    )
+
+
+def test_level_says_what_counts() -> None:
+    old, new = make_file(fields={"a": 1}), make_file(fields={"b": 1})
+    assert {each.rule for each in differences(old, new)} == {
+        "FIELD_SAME_NAME",
+        "FIELD_SAME_JSON_NAME",
+    }
+    assert not differences(old, new, level=Level.WIRE)
+
+
+def test_service_in_another_package_is_gone() -> None:
+    old, new = make_file(), make_file("u.proto", package="u")
+    (found,) = differences(old, new)
+    assert found.text == "t.Service: the service is gone"
+    assert found.file == "t.proto"
+    assert not differences(old, new, "u.Service")
+
+
+def test_only_the_service_that_is_called_keeps_its_methods() -> None:
+    old, new = make_file(methods=("Do", "Go")), make_file()
+    for file in (old, new):
+        file.service.add(name="Other").CopyFrom(make_file(service="Other").service[0])
+    assert [each.what for each in differences(old, new)] == ["t.Service.Go"]
+    assert not differences(old, new, "t.Other")
+
+
+def test_service_that_is_called_comes_first() -> None:
+    sides = []
+    for is_streaming in (False, True):
+        file = make_file(fields={"a": 1} if is_streaming else {"b": 1}, service="Other")
+        file.service.append(make_file().service[0])
+        for service in file.service:
+            service.method[0].client_streaming = is_streaming
+        sides.append(file)
+    found = [each.what for each in differences(*sides)]
+    assert found[:2] == ["t.Service.Do", "t.Other.Do"]
+
+
+def test_same_contract_is_not_read() -> None:
+    contract = checked(make_set(make_file()))
+    comparison = Comparison(contract, contract, "t.Service", level=Level.WIRE_JSON)
+    assert not list(comparison.check(DEFAULT_LIMITS))
+    assert comparison.differences == ()
+
+
+# --- bounds ---
+
+
+@pytest.mark.parametrize("count", [7, 8, 9])
+def test_differences_are_bounded(count: int) -> None:
+    limits = replace(DEFAULT_LIMITS, contract_differences_max=8)
+    old = make_file(fields={f"f{number}": number for number in range(1, count + 1)})
+    sides = checked(make_set(old)), checked(make_set(make_file()))
+    comparison = Comparison(*sides, "t.Service", level=Level.WIRE)
+    for _ in comparison.check(limits):
+        pass
+    assert len(comparison.differences) == min(count, 8)
+    assert comparison.is_cut == (count > 8)
+
+
+def test_long_names_are_cut() -> None:
+    name = "x" * 50_000
+    (found,) = differences(make_file(fields={name: 1}), make_file(), level=Level.WIRE)
+    assert len(found.text) < 512
+    assert found.what == f"t.M.{'x' * 195}…"
+
+
+def with_fields(count: int) -> FileDescriptorProto:
+    return make_file(fields={f"f{number}": number for number in range(1, count + 1)})
+
+
+def with_messages(count: int) -> FileDescriptorProto:
+    file = make_file()
+    for number in range(count):
+        file.message_type.add(name=f"M{number}")
+    return file
+
+
+def with_values(count: int) -> FileDescriptorProto:
+    file = make_file()
+    enum = file.enum_type.add(name="E")
+    for number in range(count):
+        enum.value.add(name=f"E{number}", number=number)
+    return file
+
+
+def with_reserved(count: int) -> FileDescriptorProto:
+    file = make_file()
+    for number in range(count):
+        file.message_type[0].reserved_name.append(f"f{number}")
+        file.message_type[0].reserved_range.add(start=2 * number + 1, end=2 * number + 2)
+    return file
+
+
+def with_methods(count: int) -> FileDescriptorProto:
+    return make_file(methods=[f"Do{number}" for number in range(count)])
+
+
+@pytest.mark.parametrize(
+    "make", [with_fields, with_messages, with_values, with_reserved, with_methods]
+)
+def test_large_sets_are_compared_in_steps(
+    make: Callable[[int], FileDescriptorProto],
+) -> None:
+    """Each step looks at a bounded number of whatever a set has many of."""
+    old, new = make(4_000), make(4_000)
+    new.message_type[0].field.add(name="more", number=9_999, type=5, label=1)
+    sides = checked(make_set(old)), checked(make_set(new))
+    comparison = Comparison(*sides, "t.Service", level=Level.WIRE_JSON)
+    assert sum(1 for _ in comparison.check(DEFAULT_LIMITS)) >= 4_000 // 128
+    assert comparison.differences == ()
