@@ -21,6 +21,7 @@ from codegen import (
     limits_page,
     logs_page,
     metrics_page,
+    options_page,
     state_table,
 )
 
@@ -65,6 +66,7 @@ _PARTS_OF_PAGES: Final = (
     logs_page,
     configuration_page,
     compatibility_page,
+    options_page,
 )
 
 

@@ -15,6 +15,7 @@ import typer
 from relayrpc import __version__
 from relayrpc.cli import call, drain, expose, hub, ls
 from relayrpc.errors import ConfigError, RelayError, UsageError
+from relayrpc.protos import include_folder
 
 
 __all__ = ["EXIT_FAILURE", "EXIT_INPUT", "EXIT_INTERRUPTED", "app", "main"]
@@ -54,6 +55,21 @@ def version() -> None:
     Exit codes: 0.
     """
     typer.echo(f"relayrpc {__version__}")
+
+
+@app.command()
+def protos() -> None:
+    """
+    Print the folder of relayrpc's own .proto files, for protoc's -I.
+
+    \b
+    Example:
+      protoc -I protos -I "$(relayrpc protos)" --python_out=gen protos/orders.proto
+
+    \b
+    Exit codes: 0 printed; 1 the installation lacks them.
+    """
+    typer.echo(include_folder())
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 
 from relayrpc.contract.descriptors import load_pool
 from relayrpc.errors import ConfigError, ContractError, RelayError
+from relayrpc.protos import include_folder
 
 
 if TYPE_CHECKING:
@@ -206,7 +207,8 @@ def _compile(protos: Sequence[str], includes: Sequence[str]) -> bytes:
     for proto in protos:
         if not Path(proto).is_file():
             raise ConfigError(f"--proto {proto}: no such file")
-    folders = includes or list(dict.fromkeys(str(Path(proto).parent) for proto in protos))
+    folders = includes or dict.fromkeys(str(Path(proto).parent) for proto in protos)
+    folders = [*folders, str(include_folder())]
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "descriptor_set"
         command = [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from codegen.compiled import compile_set
 from relayrpc.contract.contradictions import OptionsCheck
 from relayrpc.contract.descriptors import load_pool
 from relayrpc.contract.options import (
@@ -18,7 +19,6 @@ from relayrpc.contract.options import (
     SessionMode,
     read_options,
 )
-from tests.support.protoc import compile_set
 
 
 FOLDER = Path(__file__).resolve().parent / "options"

@@ -5,6 +5,8 @@ environment outside the repository, and make a call with a generated stub throug
 
 from __future__ import annotations
 
+import importlib.resources
+import os
 import re
 import shutil
 import subprocess
@@ -13,9 +15,12 @@ import tomllib
 import venv
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from relayrpc.v1 import contract_pb2
 from tests.e2e.processes import running_hub
 
 
@@ -24,6 +29,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 SLOW = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+ORDERS = ROOT / "tests" / "conformance" / "options" / "accepted" / "orders.proto"
 CALL = """\
 import asyncio, sys
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
@@ -55,6 +61,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_the_package_and_its_protos_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "relayrpc/v1/link.proto" in names
+    assert "relayrpc/v1/contract.proto" in names
     assert "relayrpc/v1/link_pb2.pyi" in names
     assert "relayrpc/py.typed" in names
     tops = {name.split("/")[0] for name in names}
@@ -62,6 +69,75 @@ def test_wheel_holds_the_package_and_its_protos_and_nothing_else(wheel: Path) ->
         "relayrpc",
         "relayrpc_codegen",
     }
+
+
+@pytest.fixture(scope="module")
+def include(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that an installed package says its protos are in."""
+    target = tmp_path_factory.mktemp("installed")
+    zipfile.ZipFile(wheel).extractall(target)
+    # From there the package is found before the one of the checkout.
+    found = Path(run(sys.executable, "-m", "relayrpc", "protos", cwd=target).strip())
+    assert found == target
+    return found
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A user's folder with a proto that imports contract.proto."""
+    protos = tmp_path / "protos"
+    protos.mkdir()
+    shutil.copy(ORDERS, protos / "orders.proto")
+    return tmp_path
+
+
+def run(*command: str, cwd: Path) -> str:
+    environment = {**os.environ, "BUF_CACHE_DIR": str(cwd / "cache")}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def orders_address(descriptor_set: Path) -> str:
+    """Read the address that the compiled contract declares."""
+    files = FileDescriptorSet.FromString(descriptor_set.read_bytes()).file
+    (orders,) = (file for file in files if file.name == "orders.proto")
+    (service,) = (service for service in orders.service if service.name == "Orders")
+    options: Any = service.options
+    return str(options.Extensions[contract_pb2.contract].address)
+
+
+def test_grpcio_tools_compile_what_imports_the_protos_of_the_wheel(
+    include: Path, work: Path
+) -> None:
+    flags = ["-Iprotos", f"-I{include}", "--descriptor_set_out=set", "--python_out=."]
+    run(sys.executable, "-m", "grpc_tools.protoc", *flags, "orders.proto", cwd=work)
+    assert orders_address(work / "set") == "contoso/orders"
+    # The package brings the generated code of the import.
+    code = "import orders_pb2; print(orders_pb2.DESCRIPTOR.services_by_name['Orders'].GetOptions())"
+    assert 'address: "contoso/orders"' in run(sys.executable, "-c", code, cwd=work)
+
+
+@pytest.mark.skipif(shutil.which("protoc") is None, reason="no protoc on PATH")
+def test_protoc_compiles_what_imports_the_protos_of_the_wheel(include: Path, work: Path) -> None:
+    # grpcio-tools' copy of protobuf's own protos: a distribution may have them in another package.
+    standard = importlib.resources.files("grpc_tools") / "_proto"
+    includes = ["-Iprotos", f"-I{include}", f"-I{standard}"]
+    run("protoc", *includes, "--descriptor_set_out=set", "orders.proto", cwd=work)
+    assert orders_address(work / "set") == "contoso/orders"
+
+
+def test_buf_compiles_what_imports_the_protos_of_the_wheel(include: Path, work: Path) -> None:
+    vendored = work / "third_party" / "relayrpc" / "v1"
+    vendored.mkdir(parents=True)
+    shutil.copy(include / "relayrpc" / "v1" / "contract.proto", vendored)
+    modules = "[{path: protos}, {path: third_party}]"
+    (work / "buf.yaml").write_text(f"version: v2\nmodules: {modules}\n", encoding="utf-8")
+    buf = Path(sys.executable).parent / "buf"
+    run(str(buf), "build", "--as-file-descriptor-set", "-o", "set.binpb", cwd=work)
+    assert orders_address(work / "set.binpb") == "contoso/orders"
 
 
 def lowest_versions() -> list[str]:

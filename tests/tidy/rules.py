@@ -36,6 +36,7 @@ LAYERS: Final[dict[str, int]] = {
     "limits": 0,
     "v1": 0,
     "extras": 1,
+    "protos": 1,
     "link": 1,
     "auth": 1,
     "contract": 1,

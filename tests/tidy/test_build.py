@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -24,6 +27,19 @@ def lower_bound(requirements: list[str], name: str) -> str:
 
 def test_generated_files_are_what_their_sources_say() -> None:
     assert generate.differences() == []
+
+
+def test_protos_pass_buf_lint(tmp_path: Path) -> None:
+    buf = Path(sys.executable).parent / "buf"
+    done = subprocess.run(
+        [str(buf), "lint", "protos"],
+        cwd=ROOT,
+        env={**os.environ, "BUF_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_protobuf_lower_bound_is_that_of_the_generated_code() -> None:

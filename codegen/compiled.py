@@ -1,4 +1,8 @@
-"""Protos compiled for tests, by the protoc of grpcio-tools in this process."""
+"""
+Compiles .proto files in this process, with the protoc of grpcio-tools.
+
+Owns: where imports are found. Does not own: what is made of the descriptors (options_page.py, ...).
+"""
 
 from __future__ import annotations
 
@@ -9,28 +13,32 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
+from relayrpc.protos import include_folder
+
 
 __all__ = ["compile_set"]
-
-_PROTOS = Path(__file__).resolve().parent.parent.parent / "protos"
 
 
 def compile_set(folder: Path, *names: str) -> FileDescriptorSet:
     """
-    Compile protos, with the relay's own and protobuf's at hand.
+    Compile .proto files, with the relay's own and protobuf's at hand.
 
     Args:
         folder: Where their import paths begin.
-        names: Of the protos, relative to it.
+        names: Of the files, relative to it.
 
     Returns:
         They and all that they import, each behind what it imports, with source code info.
+
+    Raises:
+        ValueError: protoc refused them; why is on standard error.
     """
+    standard = importlib.resources.files("grpc_tools") / "_proto"
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "set"
-        standard = importlib.resources.files("grpc_tools") / "_proto"
-        arguments = [f"-I{include}" for include in (folder, _PROTOS, standard)]
+        arguments = [f"-I{include}" for include in (folder, include_folder(), standard)]
         arguments += ["--include_imports", "--include_source_info"]
         arguments += [f"--descriptor_set_out={target}", *names]
-        assert protoc.main(["protoc", *arguments]) == 0
+        if protoc.main(["protoc", *arguments]):
+            raise ValueError(f"protoc refused {', '.join(names)}")
         return FileDescriptorSet.FromString(target.read_bytes())

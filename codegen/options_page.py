@@ -1,0 +1,81 @@
+"""
+Writes the tables of docs/reference/contract-options.md from the comments of contract.proto.
+
+Owns: the tables' form. What an option means stands in the proto only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
+
+from codegen.compiled import compile_set
+from codegen.marked import put_between_marks
+
+
+__all__ = ["PAGE", "SOURCE", "render"]
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+SOURCE: Final = "protos/relayrpc/v1/contract.proto"
+PAGE: Final = ROOT / "docs" / "reference" / "contract-options.md"
+
+_Comments = Mapping[tuple[int, ...], str]
+
+# Numbers of fields in descriptor.proto, of which the paths of comments are made.
+_FILE_MESSAGE: Final = 4
+_MESSAGE_FIELD: Final = 2
+_MESSAGE_ENUM: Final = 4
+_ENUM_VALUE: Final = 2
+
+_TITLES: Final = {"Contract": "Of a service", "Operation": "Of a method"}
+
+
+def render(page: str) -> str:
+    """
+    Return the page with its tables written anew.
+
+    Raises:
+        ValueError: It lacks the marks.
+    """
+    include, name = ROOT / "protos", SOURCE.removeprefix("protos/")
+    file = compile_set(include, name).file[-1]
+    comments = {
+        tuple(location.path): " ".join(location.leading_comments.split())
+        for location in file.source_code_info.location
+        if location.leading_comments
+    }
+    lines = [
+        line
+        for index, message in enumerate(file.message_type)
+        for line in _section(message, (_FILE_MESSAGE, index), comments)
+    ]
+    return put_between_marks(page, source=SOURCE, made="".join(f"{line}\n" for line in lines))
+
+
+def _section(
+    message: DescriptorProto, path: tuple[int, ...], comments: _Comments
+) -> Iterator[str]:
+    yield from (f"## {_TITLES[message.name]}: `{message.name}`", "", comments[path], "")
+    yield from ("| option | type | meaning |", "|---|---|---|")
+    for index, field in enumerate(message.field):
+        meaning = comments[*path, _MESSAGE_FIELD, index]
+        yield f"| `{field.name}` | {_type(field)} | {meaning} |"
+    yield ""
+    for enum_index, enum in enumerate(message.enum_type):
+        enum_path = (*path, _MESSAGE_ENUM, enum_index)
+        yield from (f"### `{enum.name}`", "", comments[enum_path], "")
+        yield from ("| value | meaning |", "|---|---|")
+        for index, value in enumerate(enum.value):
+            yield f"| `{value.name}` | {comments[*enum_path, _ENUM_VALUE, index]} |"
+        yield ""
+
+
+def _type(field: FieldDescriptorProto) -> str:
+    """Name a field's type as the proto does."""
+    scalar = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
+    name = field.type_name.removeprefix(".").removeprefix("relayrpc.v1.Contract.") or scalar
+    is_repeated = field.label == FieldDescriptorProto.LABEL_REPEATED
+    return f"repeated `{name}`" if is_repeated else f"`{name}`"
