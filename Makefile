@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 NODE := tests/e2e/grpc_js
-NODE_READY := $(NODE)/node_modules/.ready
+PYRIGHT := tests/typing/pyright
+NODE_READY := $(NODE)/node_modules/.ready $(PYRIGHT)/node_modules/.ready
 
 .PHONY: demo test test-all bench sim format lint types gen drift check build
 
@@ -53,7 +54,8 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# What a gRPC client in another language needs; where it cannot be had, its tests are skipped.
-$(NODE_READY): $(NODE)/package-lock.json
-	@cd $(NODE) && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.ready \
-		|| echo "no gRPC client in Node.js: npm is not here, or found no packages"
+# A gRPC client in another language, and a second type checker; where npm is not here or finds no packages, their
+# tests are skipped.
+$(NODE_READY): %/node_modules/.ready: %/package-lock.json
+	@cd $* && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.ready \
+		|| echo "nothing of $*/package.json: npm is not here, or found no packages"

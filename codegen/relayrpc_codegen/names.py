@@ -14,12 +14,42 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from relayrpc.errors import ContractError
 
-__all__ = ["aliases", "can_be_imported", "is_free", "messages_module", "module_path", "rename"]
+
+__all__ = [
+    "aliases",
+    "can_be_imported",
+    "is_free",
+    "messages_module",
+    "module_path",
+    "rename",
+    "require_names",
+]
 
 _SUFFIX: Final = "_relay"
 # What stands in no name.
 _NO_NAME: Final = re.compile(r"\W")
+_FULL_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+
+
+def require_names(proto: str, full_names: Iterable[str]) -> None:
+    """
+    Check names that become paths and text; protoc's are good, others' may be anything.
+
+    Args:
+        proto: Name of a file.
+        full_names: Of what is in it.
+
+    Raises:
+        ContractError: The file would be written elsewhere, or a name is none.
+    """
+    is_path = all(part not in ("", ".", "..") for part in proto.split("/"))
+    if not is_path or not proto.isprintable() or set(proto) & set("\"\\"):
+        raise ContractError(f"nothing can be generated from a file called {proto!r}")
+    for name in full_names:
+        if not _FULL_NAME.fullmatch(name):
+            raise ContractError(f"{proto}: {name!r} is no name")
 
 
 def messages_module(proto: str) -> str:

@@ -2,7 +2,7 @@
 From descriptors, as protoc and buf hand them to plugins, to the model. Pure.
 
 Owns: what is taken from descriptors, and by which name Python has it. Does not own: what contract
-options mean (relayrpc/contract), the text (rendering.py).
+options mean and when they contradict (relayrpc/contract), the text (rendering.py).
 Source: google/protobuf/compiler/plugin.proto, descriptor.proto.
 """
 
@@ -12,6 +12,11 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, ServiceDescriptorProto
+
+from relayrpc.contract.contradictions import OptionsCheck
+from relayrpc.contract.descriptors import load_pool
+from relayrpc.errors import ContractError
 from relayrpc_codegen.model import Import, Method, Module, Service
 from relayrpc_codegen.names import (
     aliases,
@@ -20,16 +25,19 @@ from relayrpc_codegen.names import (
     messages_module,
     module_path,
     rename,
+    require_names,
 )
 
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor_pb2 import (
-        DescriptorProto,
-        FileDescriptorProto,
-        MethodDescriptorProto,
-        ServiceDescriptorProto,
+    from google.protobuf.descriptor import (
+        Descriptor,
+        FileDescriptor,
+        MethodDescriptor,
+        ServiceDescriptor,
     )
+
+    from relayrpc.contract.options import ContractOptions, OperationOptions
 
 
 __all__ = ["ANY_MESSAGE", "RESERVED", "read_modules"]
@@ -38,13 +46,18 @@ ANY_MESSAGE: Final = "typed.Message"
 """Annotation of a message that no program can name: one called `class`, or of a package `a.def`."""
 
 RESERVED: Final = frozenset(
-    ("AsyncIterator", "Iterator", "bool", "contract", "deprecated", "float", "typed")
+    {
+        "AsyncIterator",
+        "Iterator",
+        "abstractmethod",
+        "bool",
+        "contract",
+        "deprecated",
+        "float",
+        "typed",
+    }
 )
 """What generated classes need for themselves; modules of messages are such, too."""
-
-# Numbers of fields, as paths of source code info have them.
-_FILE_SERVICE: Final = 6
-_SERVICE_METHOD: Final = 2
 
 
 def read_modules(
@@ -54,45 +67,40 @@ def read_modules(
     Read files into what is generated from them.
 
     Args:
-        files: The wanted ones and all that they import.
+        files: The wanted ones, with source code info, and all that they import.
         wanted: Names of files; one without services gives nothing.
+
+    Raises:
+        ContractError: The files cannot be used together, or contract options contradict; the text
+            has a line for each contradiction.
     """
-    by_name = {file.name: file for file in files}
-    messages = {
-        full_name: (file.name, path)
-        for file in by_name.values()
-        for full_name, path in _messages(file)
-    }
+    sources = {file.name: file for file in files}
+    pool = load_pool({name: source.SerializeToString() for name, source in sources.items()})
     for name in wanted:
-        if by_name[name].service:
-            yield _Reader(by_name[name], messages).read()
+        if sources[name].service:
+            yield _Reader(pool.FindFileByName(name), sources[name]).read()
 
 
 class _Reader:
     """Reads one file."""
 
-    def __init__(
-        self, file: FileDescriptorProto, messages: dict[str, tuple[str, tuple[str, ...]]]
-    ) -> None:
-        """
-        Args:
-            messages: Full names, as ".a.Outer.Inner" -> the file, and ("Outer", "Inner").
-        """
+    def __init__(self, file: FileDescriptor, source: FileDescriptorProto) -> None:
+        services = list(file.services_by_name.values())
+        methods = [method for service in services for method in service.methods]
+        require_names(file.name, (each.full_name for each in (*services, *methods)))
         self._file = file
-        self._messages = messages
+        self._contracts = _check(file, source)
         self._comments = {
             tuple(location.path): location.leading_comments or location.trailing_comments
-            for location in file.source_code_info.location
+            for location in source.source_code_info.location
         }
-        own = messages_module(file.name)
         used = {
-            messages_module(messages[name][0])
-            for service in file.service
-            for method in service.method
-            for name in (method.input_type, method.output_type)
+            messages_module(message.file.name)
+            for method in methods
+            for message in (method.input_type, method.output_type)
         }
-        self._aliases = aliases({own, *used})
-        self._own = own
+        self._own = messages_module(file.name)
+        self._aliases = aliases({self._own, *used})
 
     def read(self) -> Module:
         imports = {
@@ -105,45 +113,52 @@ class _Reader:
             path=module_path(self._file.name),
             own=imports[self._own],
             imports=tuple(imports.values()),
-            services=tuple(
-                self._service(index, service) for index, service in enumerate(self._file.service)
-            ),
+            services=tuple(map(self._service, self._file.services_by_name.values())),
         )
 
-    def _service(self, index: int, service: ServiceDescriptorProto) -> Service:
-        package = self._file.package
+    def _service(self, service: ServiceDescriptor) -> Service:
+        options = self._contracts[service.full_name]
         names = rename(
-            [method.name for method in service.method], RESERVED | set(self._aliases.values())
+            [method.name for method in service.methods], RESERVED | set(self._aliases.values())
         )
         return Service(
             name=service.name,
-            full_name=f"{package}.{service.name}" if package else service.name,
-            comment=self._comment(_FILE_SERVICE, index),
-            is_deprecated=service.options.deprecated,
+            full_name=service.full_name,
+            comment=self._comment(FileDescriptorProto.SERVICE_FIELD_NUMBER, service.index),
+            is_deprecated=service.GetOptions().deprecated,
             methods=tuple(
-                self._method((index, number), method, names[method.name])
-                for number, method in enumerate(service.method)
+                self._method(method, names[method.name], options.operations[method.name])
+                for method in service.methods
             ),
         )
 
     def _method(
-        self, where: tuple[int, int], method: MethodDescriptorProto, python_name: str
+        self, method: MethodDescriptor, python_name: str, options: OperationOptions
     ) -> Method:
         return Method(
             name=method.name,
             python_name=python_name,
-            comment=self._comment(_FILE_SERVICE, where[0], _SERVICE_METHOD, where[1]),
-            is_deprecated=method.options.deprecated,
+            comment=self._comment(
+                FileDescriptorProto.SERVICE_FIELD_NUMBER,
+                method.containing_service.index,
+                ServiceDescriptorProto.METHOD_FIELD_NUMBER,
+                method.index,
+            ),
+            is_deprecated=method.GetOptions().deprecated,
             request=self._annotation(method.input_type),
             response=self._annotation(method.output_type),
-            has_request_stream=method.client_streaming,
-            has_response_stream=method.server_streaming,
-            default_timeout_s=None,
+            has_request_stream=bool(method.client_streaming),
+            has_response_stream=bool(method.server_streaming),
+            default_timeout_s=options.default_timeout_s,
         )
 
-    def _annotation(self, message: str) -> str:
-        file, path = self._messages[message]
-        module = messages_module(file)
+    def _annotation(self, message: Descriptor) -> str:
+        path = [message.name]
+        outer = message.containing_type
+        while outer is not None:
+            path.insert(0, outer.name)
+            outer = outer.containing_type
+        module = messages_module(message.file.name)
         if can_be_imported(module) and all(map(is_free, path)):
             return ".".join((self._aliases[module], *path))
         return ANY_MESSAGE
@@ -152,13 +167,11 @@ class _Reader:
         return inspect.cleandoc(self._comments.get(path, "").expandtabs())
 
 
-def _messages(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield the full name of every message of a file, and its way from the top."""
-    prefix = f".{file.package}" if file.package else ""
-    pending: list[tuple[tuple[str, ...], DescriptorProto]] = [
-        ((message.name,), message) for message in file.message_type
-    ]
-    for path, message in pending:
-        yield ".".join((prefix, *path)), path
-        # The list grows while it is gone through.
-        pending += [((*path, inner.name), inner) for inner in message.nested_type]
+def _check(file: FileDescriptor, source: FileDescriptorProto) -> dict[str, ContractOptions]:
+    """Return the options of a file's services, by their full names."""
+    check = OptionsCheck(file, source)
+    for _ in check.steps():
+        pass
+    if check.found:
+        raise ContractError("\n".join(map(str, check.found)))
+    return check.contracts

@@ -76,6 +76,8 @@ def _imports(module: Module) -> Iterator[str]:
     methods = [method for service in module.services for method in service.methods]
     if not module.own.has_statement:
         yield "import importlib"
+    if methods:
+        yield "from abc import abstractmethod"
     if any(method.has_request_stream or method.has_response_stream for method in methods):
         yield "from collections.abc import AsyncIterator, Iterator"
     yield "from typing import Final, Protocol"
@@ -223,6 +225,7 @@ def _handler(service: Service, method: Method, colour: _Colour) -> Iterator[str]
         response = f"{colour.stream}[{response}]"
     elif colour.is_async:
         head = f"async {head}"
+    yield "    @abstractmethod"
     yield from _signature(head, ["self", f"{argument}: {annotation}", context, "/"], response)
     summary = f"Answer {service.full_name}/{method.name}."
     yield from docstring(summary, method.comment, indent=8)

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 from relayrpc.contract.descriptors import collect
 from relayrpc.contract.fingerprint import fingerprint_of
+from relayrpc.contract.options import read_options
 
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+
+    from relayrpc.contract.options import ContractOptions
 
 
 __all__ = ["Contract"]
@@ -42,6 +45,11 @@ class Contract:
         """The service's full name, "contoso.orders.v1.Orders"."""
         name: str = self.descriptor.full_name
         return name
+
+    @functools.cached_property
+    def options(self) -> ContractOptions:
+        """What the .proto file says of the service and its methods, defaults filled in."""
+        return read_options(self.descriptor)
 
     @functools.cached_property
     def descriptor_set(self) -> bytes:

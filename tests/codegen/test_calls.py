@@ -36,8 +36,8 @@ class Parcels:
     async def Take(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         if not request.name:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a parcel has a name")
-        remaining = context.time_remaining()
-        context.set_trailing_metadata((("deadline", "none" if remaining is None else "some"),))
+        remaining_s = context.time_remaining()
+        context.set_trailing_metadata((("remaining", str(remaining_s)),))
         return self.pb.Receipt(number=len(request.name))
 
     async def Give(self, request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[Any]:
@@ -169,7 +169,7 @@ def test_blocking_caller_calls_blocking_servicer_in_every_shape(cases: Cases, pl
             parcels.Take(pb.Parcel())
 
 
-async def test_metadata_and_timeout_reach_the_servicer(cases: Cases) -> None:
+async def test_default_timeout_counts_where_the_caller_says_nothing(cases: Cases) -> None:
     pb, relay = cases.shapes_pb2, cases.shapes_relay
 
     def add(server: Any) -> None:
@@ -177,9 +177,12 @@ async def test_metadata_and_timeout_reach_the_servicer(cases: Cases) -> None:
 
     async with relayed(add) as channel:
         parcels = relay.ParcelsCaller(channel)
-        for timeout, told in ((None, "none"), (30.0, "some")):
-            call = parcels.Take(pb.Parcel(name="a"), timeout=timeout, metadata=(("k", "v"),))
-            assert dict(await call.trailing_metadata())["deadline"] == told
+        for options, least_s, most_s in (({}, 0, 20.5), ({"timeout": 60}, 20.5, 60)):
+            call = parcels.Take(pb.Parcel(name="a"), **options)
+            remaining_s = dict(await call.trailing_metadata())["remaining"]
+            assert least_s < float(remaining_s) <= most_s
+        call = parcels.Take(pb.Parcel(name="a"), timeout=None)
+        assert dict(await call.trailing_metadata())["remaining"] == "None"
 
 
 async def test_call_waits_for_a_host_where_it_is_told_to(cases: Cases) -> None:
@@ -206,6 +209,13 @@ async def test_fingerprint_is_the_one_that_the_host_announces(cases: Cases) -> N
         )
         assert found.fingerprint == relay.ParcelsContract.fingerprint
         assert found.descriptor_set == relay.ParcelsContract.descriptor_set
+
+
+async def test_contract_says_what_the_proto_does(cases: Cases) -> None:
+    options = cases.shapes_relay.ParcelsContract.options
+    assert options.address == ADDRESS
+    assert options.operations["Take"].default_timeout_s == 20.5
+    assert options.operations["Give"].default_timeout_s == 40
 
 
 async def test_servicer_without_a_method_cannot_be_added(cases: Cases) -> None:

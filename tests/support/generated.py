@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from relayrpc.protos import include_folder
+
 
 __all__ = ["PROTOS", "Cases", "generate_cases", "run_protoc"]
 
@@ -48,5 +50,5 @@ def generate_cases(folder: Path, *outputs: str, **variables: str) -> None:
     """Generate from all protos of `tests/codegen`; `outputs` are protoc's."""
     protos = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
     kinds = [f"--{output}_out={folder}" for output in outputs]
-    done = run_protoc(f"-I{PROTOS}", f"-I{_ROOT / 'protos'}", *kinds, *protos, **variables)
+    done = run_protoc(f"-I{PROTOS}", f"-I{include_folder()}", *kinds, *protos, **variables)
     assert done.returncode == 0, done.stderr

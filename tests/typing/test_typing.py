@@ -1,54 +1,94 @@
 """
-Goal: a program that uses a relay with generated stubs is type checked as one that uses grpcio.
+Goal: a program that uses a relay is type checked: with plain stubs as one that uses grpcio, with
+generated callers and servicers in every type.
 
-Method: stubs that mypy-protobuf generates, types-grpcio's types, and `mypy --strict` on a program
-without mistakes and on one whose lines say which they hold.
+Method: programs without mistakes, and programs whose lines say which they hold; mypy with what
+users have installed, and pyright.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+
+from tests.support.checkers import Complaint, needs_pyright, run_mypy, run_pyright
+from tests.support.generated import run_protoc
 
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CONTRACT = ROOT / "samples" / "greeter" / "greeter.proto"
-EXPECTED = re.compile(r"# error: ([a-z-]+)$")
-FOUND = re.compile(r"wrong\.py:(\d+): error: .* \[([a-z-]+)\]$")
+# Behind the code may stand what a checker needs to find the mistake.
+EXPECTED = re.compile(r"# error: ([a-z-]+)(, with types-grpcio)?$")
+PLAIN = ("right.py", "wrong.py")
+GENERATED = ("right_generated.py", "wrong_generated.py")
 
 
-def run(*command: str, cwd: Path) -> str:
-    # The plugin of protoc stands beside the interpreter.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path},
-    )  # fmt: skip
-    return done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs, and what they are written against."""
+    folder = tmp_path_factory.mktemp("programs")
+    outputs = [f"--{kind}_out={folder}" for kind in ("python", "mypy", "mypy_grpc", "relayrpc")]
+    done = run_protoc(f"-I{CONTRACT.parent}", *outputs, CONTRACT.name)
+    assert done.returncode == 0, done.stderr
+    for program in (*PLAIN, *GENERATED):
+        (folder / program).write_text((HERE / program).read_text(encoding="utf-8"))
+    return folder
 
 
-def test_checker_finds_the_mistakes_and_nothing_else(tmp_path: Path) -> None:
-    outputs = [f"--{kind}_out=." for kind in ("pyi", "mypy_grpc")]
-    run("grpc_tools.protoc", f"-I{CONTRACT.parent}", *outputs, CONTRACT.name, cwd=tmp_path)
-    for program in ("right.py", "wrong.py"):
-        (tmp_path / program).write_text((HERE / program).read_text(encoding="utf-8"))
-    config = tmp_path / "mypy.ini"
-    config.write_text("[mypy]\nstrict = true\n")
-    cache = ROOT / ".mypy_cache" / "typing"
-    printed = run(
-        "mypy", f"--config-file={config}", f"--cache-dir={cache}", "right.py", "wrong.py",
-        cwd=tmp_path,
-    )  # fmt: skip
-    expected = {
-        (number, match[1])
-        for number, line in enumerate((HERE / "wrong.py").read_text().splitlines(), start=1)
-        if (match := EXPECTED.search(line))
+def expected(*programs: str, has_grpc_types: bool = True) -> set[Complaint]:
+    return {
+        Complaint(program, number, match[1])
+        for program in programs
+        for number, line in enumerate((HERE / program).read_text().splitlines(), start=1)
+        if (match := EXPECTED.search(line)) and (has_grpc_types or not match[2])
     }
-    errors = [line for line in printed.splitlines() if ": error: " in line]
-    found = {(int(match[1]), match[2]) for line in errors if (match := FOUND.search(line))}
-    assert found == expected, printed
-    assert len(errors) == len(expected), printed
+
+
+def lines(complaints: set[Complaint]) -> set[tuple[str, int]]:
+    return {(each.file, each.line) for each in complaints}
+
+
+def test_mypy_finds_the_mistakes_and_nothing_else(folder: Path) -> None:
+    programs = [folder / name for name in (*PLAIN, *GENERATED, "greeter_relay.py")]
+    found, printed = run_mypy(programs, folder=folder)
+    assert found == expected(*PLAIN, *GENERATED), printed
+
+
+def test_mypy_finds_the_mistakes_without_types_of_grpcio(folder: Path, tmp_path: Path) -> None:
+    """Nothing of this environment is seen but the package, and protobuf's types."""
+    import google.protobuf
+
+    installed = Path(google.protobuf.__path__[0]).parents[1]
+    (tmp_path / "relayrpc").symlink_to(ROOT / "relayrpc")
+    (tmp_path / "google").symlink_to(installed / "google-stubs")
+    programs = [folder / name for name in (*GENERATED, "greeter_relay.py")]
+    options = ("--no-site-packages", "--follow-imports=silent")
+    found, printed = run_mypy(programs, *options, folder=folder, path=tmp_path)
+    assert found == expected(*GENERATED, has_grpc_types=False), printed
+
+
+def test_mypy_says_where_what_is_deprecated_is_called(folder: Path) -> None:
+    (folder / "old.proto").write_text(
+        'syntax = "proto3"; package old; message M {} '
+        "service Old { rpc Do(M) returns (M) { option deprecated = true; } }"
+    )
+    outputs = [f"--{kind}_out={folder}" for kind in ("mypy", "relayrpc")]
+    assert run_protoc(f"-I{folder}", *outputs, "old.proto").returncode == 0
+    program = folder / "calls_old.py"
+    program.write_text(
+        "from old_pb2 import M\nfrom old_relay import OldCallerSync\n\n\n"
+        "def call(old: OldCallerSync) -> None:\n    old.Do(M())\n"
+    )
+    found, printed = run_mypy([program], "--enable-error-code=deprecated", folder=folder)
+    assert found == {Complaint("calls_old.py", 6, "deprecated")}, printed
+
+
+@needs_pyright
+def test_pyright_finds_the_mistakes_and_nothing_else(folder: Path) -> None:
+    """Its names of mistakes are others than mypy's."""
+    programs = [folder / name for name in (*GENERATED, "greeter_relay.py")]
+    found, printed = run_pyright(programs, folder=folder)
+    assert lines(found) == lines(expected(*GENERATED)), printed

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relayrpc.errors import ContractError
 from relayrpc_codegen.names import (
     aliases,
     can_be_imported,
     messages_module,
     module_path,
     rename,
+    require_names,
 )
 
 
@@ -74,6 +76,21 @@ def test_private_names_become_public() -> None:
         "_1": "method_1",
         "_": "method_",
     }
+
+
+@pytest.mark.parametrize(
+    "proto",
+    ["../a.proto", "/a.proto", "a//b.proto", "a/./b.proto", 'a".proto', "a\\b.proto", "a\nb.proto"],
+)
+def test_file_that_would_be_written_elsewhere_is_refused(proto: str) -> None:
+    with pytest.raises(ContractError, match="nothing can be generated from a file called"):
+        require_names(proto, [])
+
+
+@pytest.mark.parametrize("name", ["a b", 'a"', "a.\n.b", "", "a..b", "1a", "é"])
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ContractError, match="is no name"):
+        require_names("a.proto", [name])
 
 
 IDENTIFIERS = st.one_of(

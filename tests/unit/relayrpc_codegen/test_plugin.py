@@ -9,8 +9,12 @@ from pathlib import Path
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
 from google.protobuf.descriptor_pb2 import Edition
 
+from codegen.compiled import compile_set
 from relayrpc_codegen.plugin import generate
 from tests.support.contracts import make_file
+
+
+OPTIONS = Path(__file__).parents[2] / "conformance" / "options"
 
 
 def test_file_with_a_service_becomes_a_module() -> None:
@@ -57,3 +61,32 @@ def test_plugin_run_by_hand_says_how_it_is_run() -> None:
         "protoc-gen-relayrpc is run by protoc, grpc_tools.protoc or buf; "
         "by hand it is `relayrpc codegen`\n"
     )
+
+
+def answer(*names: str, folder: Path = OPTIONS) -> CodeGeneratorResponse:
+    request = CodeGeneratorRequest(file_to_generate=names)
+    request.proto_file.extend(compile_set(folder, *names).file)
+    return generate(request)
+
+
+def test_contradictions_are_said_with_file_line_and_reason() -> None:
+    response = answer("refused/one_way.proto")
+    assert not response.file
+    lines = response.error.splitlines()
+    assert len(lines) > 1
+    assert all(line.startswith("refused/one_way.proto:") for line in lines)
+    assert any("one_way" in line for line in lines)
+
+
+def test_descriptors_that_cannot_be_used_are_said_to_be_so() -> None:
+    file = make_file("a.proto", imports=["b.proto"])
+    request = CodeGeneratorRequest(file_to_generate=["a.proto"], proto_file=[file])
+    assert "'b.proto' is imported and missing" in generate(request).error
+
+
+def test_name_that_would_be_text_of_the_program_is_refused() -> None:
+    file = make_file("a.proto", methods=["a:\n import os"])
+    request = CodeGeneratorRequest(file_to_generate=["a.proto"], proto_file=[file])
+    response = generate(request)
+    assert response.error
+    assert not response.file

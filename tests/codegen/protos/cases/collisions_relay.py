@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
@@ -351,6 +352,7 @@ class ContractServicer(Protocol):
     Its methods are named as what stands in the generated classes.
     """
 
+    @abstractmethod
     async def timeout(
         self,
         request: collisions_pb2.AsyncIterator,
@@ -359,6 +361,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.typed:
         """Answer cases.collisions.Contract/timeout."""
 
+    @abstractmethod
     def metadata(
         self,
         request: collisions_pb2.AsyncIterator,
@@ -367,6 +370,7 @@ class ContractServicer(Protocol):
     ) -> AsyncIterator[collisions_pb2.typed]:
         """Answer cases.collisions.Contract/metadata."""
 
+    @abstractmethod
     async def contract_(
         self,
         request: collisions_pb2.typed,
@@ -375,6 +379,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.typed:
         """Answer cases.collisions.Contract/contract."""
 
+    @abstractmethod
     async def typed_(
         self,
         request: collisions_pb2.typed,
@@ -383,6 +388,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.typed:
         """Answer cases.collisions.Contract/typed."""
 
+    @abstractmethod
     async def float__(
         self,
         request: collisions_pb2.Final,
@@ -391,6 +397,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/float."""
 
+    @abstractmethod
     async def float_(
         self,
         request: collisions_pb2.Final,
@@ -399,6 +406,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/float_."""
 
+    @abstractmethod
     async def bool_(
         self,
         request: collisions_pb2.Final,
@@ -407,6 +415,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/bool."""
 
+    @abstractmethod
     async def deprecated_(
         self,
         request: collisions_pb2.Final,
@@ -415,6 +424,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/deprecated."""
 
+    @abstractmethod
     def AsyncIterator_(
         self,
         requests: AsyncIterator[collisions_pb2.Final],
@@ -423,6 +433,7 @@ class ContractServicer(Protocol):
     ) -> AsyncIterator[collisions_pb2.Final]:
         """Answer cases.collisions.Contract/AsyncIterator."""
 
+    @abstractmethod
     async def collisions_pb2_(
         self,
         request: collisions_pb2.Final,
@@ -431,6 +442,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/collisions_pb2."""
 
+    @abstractmethod
     async def self(
         self,
         request: collisions_pb2.Final,
@@ -439,6 +451,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/self."""
 
+    @abstractmethod
     async def request(
         self,
         request: collisions_pb2.Final,
@@ -447,6 +460,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/request."""
 
+    @abstractmethod
     async def method__init__(
         self,
         request: collisions_pb2.Final,
@@ -455,6 +469,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/__init__."""
 
+    @abstractmethod
     async def method__private(
         self,
         request: collisions_pb2.Final,
@@ -463,6 +478,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/__private."""
 
+    @abstractmethod
     async def method_calls(
         self,
         request: collisions_pb2.Final,
@@ -471,6 +487,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/_calls."""
 
+    @abstractmethod
     async def method_unary_unary(
         self,
         request: collisions_pb2.Final,
@@ -479,6 +496,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/_unary_unary."""
 
+    @abstractmethod
     async def object(
         self,
         request: collisions_pb2.Final,
@@ -487,6 +505,7 @@ class ContractServicer(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/object."""
 
+    @abstractmethod
     async def str(
         self,
         request: collisions_pb2.Final,
@@ -863,6 +882,7 @@ class ContractServicerSync(Protocol):
     Its methods are named as what stands in the generated classes.
     """
 
+    @abstractmethod
     def timeout(
         self,
         request: collisions_pb2.AsyncIterator,
@@ -871,6 +891,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.typed:
         """Answer cases.collisions.Contract/timeout."""
 
+    @abstractmethod
     def metadata(
         self,
         request: collisions_pb2.AsyncIterator,
@@ -879,6 +900,7 @@ class ContractServicerSync(Protocol):
     ) -> Iterator[collisions_pb2.typed]:
         """Answer cases.collisions.Contract/metadata."""
 
+    @abstractmethod
     def contract_(
         self,
         request: collisions_pb2.typed,
@@ -887,6 +909,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.typed:
         """Answer cases.collisions.Contract/contract."""
 
+    @abstractmethod
     def typed_(
         self,
         request: collisions_pb2.typed,
@@ -895,6 +918,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.typed:
         """Answer cases.collisions.Contract/typed."""
 
+    @abstractmethod
     def float__(
         self,
         request: collisions_pb2.Final,
@@ -903,6 +927,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/float."""
 
+    @abstractmethod
     def float_(
         self,
         request: collisions_pb2.Final,
@@ -911,6 +936,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/float_."""
 
+    @abstractmethod
     def bool_(
         self,
         request: collisions_pb2.Final,
@@ -919,6 +945,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/bool."""
 
+    @abstractmethod
     def deprecated_(
         self,
         request: collisions_pb2.Final,
@@ -927,6 +954,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/deprecated."""
 
+    @abstractmethod
     def AsyncIterator_(
         self,
         requests: Iterator[collisions_pb2.Final],
@@ -935,6 +963,7 @@ class ContractServicerSync(Protocol):
     ) -> Iterator[collisions_pb2.Final]:
         """Answer cases.collisions.Contract/AsyncIterator."""
 
+    @abstractmethod
     def collisions_pb2_(
         self,
         request: collisions_pb2.Final,
@@ -943,6 +972,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/collisions_pb2."""
 
+    @abstractmethod
     def self(
         self,
         request: collisions_pb2.Final,
@@ -951,6 +981,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/self."""
 
+    @abstractmethod
     def request(
         self,
         request: collisions_pb2.Final,
@@ -959,6 +990,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/request."""
 
+    @abstractmethod
     def method__init__(
         self,
         request: collisions_pb2.Final,
@@ -967,6 +999,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/__init__."""
 
+    @abstractmethod
     def method__private(
         self,
         request: collisions_pb2.Final,
@@ -975,6 +1008,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/__private."""
 
+    @abstractmethod
     def method_calls(
         self,
         request: collisions_pb2.Final,
@@ -983,6 +1017,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/_calls."""
 
+    @abstractmethod
     def method_unary_unary(
         self,
         request: collisions_pb2.Final,
@@ -991,6 +1026,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/_unary_unary."""
 
+    @abstractmethod
     def object(
         self,
         request: collisions_pb2.Final,
@@ -999,6 +1035,7 @@ class ContractServicerSync(Protocol):
     ) -> collisions_pb2.Final:
         """Answer cases.collisions.Contract/object."""
 
+    @abstractmethod
     def str(
         self,
         request: collisions_pb2.Final,
@@ -1069,6 +1106,7 @@ class ContractCallerServicer(Protocol):
     What the other service's classes end in.
     """
 
+    @abstractmethod
     async def Sync(
         self,
         request: collisions_pb2.Protocol,
@@ -1122,6 +1160,7 @@ class ContractCallerServicerSync(Protocol):
     What the other service's classes end in.
     """
 
+    @abstractmethod
     def Sync(
         self,
         request: collisions_pb2.Protocol,
@@ -1165,6 +1204,7 @@ class Protocol_Caller(typed.Caller):
 class Protocol_Servicer(Protocol):
     """Serves cases.collisions.Protocol_."""
 
+    @abstractmethod
     async def Protocol(
         self,
         request: collisions_pb2.Protocol,
@@ -1210,6 +1250,7 @@ class Protocol_CallerSync(typed.CallerSync):
 class Protocol_ServicerSync(Protocol):
     """Serves cases.collisions.Protocol_."""
 
+    @abstractmethod
     def Protocol(
         self,
         request: collisions_pb2.Protocol,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final, Protocol
 
 from cases import comments_pb2
@@ -254,6 +255,7 @@ class CommentsServicer(Protocol):
       of two lines
     """
 
+    @abstractmethod
     async def Quotes(
         self,
         request: comments_pb2.Nothing,
@@ -266,6 +268,7 @@ class CommentsServicer(Protocol):
         Has """ in it.
         '''
 
+    @abstractmethod
     async def Backslashes(
         self,
         request: comments_pb2.Nothing,
@@ -278,6 +281,7 @@ class CommentsServicer(Protocol):
         Has a \ backslash, \n and a \" quote, and ends with \
         """
 
+    @abstractmethod
     async def Both(
         self,
         request: comments_pb2.Nothing,
@@ -290,6 +294,7 @@ class CommentsServicer(Protocol):
         Has \ and """.
         '''
 
+    @abstractmethod
     async def All(
         self,
         request: comments_pb2.Nothing,
@@ -302,6 +307,7 @@ class CommentsServicer(Protocol):
         Has \\, \"\"\" and '''.
         """
 
+    @abstractmethod
     async def Quoted(
         self,
         request: comments_pb2.Nothing,
@@ -314,6 +320,7 @@ class CommentsServicer(Protocol):
         "Quoted"
         """
 
+    @abstractmethod
     async def Empty(
         self,
         request: comments_pb2.Nothing,
@@ -322,6 +329,7 @@ class CommentsServicer(Protocol):
     ) -> comments_pb2.Nothing:
         """Answer cases.comments.Comments/Empty."""
 
+    @abstractmethod
     async def Block(
         self,
         request: comments_pb2.Nothing,
@@ -335,6 +343,7 @@ class CommentsServicer(Protocol):
         with stars
         """
 
+    @abstractmethod
     async def Characters(
         self,
         request: comments_pb2.Nothing,
@@ -347,6 +356,7 @@ class CommentsServicer(Protocol):
         Ünïcode, 日本語, a bell , what turns text round , and {braces} {0} %s.
         """
 
+    @abstractmethod
     async def Word(
         self,
         request: comments_pb2.Nothing,
@@ -359,6 +369,7 @@ class CommentsServicer(Protocol):
         averyveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryverylongword
         """
 
+    @abstractmethod
     async def Detached(
         self,
         request: comments_pb2.Nothing,
@@ -640,6 +651,7 @@ class CommentsServicerSync(Protocol):
       of two lines
     """
 
+    @abstractmethod
     def Quotes(
         self,
         request: comments_pb2.Nothing,
@@ -652,6 +664,7 @@ class CommentsServicerSync(Protocol):
         Has """ in it.
         '''
 
+    @abstractmethod
     def Backslashes(
         self,
         request: comments_pb2.Nothing,
@@ -664,6 +677,7 @@ class CommentsServicerSync(Protocol):
         Has a \ backslash, \n and a \" quote, and ends with \
         """
 
+    @abstractmethod
     def Both(
         self,
         request: comments_pb2.Nothing,
@@ -676,6 +690,7 @@ class CommentsServicerSync(Protocol):
         Has \ and """.
         '''
 
+    @abstractmethod
     def All(
         self,
         request: comments_pb2.Nothing,
@@ -688,6 +703,7 @@ class CommentsServicerSync(Protocol):
         Has \\, \"\"\" and '''.
         """
 
+    @abstractmethod
     def Quoted(
         self,
         request: comments_pb2.Nothing,
@@ -700,6 +716,7 @@ class CommentsServicerSync(Protocol):
         "Quoted"
         """
 
+    @abstractmethod
     def Empty(
         self,
         request: comments_pb2.Nothing,
@@ -708,6 +725,7 @@ class CommentsServicerSync(Protocol):
     ) -> comments_pb2.Nothing:
         """Answer cases.comments.Comments/Empty."""
 
+    @abstractmethod
     def Block(
         self,
         request: comments_pb2.Nothing,
@@ -721,6 +739,7 @@ class CommentsServicerSync(Protocol):
         with stars
         """
 
+    @abstractmethod
     def Characters(
         self,
         request: comments_pb2.Nothing,
@@ -733,6 +752,7 @@ class CommentsServicerSync(Protocol):
         Ünïcode, 日本語, a bell , what turns text round , and {braces} {0} %s.
         """
 
+    @abstractmethod
     def Word(
         self,
         request: comments_pb2.Nothing,
@@ -745,6 +765,7 @@ class CommentsServicerSync(Protocol):
         averyveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryveryverylongword
         """
 
+    @abstractmethod
     def Detached(
         self,
         request: comments_pb2.Nothing,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
@@ -48,6 +49,7 @@ class EditionCaller(typed.Caller):
 class EditionServicer(Protocol):
     """Serves cases.edition.Edition."""
 
+    @abstractmethod
     def Do(
         self,
         request: edition_pb2.Request,
@@ -91,6 +93,7 @@ class EditionCallerSync(typed.CallerSync):
 class EditionServicerSync(Protocol):
     """Serves cases.edition.Edition."""
 
+    @abstractmethod
     def Do(
         self,
         request: edition_pb2.Request,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
@@ -128,6 +129,7 @@ class ServiceWhoseNameIsAsLongAsItMayBeCaller(typed.Caller):
 class ServiceWhoseNameIsAsLongAsItMayBeServicer(Protocol):
     """Serves cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe."""
 
+    @abstractmethod
     async def MethodWhoseNameIsAsLongAsItMayBeUnary(
         self,
         request: long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest,
@@ -139,6 +141,7 @@ class ServiceWhoseNameIsAsLongAsItMayBeServicer(Protocol):
         cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe/MethodWhoseNameIsAsLongAsItMayBeUnary.
         """
 
+    @abstractmethod
     def MethodWhoseNameIsAsLongAsItMayBeServer(
         self,
         request: long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest,
@@ -150,6 +153,7 @@ class ServiceWhoseNameIsAsLongAsItMayBeServicer(Protocol):
         cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe/MethodWhoseNameIsAsLongAsItMayBeServer.
         """
 
+    @abstractmethod
     async def MethodWhoseNameIsAsLongAsItMayBeClient(
         self,
         requests: AsyncIterator[
@@ -163,6 +167,7 @@ class ServiceWhoseNameIsAsLongAsItMayBeServicer(Protocol):
         cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe/MethodWhoseNameIsAsLongAsItMayBeClient.
         """
 
+    @abstractmethod
     def MethodWhoseNameIsAsLongAsItMayBeBoth(
         self,
         requests: AsyncIterator[
@@ -287,6 +292,7 @@ class ServiceWhoseNameIsAsLongAsItMayBeCallerSync(typed.CallerSync):
 class ServiceWhoseNameIsAsLongAsItMayBeServicerSync(Protocol):
     """Serves cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe."""
 
+    @abstractmethod
     def MethodWhoseNameIsAsLongAsItMayBeUnary(
         self,
         request: long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest,
@@ -298,6 +304,7 @@ class ServiceWhoseNameIsAsLongAsItMayBeServicerSync(Protocol):
         cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe/MethodWhoseNameIsAsLongAsItMayBeUnary.
         """
 
+    @abstractmethod
     def MethodWhoseNameIsAsLongAsItMayBeServer(
         self,
         request: long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest,
@@ -309,6 +316,7 @@ class ServiceWhoseNameIsAsLongAsItMayBeServicerSync(Protocol):
         cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe/MethodWhoseNameIsAsLongAsItMayBeServer.
         """
 
+    @abstractmethod
     def MethodWhoseNameIsAsLongAsItMayBeClient(
         self,
         requests: Iterator[long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest],
@@ -320,6 +328,7 @@ class ServiceWhoseNameIsAsLongAsItMayBeServicerSync(Protocol):
         cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe/MethodWhoseNameIsAsLongAsItMayBeClient.
         """
 
+    @abstractmethod
     def MethodWhoseNameIsAsLongAsItMayBeBoth(
         self,
         requests: Iterator[long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest],

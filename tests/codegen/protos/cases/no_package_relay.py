@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final, Protocol
 
 from cases import no_package_pb2
@@ -50,6 +51,7 @@ class CasesNoPackageCaller(typed.Caller):
 class CasesNoPackageServicer(Protocol):
     """Serves CasesNoPackage."""
 
+    @abstractmethod
     async def Do(
         self,
         request: no_package_pb2.CasesNoPackageMessage,
@@ -95,6 +97,7 @@ class CasesNoPackageCallerSync(typed.CallerSync):
 class CasesNoPackageServicerSync(Protocol):
     """Serves CasesNoPackage."""
 
+    @abstractmethod
     def Do(
         self,
         request: no_package_pb2.CasesNoPackageMessage,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final, Protocol
 
 from cases import old_pb2
@@ -47,6 +48,7 @@ class OldCaller(typed.Caller):
 class OldServicer(Protocol):
     """Serves cases.old.Old."""
 
+    @abstractmethod
     async def Do(
         self,
         request: old_pb2.Request,
@@ -89,6 +91,7 @@ class OldCallerSync(typed.CallerSync):
 class OldServicerSync(Protocol):
     """Serves cases.old.Old."""
 
+    @abstractmethod
     def Do(
         self,
         request: old_pb2.Request,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
@@ -56,7 +57,7 @@ class ParcelsCaller(typed.Caller):
         self,
         request: shapes_pb2.Parcel,
         *,
-        timeout: float | None = None,
+        timeout: float | None = 20.5,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> typed.UnaryUnaryCall[shapes_pb2.Receipt]:
@@ -76,7 +77,7 @@ class ParcelsCaller(typed.Caller):
         self,
         request: shapes_pb2.Receipt,
         *,
-        timeout: float | None = None,
+        timeout: float | None = 40.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> typed.UnaryStreamCall[shapes_pb2.Parcel]:
@@ -97,7 +98,7 @@ class ParcelsCaller(typed.Caller):
         self,
         requests: typed.Requests[shapes_pb2.Parcel] = None,
         *,
-        timeout: float | None = None,
+        timeout: float | None = 40.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> typed.StreamUnaryCall[shapes_pb2.Parcel, shapes_pb2.Receipt]:
@@ -117,7 +118,7 @@ class ParcelsCaller(typed.Caller):
         self,
         requests: typed.Requests[shapes_pb2.Parcel] = None,
         *,
-        timeout: float | None = None,
+        timeout: float | None = 40.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> typed.StreamStreamCall[shapes_pb2.Parcel, shapes_pb2.Weight]:
@@ -138,7 +139,7 @@ class ParcelsCaller(typed.Caller):
         self,
         request: shapes_pb2.Parcel,
         *,
-        timeout: float | None = None,
+        timeout: float | None = 40.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> typed.UnaryUnaryCall[shapes_pb2.Receipt]:
@@ -164,6 +165,7 @@ class ParcelsServicer(Protocol):
     A parcel is a name and a weight.
     """
 
+    @abstractmethod
     async def Take(
         self,
         request: shapes_pb2.Parcel,
@@ -176,6 +178,7 @@ class ParcelsServicer(Protocol):
         Take one parcel.
         """
 
+    @abstractmethod
     def Give(
         self,
         request: shapes_pb2.Receipt,
@@ -189,6 +192,7 @@ class ParcelsServicer(Protocol):
         in the order in which they came.
         """
 
+    @abstractmethod
     async def TakeAll(
         self,
         requests: AsyncIterator[shapes_pb2.Parcel],
@@ -201,6 +205,7 @@ class ParcelsServicer(Protocol):
         Take many.
         """
 
+    @abstractmethod
     def Weigh(
         self,
         requests: AsyncIterator[shapes_pb2.Parcel],
@@ -213,6 +218,7 @@ class ParcelsServicer(Protocol):
         A comment behind a method counts, too.
         """
 
+    @abstractmethod
     async def Accept(
         self,
         request: shapes_pb2.Parcel,
@@ -256,7 +262,7 @@ class ParcelsCallerSync(typed.CallerSync):
         self,
         request: shapes_pb2.Parcel,
         *,
-        timeout: float | None = None,
+        timeout: float | None = 20.5,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> shapes_pb2.Receipt:
@@ -278,7 +284,7 @@ class ParcelsCallerSync(typed.CallerSync):
         self,
         request: shapes_pb2.Receipt,
         *,
-        timeout: float | None = None,
+        timeout: float | None = 40.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> typed.StreamCallSync[shapes_pb2.Parcel]:
@@ -299,7 +305,7 @@ class ParcelsCallerSync(typed.CallerSync):
         self,
         requests: typed.RequestsSync[shapes_pb2.Parcel],
         *,
-        timeout: float | None = None,
+        timeout: float | None = 40.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> shapes_pb2.Receipt:
@@ -321,7 +327,7 @@ class ParcelsCallerSync(typed.CallerSync):
         self,
         requests: typed.RequestsSync[shapes_pb2.Parcel],
         *,
-        timeout: float | None = None,
+        timeout: float | None = 40.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> typed.StreamCallSync[shapes_pb2.Weight]:
@@ -342,7 +348,7 @@ class ParcelsCallerSync(typed.CallerSync):
         self,
         request: shapes_pb2.Parcel,
         *,
-        timeout: float | None = None,
+        timeout: float | None = 40.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
     ) -> shapes_pb2.Receipt:
@@ -370,6 +376,7 @@ class ParcelsServicerSync(Protocol):
     A parcel is a name and a weight.
     """
 
+    @abstractmethod
     def Take(
         self,
         request: shapes_pb2.Parcel,
@@ -382,6 +389,7 @@ class ParcelsServicerSync(Protocol):
         Take one parcel.
         """
 
+    @abstractmethod
     def Give(
         self,
         request: shapes_pb2.Receipt,
@@ -395,6 +403,7 @@ class ParcelsServicerSync(Protocol):
         in the order in which they came.
         """
 
+    @abstractmethod
     def TakeAll(
         self,
         requests: Iterator[shapes_pb2.Parcel],
@@ -407,6 +416,7 @@ class ParcelsServicerSync(Protocol):
         Take many.
         """
 
+    @abstractmethod
     def Weigh(
         self,
         requests: Iterator[shapes_pb2.Parcel],
@@ -419,6 +429,7 @@ class ParcelsServicerSync(Protocol):
         A comment behind a method counts, too.
         """
 
+    @abstractmethod
     def Accept(
         self,
         request: shapes_pb2.Parcel,
@@ -473,6 +484,7 @@ class ShelvesCaller(typed.Caller):
 class ShelvesServicer(Protocol):
     """Serves cases.shapes.Shelves."""
 
+    @abstractmethod
     async def Count(
         self,
         request: shapes_pb2.Receipt,
@@ -519,6 +531,7 @@ class ShelvesCallerSync(typed.CallerSync):
 class ShelvesServicerSync(Protocol):
     """Serves cases.shapes.Shelves."""
 
+    @abstractmethod
     def Count(
         self,
         request: shapes_pb2.Receipt,

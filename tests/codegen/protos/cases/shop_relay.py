@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final, Protocol
 
 from cases.left import money_pb2 as _cases_left_money_pb2
@@ -53,7 +54,7 @@ class ShopCaller(typed.Caller):
         timeout: float | None = None,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
-    ) -> typed.UnaryUnaryCall[_cases_right_money_pb2.Money]:
+    ) -> typed.UnaryUnaryCall[_cases_right_money_pb2.Coins]:
         """Call cases.shop.Shop/Sell."""
         return self._unary_unary["Sell"](
             request,
@@ -66,6 +67,7 @@ class ShopCaller(typed.Caller):
 class ShopServicer(Protocol):
     """Serves cases.shop.Shop."""
 
+    @abstractmethod
     async def Buy(
         self,
         request: _cases_left_money_pb2.Money,
@@ -74,12 +76,13 @@ class ShopServicer(Protocol):
     ) -> shapes_pb2.Parcel:
         """Answer cases.shop.Shop/Buy."""
 
+    @abstractmethod
     async def Sell(
         self,
         request: shapes_pb2.Parcel.Size,
         context: typed.ServicerContext,
         /,
-    ) -> _cases_right_money_pb2.Money:
+    ) -> _cases_right_money_pb2.Coins:
         """Answer cases.shop.Shop/Sell."""
 
 
@@ -119,9 +122,9 @@ class ShopCallerSync(typed.CallerSync):
         timeout: float | None = None,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
-    ) -> _cases_right_money_pb2.Money:
+    ) -> _cases_right_money_pb2.Coins:
         """Call cases.shop.Shop/Sell."""
-        response: _cases_right_money_pb2.Money
+        response: _cases_right_money_pb2.Coins
         response = self._unary_unary["Sell"](
             request,
             timeout=timeout,
@@ -134,6 +137,7 @@ class ShopCallerSync(typed.CallerSync):
 class ShopServicerSync(Protocol):
     """Serves cases.shop.Shop."""
 
+    @abstractmethod
     def Buy(
         self,
         request: _cases_left_money_pb2.Money,
@@ -142,12 +146,13 @@ class ShopServicerSync(Protocol):
     ) -> shapes_pb2.Parcel:
         """Answer cases.shop.Shop/Buy."""
 
+    @abstractmethod
     def Sell(
         self,
         request: shapes_pb2.Parcel.Size,
         context: typed.ServicerContextSync,
         /,
-    ) -> _cases_right_money_pb2.Money:
+    ) -> _cases_right_money_pb2.Coins:
         """Answer cases.shop.Shop/Sell."""
 
 

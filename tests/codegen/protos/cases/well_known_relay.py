@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
@@ -102,6 +103,7 @@ class ClockCaller(typed.Caller):
 class ClockServicer(Protocol):
     """Serves cases.well_known.Clock."""
 
+    @abstractmethod
     async def Now(
         self,
         request: empty_pb2.Empty,
@@ -110,6 +112,7 @@ class ClockServicer(Protocol):
     ) -> timestamp_pb2.Timestamp:
         """Answer cases.well_known.Clock/Now."""
 
+    @abstractmethod
     def Tick(
         self,
         request: duration_pb2.Duration,
@@ -118,6 +121,7 @@ class ClockServicer(Protocol):
     ) -> AsyncIterator[timestamp_pb2.Timestamp]:
         """Answer cases.well_known.Clock/Tick."""
 
+    @abstractmethod
     async def Put(
         self,
         requests: AsyncIterator[any_pb2.Any],
@@ -126,6 +130,7 @@ class ClockServicer(Protocol):
     ) -> empty_pb2.Empty:
         """Answer cases.well_known.Clock/Put."""
 
+    @abstractmethod
     async def Tell(
         self,
         request: struct_pb2.Struct,
@@ -225,6 +230,7 @@ class ClockCallerSync(typed.CallerSync):
 class ClockServicerSync(Protocol):
     """Serves cases.well_known.Clock."""
 
+    @abstractmethod
     def Now(
         self,
         request: empty_pb2.Empty,
@@ -233,6 +239,7 @@ class ClockServicerSync(Protocol):
     ) -> timestamp_pb2.Timestamp:
         """Answer cases.well_known.Clock/Now."""
 
+    @abstractmethod
     def Tick(
         self,
         request: duration_pb2.Duration,
@@ -241,6 +248,7 @@ class ClockServicerSync(Protocol):
     ) -> Iterator[timestamp_pb2.Timestamp]:
         """Answer cases.well_known.Clock/Tick."""
 
+    @abstractmethod
     def Put(
         self,
         requests: Iterator[any_pb2.Any],
@@ -249,6 +257,7 @@ class ClockServicerSync(Protocol):
     ) -> empty_pb2.Empty:
         """Answer cases.well_known.Clock/Put."""
 
+    @abstractmethod
     def Tell(
         self,
         request: struct_pb2.Struct,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
@@ -82,6 +83,7 @@ class defCaller(typed.Caller):
 class defServicer(Protocol):
     """Serves cases.class.def."""
 
+    @abstractmethod
     async def import__(
         self,
         request: typed.Message,
@@ -90,6 +92,7 @@ class defServicer(Protocol):
     ) -> typed.Message:
         """Answer cases.class.def/import."""
 
+    @abstractmethod
     async def pass_(
         self,
         request: typed.Message,
@@ -98,6 +101,7 @@ class defServicer(Protocol):
     ) -> typed.Message:
         """Answer cases.class.def/pass."""
 
+    @abstractmethod
     def import_(
         self,
         request: typed.Message,
@@ -178,6 +182,7 @@ class defCallerSync(typed.CallerSync):
 class defServicerSync(Protocol):
     """Serves cases.class.def."""
 
+    @abstractmethod
     def import__(
         self,
         request: typed.Message,
@@ -186,6 +191,7 @@ class defServicerSync(Protocol):
     ) -> typed.Message:
         """Answer cases.class.def/import."""
 
+    @abstractmethod
     def pass_(
         self,
         request: typed.Message,
@@ -194,6 +200,7 @@ class defServicerSync(Protocol):
     ) -> typed.Message:
         """Answer cases.class.def/pass."""
 
+    @abstractmethod
     def import_(
         self,
         request: typed.Message,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from typing import Final, Protocol
 
 from relayrpc import typed
@@ -49,6 +50,7 @@ class Plain_Caller(typed.Caller):
 class Plain_Servicer(Protocol):
     """Serves cases.class.from.Plain_."""
 
+    @abstractmethod
     async def Do(
         self,
         request: typed.Message,
@@ -94,6 +96,7 @@ class Plain_CallerSync(typed.CallerSync):
 class Plain_ServicerSync(Protocol):
     """Serves cases.class.from.Plain_."""
 
+    @abstractmethod
     def Do(
         self,
         request: typed.Message,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final, Protocol
 
 from cases.left import money_pb2
@@ -47,6 +48,7 @@ class BankCaller(typed.Caller):
 class BankServicer(Protocol):
     """Serves cases.left.Bank."""
 
+    @abstractmethod
     async def Deposit(
         self,
         request: money_pb2.Money,
@@ -89,6 +91,7 @@ class BankCallerSync(typed.CallerSync):
 class BankServicerSync(Protocol):
     """Serves cases.left.Bank."""
 
+    @abstractmethod
     def Deposit(
         self,
         request: money_pb2.Money,

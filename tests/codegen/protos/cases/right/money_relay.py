@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final, Protocol
 
 from cases.left import money_pb2 as _cases_left_money_pb2
@@ -35,7 +36,7 @@ class BankCaller(typed.Caller):
         timeout: float | None = None,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
-    ) -> typed.UnaryUnaryCall[_cases_right_money_pb2.Money]:
+    ) -> typed.UnaryUnaryCall[_cases_right_money_pb2.Coins]:
         """Call cases.right.Bank/Exchange."""
         return self._unary_unary["Exchange"](
             request,
@@ -48,12 +49,13 @@ class BankCaller(typed.Caller):
 class BankServicer(Protocol):
     """Serves cases.right.Bank."""
 
+    @abstractmethod
     async def Exchange(
         self,
         request: _cases_left_money_pb2.Money,
         context: typed.ServicerContext,
         /,
-    ) -> _cases_right_money_pb2.Money:
+    ) -> _cases_right_money_pb2.Coins:
         """Answer cases.right.Bank/Exchange."""
 
 
@@ -75,9 +77,9 @@ class BankCallerSync(typed.CallerSync):
         timeout: float | None = None,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
-    ) -> _cases_right_money_pb2.Money:
+    ) -> _cases_right_money_pb2.Coins:
         """Call cases.right.Bank/Exchange."""
-        response: _cases_right_money_pb2.Money
+        response: _cases_right_money_pb2.Coins
         response = self._unary_unary["Exchange"](
             request,
             timeout=timeout,
@@ -90,12 +92,13 @@ class BankCallerSync(typed.CallerSync):
 class BankServicerSync(Protocol):
     """Serves cases.right.Bank."""
 
+    @abstractmethod
     def Exchange(
         self,
         request: _cases_left_money_pb2.Money,
         context: typed.ServicerContextSync,
         /,
-    ) -> _cases_right_money_pb2.Money:
+    ) -> _cases_right_money_pb2.Coins:
         """Answer cases.right.Bank/Exchange."""
 
 

@@ -1,0 +1,107 @@
+"""A program on generated callers and servicers, in which a type checker finds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import assert_type
+
+import greeter_relay
+from greeter_pb2 import ChatLine, HelloReply, HelloRequest, ListGreetingsRequest
+
+import relayrpc
+import relayrpc.aio
+from relayrpc import typed
+
+
+async def call() -> None:
+    async with relayrpc.aio.channel("relay://hub:7350/a") as channel:
+        greeter = greeter_relay.GreeterCaller(channel)
+        call = greeter.SayHello(HelloRequest(name="Ada"), timeout=1.0, metadata=(("k", "v"),))
+        assert_type(call, typed.UnaryUnaryCall[HelloReply])
+        assert_type(await call, HelloReply)
+        call.cancel()
+        async for each in greeter.ListGreetings(ListGreetingsRequest(), wait_for_ready=True):
+            assert_type(each, HelloReply)
+        assert_type(await greeter.CollectNames([HelloRequest()]), HelloReply)
+        chat = greeter.Chat()
+        await chat.write(ChatLine(text="hi"))
+        await chat.done_writing()
+        answer = await chat.read()
+        assert_type(answer, ChatLine | typed.EOFType)
+        if not isinstance(answer, typed.EOFType):
+            assert_type(answer.text, str)
+
+
+def block() -> None:
+    with relayrpc.channel("relay://hub:7350/a") as channel:
+        greeter = greeter_relay.GreeterCallerSync(channel)
+        assert_type(greeter.SayHello(HelloRequest(name="Ada"), timeout=None), HelloReply)
+        assert_type(greeter.CollectNames(iter([HelloRequest()])), HelloReply)
+        stream = greeter.ListGreetings(ListGreetingsRequest())
+        assert_type(stream, typed.StreamCallSync[HelloReply])
+        for each in stream:
+            assert_type(each, HelloReply)
+        stream.cancel()
+
+
+class Greeter:
+    """Has what is needed; the names of parameters are its own."""
+
+    async def SayHello(self, hello: HelloRequest, _: typed.ServicerContext) -> HelloReply:
+        return HelloReply(message=hello.name)
+
+    async def ListGreetings(
+        self, request: ListGreetingsRequest, context: typed.ServicerContext
+    ) -> AsyncIterator[HelloReply]:
+        yield HelloReply()
+
+    async def CollectNames(
+        self, requests: AsyncIterator[HelloRequest], context: object
+    ) -> HelloReply:
+        return HelloReply(message=" ".join([each.name async for each in requests]))
+
+    async def Chat(
+        self, lines: AsyncIterator[ChatLine], context: typed.ServicerContext
+    ) -> AsyncIterator[ChatLine]:
+        async for line in lines:
+            yield line
+
+
+class GreeterSync(greeter_relay.GreeterServicerSync):
+    """Says that it is one."""
+
+    def SayHello(self, request: HelloRequest, context: typed.ServicerContextSync) -> HelloReply:
+        return HelloReply(message=request.name)
+
+    def ListGreetings(
+        self, request: ListGreetingsRequest, context: typed.ServicerContextSync
+    ) -> Iterator[HelloReply]:
+        yield HelloReply()
+
+    def CollectNames(
+        self, requests: Iterator[HelloRequest], context: typed.ServicerContextSync
+    ) -> HelloReply:
+        return HelloReply(message=" ".join(each.name for each in requests))
+
+    def Chat(
+        self, requests: Iterator[ChatLine], context: typed.ServicerContextSync
+    ) -> Iterator[ChatLine]:
+        return requests
+
+
+async def serve() -> None:
+    server = relayrpc.aio.server("relay://hub:7350/a")
+    greeter_relay.add_GreeterServicer_to_server(Greeter(), server)
+    await server.start()
+
+
+def serve_blocking() -> None:
+    server = relayrpc.server("relay://hub:7350/a")
+    greeter_relay.add_GreeterServicerSync_to_server(GreeterSync(), server)
+    server.start()
+
+
+def contract() -> None:
+    assert_type(greeter_relay.GreeterContract.fingerprint, bytes)
+    assert_type(greeter_relay.GreeterCaller.contract, typed.Contract)
+    assert_type(greeter_relay.GreeterContract.options.address, str)

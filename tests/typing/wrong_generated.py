@@ -1,0 +1,109 @@
+"""Mistakes in a program on generated callers and servicers; each line says which."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import greeter_relay
+from greeter_pb2 import ChatLine, HelloReply, HelloRequest, ListGreetingsRequest
+from right_generated import Greeter, GreeterSync
+
+import relayrpc
+import relayrpc.aio
+from relayrpc import typed
+
+
+async def call(greeter: greeter_relay.GreeterCaller) -> None:
+    await greeter.SayHello(ListGreetingsRequest())  # error: arg-type
+    await greeter.SayHello("Ada")  # error: arg-type
+    await greeter.SayHello()  # error: call-arg
+    await greeter.SayHello(HelloRequest(), 1.0)  # error: call-arg
+    await greeter.SayHello(HelloRequest(), timeout="1 s")  # error: arg-type
+    await greeter.SayHello(HelloRequest(), deadline=1.0)  # error: call-arg
+    await greeter.SayGoodbye(HelloRequest())  # error: attr-defined
+    reply = await greeter.SayHello(HelloRequest())
+    assert reply.no_such_field  # error: attr-defined
+    line: ChatLine = await greeter.SayHello(HelloRequest())  # error: assignment
+    await greeter.ListGreetings(ListGreetingsRequest())  # error: misc
+    for _ in greeter.ListGreetings(ListGreetingsRequest()):  # error: attr-defined
+        pass
+    await greeter.CollectNames([line])  # error: list-item
+    await greeter.CollectNames(HelloRequest())  # error: arg-type
+    await greeter.Chat().write(HelloRequest())  # error: arg-type
+
+
+def block(greeter: greeter_relay.GreeterCallerSync) -> None:
+    greeter.SayHello(ListGreetingsRequest())  # error: arg-type
+    greeter.CollectNames()  # error: call-arg
+    for each in greeter.ListGreetings(ListGreetingsRequest()):
+        assert each.no_such_field  # error: attr-defined
+
+
+async def wait(greeter: greeter_relay.GreeterCallerSync) -> None:
+    await greeter.SayHello(HelloRequest())  # error: misc
+
+
+class MethodMissing:
+    async def SayHello(self, request: HelloRequest, context: object) -> HelloReply:
+        return HelloReply()
+
+
+class TakesOther:
+    async def SayHello(self, request: ChatLine, context: object) -> HelloReply:
+        return HelloReply()
+
+    ListGreetings: Any
+    CollectNames: Any
+    Chat: Any
+
+
+class GivesOther:
+    async def SayHello(self, request: HelloRequest, context: object) -> ChatLine:
+        return ChatLine()
+
+    ListGreetings: Any
+    CollectNames: Any
+    Chat: Any
+
+
+class GivesOne:
+    async def ListGreetings(self, request: ListGreetingsRequest, context: object) -> HelloReply:
+        return HelloReply()
+
+    SayHello: Any
+    CollectNames: Any
+    Chat: Any
+
+
+class TakesOne:
+    async def Chat(self, request: ChatLine, context: object) -> AsyncIterator[ChatLine]:
+        yield request
+
+    SayHello: Any
+    ListGreetings: Any
+    CollectNames: Any
+
+
+class SaysThatItIsOne(greeter_relay.GreeterServicer):
+    async def SayHello(
+        self, request: HelloRequest, context: typed.ServicerContext
+    ) -> HelloReply:
+        return HelloReply()
+
+
+def serve(server: relayrpc.aio.Server) -> None:
+    greeter_relay.add_GreeterServicer_to_server(MethodMissing(), server)  # error: arg-type
+    greeter_relay.add_GreeterServicer_to_server(TakesOther(), server)  # error: arg-type
+    greeter_relay.add_GreeterServicer_to_server(GivesOther(), server)  # error: arg-type
+    greeter_relay.add_GreeterServicer_to_server(GivesOne(), server)  # error: arg-type
+    greeter_relay.add_GreeterServicer_to_server(TakesOne(), server)  # error: arg-type
+    greeter_relay.add_GreeterServicer_to_server(GreeterSync(), server)  # error: arg-type
+    SaysThatItIsOne()  # error: abstract
+
+
+def join(channel: relayrpc.Channel, server: relayrpc.Server) -> None:
+    greeter_relay.GreeterCaller(channel)  # error: arg-type, with types-grpcio
+    add = greeter_relay.add_GreeterServicer_to_server
+    add(Greeter(), server)  # error: arg-type, with types-grpcio
+    greeter_relay.add_GreeterServicerSync_to_server(Greeter(), server)  # error: arg-type
