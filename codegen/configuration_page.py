@@ -14,7 +14,7 @@ import typer.main
 from codegen.documented import documented_fields
 from codegen.marked import put_between_marks
 from relayrpc.cli.main import app
-from relayrpc.cli.settings import LOG_SETTINGS
+from relayrpc.cli.settings import LOG_SETTINGS, OWN_SETTINGS
 from relayrpc.hub.capacity import MemoryPart, size_text, worst_case
 from relayrpc.limits import DEFAULT_LIMITS
 
@@ -41,7 +41,7 @@ def _settings() -> str:
     lines = [
         f"| `{name}` | {_default(default)} | {_flag(name, flags)} | {meaning} |\n"
         for name, default, meaning in rows
-        if name != "limits"
+        if name in OWN_SETTINGS
     ]
     lines += [
         f'| `{name}` | `"{default}"` | {_flag(name, flags)} | {flags[name]} |\n'

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from relayrpc.cli.config import LoadedSettings
 from relayrpc.cli.settings import SETTINGS
+from relayrpc.cli.toml_file import ADDRESSES_TABLE
 from relayrpc.hub.capacity import size_text, worst_case
 from relayrpc.limits import KIB, MIB
 
@@ -62,8 +64,19 @@ def _settings(settings: LoadedSettings) -> Iterator[str]:
         if value is None:
             yield f"# {key} is not set"
         else:
-            text = f"{key} = {_toml(key, value)}"
-            yield f"{text:<44}# {settings.origins.get(name, 'default')}"
+            yield _line(settings, name, key, value)
+    for address, entry in settings.config.addresses.items():
+        table = f"{ADDRESSES_TABLE}.{address}"
+        yield from ("", f"[{ADDRESSES_TABLE}.{_toml('', address)}]")
+        for field in fields(entry):
+            value = getattr(entry, field.name)
+            if value is not None:
+                yield _line(settings, f"{table}.{field.name}", field.name, value)
+
+
+def _line(settings: LoadedSettings, name: str, key: str, value: object) -> str:
+    text = f"{key} = {_toml(key, value)}"
+    return f"{text:<44}# {settings.origins.get(name, 'default')}"
 
 
 def _toml(key: str, value: object) -> str:

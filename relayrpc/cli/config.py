@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,8 +24,9 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
 )
 
-from relayrpc.cli.settings import LOG_SETTINGS, PREFIX, HubSettings, sentence
-from relayrpc.cli.toml_file import BACKENDS_TABLE, TOMLFile, read_toml
+from relayrpc.cli.addresses import read_addresses
+from relayrpc.cli.settings import LOG_SETTINGS, OWN_SETTINGS, PREFIX, HubSettings, sentence
+from relayrpc.cli.toml_file import ADDRESSES_TABLE, BACKENDS_TABLE, TOMLFile, read_toml
 from relayrpc.hub.config import HubConfig, config_problems
 from relayrpc.limits import Limits
 from relayrpc.observe.logs import LogForm, LogLevel, one_line
@@ -33,6 +34,7 @@ from relayrpc.observe.logs import LogForm, LogLevel, one_line
 
 if TYPE_CHECKING:
     from relayrpc.cli.flags import Flag
+    from relayrpc.hub.addresses import AddressEntry
 
 
 __all__ = ["DEFAULT_FILE", "LoadedSettings", "load_settings"]
@@ -59,8 +61,8 @@ class LoadedSettings:
     log_level: LogLevel
     origins: Mapping[str, str]
     """
-    Setting ("grpc", "limits.links_max") -> where it was set: "relayrpc.toml:12", the name of an
-    environment variable or of a flag. Not in it: the default.
+    Setting ("grpc", "limits.links_max", "addresses.contoso/orders.validate") -> where it was set:
+    "relayrpc.toml:12", the name of an environment variable or of a flag. Not in it: the default.
     """
     problems: list[str]
     """A sentence each, which begins with where; empty: all is well."""
@@ -84,21 +86,27 @@ def load_settings(flags: Mapping[str, Flag], *, file: Path | None) -> LoadedSett
         ConfigError: The file cannot be read, or is no TOML; nothing else is known then.
     """
     toml = _read_file(file)
+    addresses, address_faults = read_addresses(toml.values.pop(ADDRESSES_TABLE, {}))
     from_environment, variables = _read_environment()
     from_flags = _nested({name: flag.value for name, flag in flags.items()})
     origins = {
         **{name: toml.where(name) for name in _names_in(toml.values)},
+        **{name: toml.where(name) for name in _address_names(addresses)},
         **variables,
         **{name: flag.name for name, flag in flags.items()},
     }
     settings, faults = _validated([from_flags, from_environment, toml.values])
-    values = {field.name: getattr(settings, field.name) for field in fields(HubConfig)}
-    config = HubConfig(**{**values, "limits": Limits(**settings.limits.model_dump())})
-    problems = [f"{origins[name]}: {name} {text}" for name, text in faults]
+    config = HubConfig(
+        **{name: getattr(settings, name) for name in OWN_SETTINGS},
+        addresses=addresses,
+        limits=Limits(**settings.limits.model_dump()),
+    )
+    problems = [f"{toml.where(name)}: {text}" for name, text in address_faults]
+    problems += [f"{origins[name]}: {name} {text}" for name, text in faults]
     for problem in config_problems(config):
         # Where it was set, or what does not go with its default.
         named = (problem.name, *problem.beside)
-        place = next(origins[name] for name in named if name in origins)
+        place = next((origins[name] for name in named if name in origins), toml.where(problem.name))
         problems.append(f"{place}: {problem.name} {problem.text}")
     return LoadedSettings(
         config=config,
@@ -155,6 +163,13 @@ def _names_in(values: Mapping[str, Any]) -> list[str]:
         inside = value if key == "limits" and isinstance(value, dict) else ()
         names += [f"{key}.{inner}" for inner in inside] or [key]
     return names
+
+
+def _address_names(addresses: Mapping[str, AddressEntry]) -> Iterator[str]:
+    for address, entry in addresses.items():
+        for field in fields(entry):
+            if getattr(entry, field.name) is not None:
+                yield f"{ADDRESSES_TABLE}.{address}.{field.name}"
 
 
 def _nested(values: Mapping[str, object]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from relayrpc.limits import Limits
 from relayrpc.observe.logs import LogForm, LogLevel
 
 
-__all__ = ["LOG_SETTINGS", "PREFIX", "SETTINGS", "HubSettings", "sentence"]
+__all__ = ["LOG_SETTINGS", "OWN_SETTINGS", "PREFIX", "SETTINGS", "HubSettings", "sentence"]
 
 PREFIX: Final = "RELAYRPC_"
 """What the names of environment variables begin with."""
@@ -57,6 +57,11 @@ _LIMITS: Final[dict[str, tuple[Any, str]]] = {
     for limit in fields(Limits)
 }
 _TYPES: Final = typing.get_type_hints(HubConfig)
+_OWN: Final = {
+    field.name: field for field in fields(HubConfig) if field.name not in ("addresses", "limits")
+}
+OWN_SETTINGS: Final = tuple(_OWN)
+"""Settings of a hub that are one value each."""
 LOG_SETTINGS: Final[dict[str, tuple[Any, str]]] = {
     "log_format": (LogForm, "text"),
     "log_level": (LogLevel, "info"),
@@ -83,20 +88,16 @@ class _Settings(BaseSettings):
 HubSettings: Final[Any] = create_model(  # type: ignore[call-overload]  # fields by name
     "HubSettings",
     __base__=_Settings,
-    **{
-        field.name: (_TYPES[field.name], field.default)
-        for field in fields(HubConfig)
-        if field.name != "limits"
-    },
+    **{name: (_TYPES[name], field.default) for name, field in _OWN.items()},
     **LOG_SETTINGS,
     limits=(_LimitSettings, _LimitSettings()),
 )
-"""The model: HubConfig's fields and LOG_SETTINGS, and in its field `limits` those of Limits."""
+"""The model: OWN_SETTINGS and LOG_SETTINGS, and in its field `limits` the fields of Limits."""
 SETTINGS: Final = (
     *(name for name in HubSettings.model_fields if name != "limits"),
     *(f"limits.{name}" for name in _LIMITS),
 )
-"""The name of every setting, in the order of the page."""
+"""The name of every setting but those of addresses, in the order of the page."""
 
 
 def sentence(name: str, error: Mapping[str, Any]) -> str:

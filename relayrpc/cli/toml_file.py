@@ -18,14 +18,16 @@ from relayrpc.errors import ConfigError
 from relayrpc.limits import KIB
 
 
-__all__ = ["BACKENDS_TABLE", "TOMLFile", "read_toml"]
+__all__ = ["ADDRESSES_TABLE", "BACKENDS_TABLE", "TOMLFile", "read_toml"]
 
 BACKENDS_TABLE: Final = "expose"
 """Each of these is a server that `relayrpc expose` makes a host of; the rest is the hub's."""
+ADDRESSES_TABLE: Final = "addresses"
+"""In it is a table for each address of which something is said."""
 
 _FILE_BYTES_MAX: Final = 64 * KIB
 _TABLE: Final = re.compile(r"\s*(\[\[?)([^\[\]]+)\]")
-_KEY: Final = re.compile(r"\s*([\w\-.\"' ]+?)\s*=")
+_KEY: Final = re.compile(r"\s*([\w\-.~/\"' ]+?)\s*=")
 _LINE_AND_COLUMN: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from relayrpc.errors import ConfigError
+from relayrpc.hub.addresses import AddressEntry, address_problems
 from relayrpc.limits import DEFAULT_LIMITS, Limits, SettingProblem, limit_problems
 
 
@@ -41,6 +43,8 @@ class HubConfig:
     """Count, and tell whoever reaches the HTTP door at /metrics: addresses, methods, statuses."""
     log_calls: bool = False
     """Log every call, not only those that fail, and hold none of them back."""
+    addresses: Mapping[str, AddressEntry] = field(default_factory=dict)
+    """What holds at addresses and below them, by address."""
     limits: Limits = DEFAULT_LIMITS
     """Every bound, by its name."""
 
@@ -66,6 +70,7 @@ def config_problems(config: HubConfig) -> list[SettingProblem]:
         problems.append(
             SettingProblem("http_public", f"is {public!r}, which is no ws:// or wss:// URL")
         )
+    problems += address_problems(config.addresses)
     problems += [
         dataclasses.replace(
             problem,

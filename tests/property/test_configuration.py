@@ -48,6 +48,8 @@ files = st.lists(st.tuples(names, values), max_size=6).map(
 @example(file="a = " + "[" * 60_000, environment={}, limits=[])
 @example(file="limits.links_max = " + "9" * 5000, environment={}, limits=[])
 @example(file="limits.links_max = " + "9" * 400, environment={}, limits=[])
+@example(file="addresses = [1]", environment={"RELAYRPC_ADDRESSES__A": "1"}, limits=[])
+@example(file="[addresses]\na = {validate = [], x = 1}\n'\\n' = 2", environment={}, limits=[])
 @example(file="", environment={"RELAYRPC_LIMITS__QUEUE_BYTES_MAX": "9" * 5000}, limits=[])
 @example(file="", environment={"RELAYRPC_HTTP_PUBLIC": "wss://\udcff"}, limits=[])
 @example(file="[limits]\n'a.b' = 1", environment={"RELAYRPC_LIMITS.X": "1"}, limits=[".", "a.b"])

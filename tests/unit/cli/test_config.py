@@ -19,6 +19,7 @@ from relayrpc.cli.check_config import effective_config
 from relayrpc.cli.config import LoadedSettings, load_settings
 from relayrpc.cli.flags import Flag, complete_limit, limit_flags
 from relayrpc.cli.settings import SETTINGS
+from relayrpc.hub.addresses import AddressEntry, Compatibility
 from relayrpc.hub.config import HubConfig
 from relayrpc.limits import DEFAULT_LIMITS, KIB, MIB, Limits
 
@@ -60,7 +61,7 @@ def test_nothing_set_gives_the_defaults() -> None:
 
 
 def test_every_field_of_a_hub_and_of_its_limits_is_a_setting() -> None:
-    own = {field.name for field in fields(HubConfig)} - {"limits"}
+    own = {field.name for field in fields(HubConfig)} - {"addresses", "limits"}
     limits = {f"limits.{field.name}" for field in fields(Limits)}
     assert set(SETTINGS) == own | limits | {"log_format", "log_level"}
 
@@ -186,6 +187,21 @@ def test_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (loaded.config.tls_cert, loaded.problems, loaded.origins) == (None, [], {})
 
 
+def test_addresses_are_taken_from_a_file() -> None:
+    loaded = load(
+        '[addresses."contoso/orders"]\ncompatibility = "wire"\nvalidate = true\n'
+        '[addresses.""]\n"compatibility" = "none"\n[addresses."a.b"]\n'
+    )
+    assert loaded.problems == []
+    assert loaded.config.addresses == {
+        "contoso/orders": AddressEntry(compatibility=Compatibility.WIRE, validate=True),
+        "": AddressEntry(compatibility=Compatibility.NONE),
+        "a.b": AddressEntry(),
+    }
+    assert loaded.origins["addresses.contoso/orders.validate"] == "relayrpc.toml:3"
+    assert loaded.origins["addresses..compatibility"] == "relayrpc.toml:5"
+
+
 # --- what is not ---
 
 
@@ -251,6 +267,36 @@ def test_empty_variable_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
             f"grpc = [{'1,' * 100}]",
             ":1: grpc is [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,..., and "
             "must be text, in quotes",
+        ),
+        (
+            'addresses = "contoso"',
+            ':1: addresses is no table: write [addresses."contoso/orders"], once for each address',
+        ),
+        (
+            "[addresses]\nvalidate = true",
+            ':2: addresses.validate is no table: write [addresses."contoso/orders"], once for each '
+            "address",
+        ),
+        (
+            '[addresses]\n"a/b".validates = true',
+            ":2: addresses.a/b.validates is no setting; did you mean validate?",
+        ),
+        (
+            '[addresses."a/b"]\nvalidate = 1',
+            ":2: addresses.a/b.validate is 1, and must be true or false",
+        ),
+        (
+            '[addresses."a/b"]\n\ncompatibility = "json"',
+            ":3: addresses.a/b.compatibility is 'json', and must be wire_json or wire or none",
+        ),
+        (
+            '\n[addresses."/a"]',
+            ":2: addresses./a cannot be used: address '/a' is no path: segments of letters, digits "
+            "and ._~- joined by /, at most 512 bytes",
+        ),
+        (
+            'addresses = { "$hub" = { validate = true } }',
+            ":1: addresses.$hub cannot be used: address '$hub' is reserved for the hub",
         ),
         ('tls_key = "k"', ":1: tls_key needs tls_cert (--tls-cert) beside it"),
     ],
@@ -345,6 +391,7 @@ def test_effective_configuration_says_the_same_when_it_is_read_again(
     monkeypatch.setenv("RELAYRPC_LIMITS__QUEUE_BYTES_MAX", "3")
     monkeypatch.setenv("RELAYRPC_LIMITS__JOURNAL_BYTES_MAX", "0")
     file = 'log_format = "json"\nhttp_public = "wss://q\\"ö"\n[limits]\nmessage_bytes_max = "3 KiB"'
+    file += '\n[addresses."a/b.c"]\ncompatibility = "wire"\n[addresses.""]\nvalidate = true'
     loaded = load(file, {"metrics": Flag("--x", False), "tls_key": Flag("--tls-key", "k")})
     text = effective_config(loaded, loaded.config.limits, None)
     monkeypatch.delenv("RELAYRPC_LIMITS__QUEUE_BYTES_MAX")
@@ -359,6 +406,8 @@ def test_effective_configuration_says_the_same_when_it_is_read_again(
         'message_bytes_max = "3 KiB"                 # relayrpc.toml:4',
         "queue_bytes_max = 3                         # RELAYRPC_LIMITS__QUEUE_BYTES_MAX",
         "# tls_cert is not set",
+        '[addresses."a/b.c"]',
+        'compatibility = "wire"                      # relayrpc.toml:6',
     ):
         assert line in text.splitlines()
 

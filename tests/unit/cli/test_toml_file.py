@@ -32,6 +32,7 @@ inline = { a = 1, b = 2 }
 d = [
   1,
 ]
+"e/f~g".h = 1
 [[many]]
 x-y = 1
 [[many]]
@@ -49,10 +50,11 @@ x-y = 2
         ("hub.quoted key", 7),
         ("hub.inline.b", 8),
         ("a.b.c.d", 10),
-        ("many", 13),
-        ("many.0", 13),
-        ("many.0.x-y", 14),
-        ("many.1.x-y", 16),
+        ("a.b.c.e/f~g.h", 13),
+        ("many", 14),
+        ("many.0", 14),
+        ("many.0.x-y", 15),
+        ("many.1.x-y", 17),
         ("hub.elsewhere", 6),
     ],
 )
