@@ -12,9 +12,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import pytest
@@ -26,6 +27,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+import relayrpc
 import relayrpc.aio
 from relayrpc.errors import RelayError
 from relayrpc.v1 import link_pb2 as pb
@@ -256,14 +258,16 @@ async def caller(hub: WatchedHub) -> AsyncIterator[RawLink]:
     await carrier.aclose()
 
 
-_BAD_REQUESTS: Final[dict[str, tuple[str, dict[str, object], int]]] = {
-    "no message": ("Echo", {"data": b""}, 12),
-    "half a message": ("Echo", {"data": _SOUND[:-1]}, 13),
-    "two messages": ("Echo", {"data": _SOUND * 2}, 12),
-    "a message of 4 GiB": ("Echo", {"data": b"\xff" * 4, "half_close": False}, 8),
-    "half a streamed message": ("Chat", {"data": _SOUND * 3 + _SOUND[:2]}, 13),
-    "an unknown method": ("Nothing", {"data": _SOUND}, 12),
-    "no method": ("", {"data": _SOUND}, 12),
+_BAD_REQUESTS: Final[dict[str, tuple[str, dict[str, object], int, bool]]] = {
+    # What is sent -> method, fields, status, and whether no handler can have run.
+    "no message": ("Echo", {"data": b""}, 12, True),
+    "half a message": ("Echo", {"data": _SOUND[:-1]}, 13, True),
+    "two messages": ("Echo", {"data": _SOUND * 2}, 12, True),
+    "a message of 4 GiB": ("Echo", {"data": b"\xff" * 4, "half_close": False}, 8, False),
+    "half a streamed message": ("Chat", {"data": _SOUND * 3 + _SOUND[:2]}, 13, False),
+    "half a collected message": ("Collect", {"data": _SOUND[:2]}, 13, False),
+    "an unknown method": ("Nothing", {"data": _SOUND}, 12, True),
+    "no method": ("", {"data": _SOUND}, 12, True),
 }
 
 
@@ -271,12 +275,31 @@ _BAD_REQUESTS: Final[dict[str, tuple[str, dict[str, object], int]]] = {
 async def test_host_answers_a_request_that_makes_no_sense(
     case: str, recorder: Recorder, caller: RawLink
 ) -> None:
-    method, fields, status = _BAD_REQUESTS[case]
+    method, fields, status, not_executed = _BAD_REQUESTS[case]
     await caller.send(open_frame(1, "host", method_text=f"{SERVICE}/{method}", **fields))
     end = (await caller.carrier.receive_body("end")).end
-    assert end.status == status
+    assert (end.status, end.not_executed) == (status, not_executed)
     assert end.details
     await _check_served(caller, 3)
+
+
+async def test_plain_handler_that_read_half_a_message_has_run(
+    hub: WatchedHub, caller: RawLink
+) -> None:
+    def collect(requests: Iterator[bytes], _context: Any) -> bytes:
+        return b"".join(requests)
+
+    with ThreadPoolExecutor(1) as pool:
+        server = relayrpc.server(f"ws://127.0.0.1:{hub.http_port}/plain", pool)
+        handler = grpc.stream_unary_rpc_method_handler(collect)
+        server.add_registered_method_handlers(SERVICE, {"Collect": handler})
+        await asyncio.to_thread(server.start)
+        half = _SOUND + _SOUND[:2]
+        await caller.send(open_frame(1, "plain", method_text=f"{SERVICE}/Collect", data=half))
+        end = (await caller.carrier.receive_body("end")).end
+        assert (end.status, end.not_executed) == (13, False)
+        assert end.details == "the requests end within a message"
+        await asyncio.to_thread(server.stop(None).wait)
 
 
 async def _check_served(caller: RawLink, call_id: int) -> None:
