@@ -48,7 +48,8 @@ class Endless:
         self.is_over = threading.Event()
 
     def __call__(self, request: Any, context: Any) -> Iterator[bytes]:
-        context.add_callback(self.is_over.set)
+        if not context.add_callback(self.is_over.set):
+            self.is_over.set()
         yield b"first"
         yield b"second"
         self.is_over.wait()
@@ -171,19 +172,24 @@ def test_dropped_stream_cancels_its_call(serve: Serve) -> None:
 
 
 def test_deadline_ends_a_stream(serve: Serve) -> None:
-    endless = Endless()
+    # On a busy machine a short one may pass before the handler has begun, or while it does.
+    streams = {timeout: Endless() for timeout in (b"0.5", b"5", b"50")}
+
+    def endless(timeout: bytes, context: Any) -> Iterator[bytes]:
+        return streams[timeout](timeout, context)
+
     with serve({"us:E": endless}) as channel:
-        # On a busy machine a short one may pass before the call has got there.
-        for timeout in (0.5, 5, 50):
-            call = channel.unary_stream("/test.Service/E")(b"", timeout=timeout)
+        for timeout in streams:
+            call = channel.unary_stream("/test.Service/E")(timeout, timeout=float(timeout))
             seen: list[bytes] = []
             with pytest.raises(grpc.RpcError) as caught:
                 seen.extend(call)
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
+            assert not call.cancelled()
             if seen:
                 break
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-        assert not call.cancelled()
-        endless.is_over.wait()
+        assert seen
+        streams[timeout].is_over.wait()
 
 
 def test_callbacks_of_a_stream_run_after_its_end(serve: Serve) -> None:
