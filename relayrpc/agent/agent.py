@@ -58,7 +58,7 @@ class Agent:
             backend.check()
             key = backend.fingerprint()
             if key in wanted:
-                raise ConfigError(f"{backend} is exposed at {backend.at} twice")
+                raise ConfigError(f"{backend} is exposed at {backend.where} twice")
             wanted[key] = None if key in self._running else self._make(backend)
         gone = [self._running.pop(key) for key in [*self._running] if key not in wanted]
         self._error = None
@@ -67,8 +67,8 @@ class Agent:
                 task = asyncio.get_running_loop().create_task(self._run(key, exposure))
                 self._running[key] = exposure, task
         for exposure, task in gone:
-            at = exposure.backend.at
-            successors = [each for each, _ in self._running.values() if each.backend.at == at]
+            urls = exposure.backend.urls
+            successors = [each for each, _ in self._running.values() if each.backend.urls == urls]
             self._retire(exposure, task, successors)
 
     async def finished(self) -> RelayError:
@@ -124,7 +124,7 @@ class Agent:
             finally:
                 running.cancel()
             await exposure.stop(self._limits.drain_timeout_s)
-            self._report(f"{exposure.backend} is no longer at {exposure.backend.at}")
+            self._report(f"{exposure.backend} is no longer at {exposure.backend.where}")
 
         task = asyncio.get_running_loop().create_task(retire())
         self._retiring[task] = exposure

@@ -20,7 +20,7 @@ import grpc.aio
 
 from relayrpc.carrier import uninstrumented
 from relayrpc.carrier.tls import TLSOptions, client_ssl_context, grpc_channel_credentials
-from relayrpc.carrier.url import parse_url
+from relayrpc.carrier.url import RelayURL, parse_urls
 from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 
@@ -42,8 +42,11 @@ class Backend:
 
     target: str
     """Where it listens, "grpc://127.0.0.1:50051"."""
-    at: str
-    """The hub and the address, "relay://hub:7350/contoso/greeter"."""
+    at: str | tuple[str, ...]
+    """
+    The hub and the address, "relay://hub:7350/contoso/greeter"; several are hubs that take each
+    other's place, the first choice first.
+    """
     tls: bool = False
     """The server speaks TLS; settings that begin with `tls_` say so too."""
     tls_ca: str | None = None
@@ -75,7 +78,7 @@ class Backend:
             ConfigError: Something cannot be used.
         """
         self.host_and_port()
-        url = parse_url(self.at)
+        url = self.urls[0]
         if self.hub_ca is not None and not url.is_secure:
             raise ConfigError(f"hub_ca has no use for {url}; write relays:// or wss://")
         if self.slots < 0 or self.priority < 0:
@@ -87,6 +90,16 @@ class Backend:
 
     def __str__(self) -> str:
         return f"grpc://{self.authority}"
+
+    @property
+    def urls(self) -> tuple[RelayURL, ...]:
+        """The hubs, the first choice first, all with the same address."""
+        return parse_urls(self.at)
+
+    @property
+    def where(self) -> str:
+        """The hubs and the address, for a person."""
+        return " or ".join(map(str, self.urls))
 
     @property
     def authority(self) -> str:

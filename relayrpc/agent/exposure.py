@@ -19,7 +19,6 @@ import grpc.aio
 from relayrpc.agent.contract import BackendContract, pull_contract, read_contract
 from relayrpc.agent.forward import forwarding_handler
 from relayrpc.agent.health import watch_health
-from relayrpc.carrier.url import parse_url
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ConnectError, RelayError
@@ -76,7 +75,8 @@ class Exposure:
         self._report = report
         self._must_be_there = must_be_there
         self._given = None if backend.descriptors is None else read_contract(backend.descriptors)
-        self._url = parse_url(backend.at)
+        self._urls = backend.urls
+        self._address = self._urls[0].address
         self._channel = backend.open_channel(limits)
         self._contract: BackendContract | None = None
         self._server: Server | None = None
@@ -161,7 +161,7 @@ class Exposure:
         self._is_serving = True
         self.settled.set()
         count = len(contract.services)
-        where = self._url.address or "its services' names"
+        where = self._address or "its services' names"
         self._report(f"{self.backend} at {where}, {count} service{'s' if count != 1 else ''}")
         return ""
 
@@ -178,7 +178,7 @@ class Exposure:
             contract = BackendContract({})
         if backend.services:
             return contract.only(backend.services)
-        if not self._url.address:
+        if not self._address:
             contract = contract.only(
                 name for name in contract.services if not name.startswith(_INFRASTRUCTURE)
             )
@@ -212,7 +212,7 @@ class Exposure:
 
         def make_live(on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
             return LiveLink(
-                [self._url],
+                self._urls,
                 limits=self._limits,
                 tls=backend.hub_tls,
                 on_call=on_call,
@@ -221,7 +221,7 @@ class Exposure:
 
         return Server(
             make_live,
-            address=self._url.address,
+            address=self._address,
             handlers=[self._handlers(name, methods) for name, methods in contract.services.items()],
             slots=backend.slots,
             priority=backend.priority,

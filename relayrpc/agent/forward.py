@@ -34,13 +34,13 @@ __all__ = ["forwarding_handler"]
 
 _Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
+_State: Final = grpc.ChannelConnectivity
 _RELAY_PREFIX: Final = "relay-"
 _EOF: Final = grpc.aio.EOF
 # A server that answers with nothing but a status sends it in the frame of the initial metadata;
 # when it is not there by then, what came was the beginning of an answer.
 _TRAILERS_ONLY_S: Final = 0.05
-# How gRPC begins the details of a call that it could not even send.
-_NEVER_SENT: Final = "failed to connect to all addresses"
+_NOT_REACHED: Final = "the exposed server cannot be reached"
 _NOT_ONE: Final = "the server did not send exactly one response to a method that has one"
 
 
@@ -89,10 +89,24 @@ def forwarding_handler(
 
     # A plain function: whether a handler is async is looked for in it.
     async def serve(request: Any, context: Context) -> Any:
+        # A call that gRPC has may have been sent, whatever it says of it: servers pass on the same
+        # words of their own servers. So it gets none that it could not send.
+        if channel.get_state() is not _State.READY and not await _reach(channel):
+            context.end(STATUS_UNAVAILABLE, _NOT_REACHED, not_executed=True)
+            return None
         return await forward(start, request, context)
 
     handler: grpc.RpcMethodHandler = getattr(grpc, f"{kind}_rpc_method_handler")(serve)
     return handler
+
+
+async def _reach(channel: grpc.aio.Channel) -> bool:
+    """Wait until it is known whether the server can be reached, as gRPC has calls wait."""
+    while (state := channel.get_state(try_to_connect=True)) is not _State.READY:
+        if state is _State.TRANSIENT_FAILURE or state is _State.SHUTDOWN:
+            return False
+        await channel.wait_for_state_change(state)
+    return True
 
 
 def _starter(
@@ -242,11 +256,8 @@ def _finish(status: _Status, context: Context) -> None:
     """End the call as the server did, or gRPC for it; one that is OK ends when its handler does."""
     if metadata := status.trailing_metadata():
         context.set_trailing_metadata(_without_relay_keys(metadata))
-    code = status.code()
-    if code:
-        details = status.details() or ""
-        is_unsent = code == STATUS_UNAVAILABLE and details.startswith(_NEVER_SENT)
-        context.end(code, details, not_executed=is_unsent)
+    if code := status.code():
+        context.end(code, status.details() or "")
 
 
 def _without_relay_keys(metadata: _Metadata) -> list[tuple[str, str | bytes]]:

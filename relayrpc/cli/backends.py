@@ -21,14 +21,15 @@ from relayrpc.errors import ConfigError
 
 __all__ = ["read_backends"]
 
-_TEXT: Final = (str, "text, in quotes")
-# Annotation -> the type in TOML, and how a person calls it.
-_KINDS: Final[dict[str, tuple[type, str]]] = {
+_TEXT: Final = ((str,), "text, in quotes")
+# Annotation -> the types in TOML, and how a person calls them.
+_KINDS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
     "str": _TEXT,
     "str | None": _TEXT,
-    "bool": (bool, "true or false"),
-    "int": (int, "a whole number"),
-    "tuple[str, ...]": (list, "a list of texts"),
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "tuple[str, ...]": ((list,), "a list of texts"),
+    "str | tuple[str, ...]": ((str, list), "text, in quotes, or a list of texts"),
 }
 _FIELDS: Final = {field.name: field for field in fields(Backend)}
 _REQUIRED: Final = [name for name, field in _FIELDS.items() if field.default is MISSING]
@@ -69,8 +70,8 @@ def _problems(place: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]
             hint = f"; did you mean {BACKENDS_TABLE}.{near[0]}?" if near else ""
             yield f"{place}.{name}", f"{BACKENDS_TABLE}.{name} is no setting{hint}"
             continue
-        kind, words = _KINDS[str(_FIELDS[name].type)]
-        if type(value) is not kind or (
+        kinds, words = _KINDS[str(_FIELDS[name].type)]
+        if type(value) not in kinds or (
             isinstance(value, list) and not all(isinstance(each, str) for each in value)
         ):
             yield f"{place}.{name}", f"{BACKENDS_TABLE}.{name} is {value!r}, and must be {words}"

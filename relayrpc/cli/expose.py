@@ -37,7 +37,11 @@ def expose(
     ] = None,
     *,
     at: Annotated[
-        str | None, typer.Option(metavar="URL", help="The hub, and the address to serve at.")
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="The hub, and the address to serve at. Repeatable: hubs that take its place.",
+        ),
     ] = None,
     tls: Annotated[bool, typer.Option("--tls", help="The server speaks TLS.")] = False,
     tls_ca: Annotated[
@@ -139,10 +143,10 @@ def expose(
     if settings.problems:
         raise ConfigError("\n".join(settings.problems))
     if target is not None:
-        if at is None:
+        if not at:
             raise ConfigError("--at is missing: where to serve, as relay://hub:7350/contoso/greeter")
         only = Backend(
-            target=target, at=at, tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key,
+            target=target, at=tuple(at), tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key,
             tls_name=tls_name, hub_ca=hub_ca, descriptors=descriptors,
             services=tuple(service or ()), health=health, slots=slots, priority=priority,
         )  # fmt: skip
@@ -151,7 +155,7 @@ def expose(
             return [only]
 
     else:
-        if at is not None:
+        if at:
             raise ConfigError("--at without a server; write relayrpc expose grpc://host:port --at")
 
         def read() -> list[Backend]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import os
 import re
 import shlex
@@ -175,6 +176,21 @@ async def _is_served(stub: greeter_pb2_grpc.GreeterStub) -> bool:
     return True
 
 
+async def test_flags_say_which_hubs_slots_and_priority(
+    hub: RunningHub, backend: str, unused_tcp_port: int
+) -> None:
+    gone = f"relay://127.0.0.1:{unused_tcp_port}/contoso/flags"
+    url = f"relay://127.0.0.1:{hub.grpc_port}/contoso/flags"
+    flags = ("--at", gone, "--at", url, "--service", SERVICE, "--slots", "3", "--priority", "2")
+    async with exposing(f"grpc://{backend}", *flags) as agent:
+        listing = [sys.executable, "-m", "relayrpc", "ls", url, "--json"]
+        run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+        (host,) = json.loads((await in_thread(run, listing)).stdout)["hosts"]
+        assert (host["address"], host["slots"], host["priority"]) == ("contoso/flags", 3, 2)
+        agent.terminate()
+        assert await in_thread(agent.wait, 30) == 0
+
+
 async def test_file_is_read_again_on_sighup(
     hub: RunningHub, backend: str, tmp_path: Path
 ) -> None:
@@ -289,8 +305,8 @@ def test_mistakes_are_one_sentence(
 
 def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(
-        '[[expose]]\ntarget = "grpc://h:1"\nat = "relay://h/a"\n\n'
-        '[[expose]]\ntarget = 5\nslot = 1\nservices = [1]\n'
+        '[[expose]]\ntarget = "grpc://h:1"\n\n\n'
+        '[[expose]]\ntarget = 5\nslot = 1\nservices = [1]\nat = [2]\n'
     )
     command = [sys.executable, "-m", "relayrpc", "expose", "--config", "a.toml"]
     done = subprocess.run(
@@ -298,8 +314,9 @@ def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "relayrpc: a.toml:5: expose.at is missing",
+        "relayrpc: a.toml:1: expose.at is missing",
         "relayrpc: a.toml:6: expose.target is 5, and must be text, in quotes",
         "relayrpc: a.toml:7: expose.slot is no setting; did you mean expose.slots?",
         "relayrpc: a.toml:8: expose.services is [1], and must be a list of texts",
+        "relayrpc: a.toml:9: expose.at is [2], and must be text, in quotes, or a list of texts",
     ]

@@ -31,6 +31,7 @@ __all__ = [
     "Running",
     "calling",
     "descriptor_set",
+    "running_agent",
     "running_backend",
     "running_exposed",
 ]
@@ -105,21 +106,30 @@ async def running_backend(
 
 
 @contextlib.asynccontextmanager
+async def running_agent(*backends: Backend) -> AsyncIterator[tuple[Agent, Reports]]:
+    """Expose backends; gives the agent and what it says when they are all in routing."""
+    reports = Reports()
+    agent = Agent(limits=DEFAULT_LIMITS, report=reports)
+    try:
+        agent.apply(backends)
+        await reports.until("service", len(backends))
+        yield agent, reports
+    finally:
+        await agent.stop(None)
+
+
+@contextlib.asynccontextmanager
 async def running_exposed(authority: str, **settings: Any) -> AsyncIterator[Running]:
     """Expose what listens there, at a hub of its own; gives it when it is in routing."""
     async with run_hub() as hub:
         url = hub.url(ADDRESS, carrier="websocket")
         settings.setdefault("services", (SERVICE,))
         backend = Backend(target=f"grpc://{authority}", at=url, **settings)
-        reports = Reports()
-        agent = Agent(limits=DEFAULT_LIMITS, report=reports)
-        try:
-            agent.apply([backend])
-            await reports.until("service")
-            async with relayrpc.aio.channel(url) as channel:
-                yield Running(hub, agent, backend, reports, channel)
-        finally:
-            await agent.stop(None)
+        async with (
+            running_agent(backend) as (agent, reports),
+            relayrpc.aio.channel(url) as channel,
+        ):
+            yield Running(hub, agent, backend, reports, channel)
 
 
 @contextlib.asynccontextmanager
