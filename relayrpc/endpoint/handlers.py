@@ -159,11 +159,10 @@ class HandlerTable:
                     return make_entry(found)
         return None
 
-    def serves(self, service: str) -> bool:
-        """Say whether a service is served, whatever its methods."""
-        return any(name.startswith(f"{service}/") for name in self.entries) or any(
-            handler.service_name() == service for handler in self._opaque
-        )
+    def services(self) -> set[str]:
+        """Return the full names of all that is served."""
+        names = {name.partition("/")[0] for name in self.entries}
+        return names.union(handler.service_name() for handler in self._opaque)
 
     def describe(self) -> list[pb.ServiceDescription]:
         """

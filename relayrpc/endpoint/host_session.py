@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.endpoint.caller import Caller, Reach
+from relayrpc.endpoint.operations import first_call_fault, session_fault
 from relayrpc.endpoint.session import SessionState
 from relayrpc.link.call import (
     STATUS_FAILED_PRECONDITION,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["HostSession", "HostSessions"]
 
 _STOPPING: Final = "the host is stopping"
-_CLOSED: Final = "the session is closed"
 
 
 class HostSession:
@@ -57,6 +57,10 @@ class HostSession:
         self._id = f"{call.link.link_id.hex()[:8]}-{call.id}"  # type: ignore[attr-defined]  # a Link
         self._state = SessionState.OPENED
         self._is_stopping = False
+        # An initiating operation was called.
+        self._has_begun = False
+        # What is said of calls after a terminating operation; empty: there was none.
+        self._closed_by = ""
         self._callbacks: list[Callable[[HostSession], object]] = []
         self._caller: Caller | None = None
         self._reach = Reach(server.loop, call)
@@ -77,10 +81,25 @@ class HostSession:
         """OPENED, CLOSING, CLOSED, or FAULTED when the caller or its link was lost."""
         return self._state
 
-    @property
-    def takes_calls(self) -> bool:
-        """True while new calls may come."""
-        return self._state is SessionState.OPENED
+    def admit(self, method: str) -> str:
+        """
+        Take a call of "pkg.Service/Method" for the next one of the session.
+
+        Returns:
+            Why it may not be made; empty: it may.
+        """
+        if self._state is not SessionState.OPENED:
+            return self._closed_by or "the session is closed"
+        operation = self.server.contracts.of_method(method)
+        if not self._has_begun:
+            fault = first_call_fault(operation, method)
+            if fault:
+                return fault
+            self._has_begun = True
+        if operation is not None and operation.terminating:
+            self._closed_by = f"the session was ended by {method}"
+            self._state = SessionState.CLOSING
+        return ""
 
     def add_done_callback(self, callback: Callable[[HostSession], object]) -> None:
         """Have `callback(session)` called once the session is over and its handlers returned."""
@@ -178,6 +197,12 @@ class HostSessions:
         if self._is_stopping:
             server.refuse(call, STATUS_UNAVAILABLE, _STOPPING)
             return
+        fault = session_fault(
+            server.contracts.of_service(call.method.partition("/")[0]), is_within=True
+        )
+        if fault:
+            server.refuse(call, STATUS_FAILED_PRECONDITION, fault)
+            return
         if len(self._open) >= server.limits.sessions_max:
             server.refuse(
                 call,
@@ -202,8 +227,9 @@ class HostSessions:
                 call, STATUS_FAILED_PRECONDITION, "the call that this one belongs to is no session"
             )
             return None
-        if not session.takes_calls:
-            self._server.refuse(call, STATUS_FAILED_PRECONDITION, _CLOSED)
+        fault = session.admit(call.method)
+        if fault:
+            self._server.refuse(call, STATUS_FAILED_PRECONDITION, fault)
             return None
         return session
 

@@ -30,8 +30,10 @@ from relayrpc.endpoint.host_session import HostSessions
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import decode_metadata
+from relayrpc.endpoint.operations import Contracts, session_fault
 from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.link.call import (
+    STATUS_FAILED_PRECONDITION,
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
     STATUS_UNIMPLEMENTED,
@@ -132,6 +134,9 @@ class Server(grpc.aio.Server):
         self._table = HandlerTable()
         self._contracts = HostContracts()
         self._descriptor_pool = descriptor_pool or Default()
+        self.contracts = Contracts(self._descriptor_pool)
+        # Services whose contracts do not allow calls without a session; set by start().
+        self._in_session_only: frozenset[str] = frozenset()
         self._table.add_generic(handlers)
         # What is announced; set by start().
         self._services: list[pb.ServiceDescription] = []
@@ -247,6 +252,11 @@ class Server(grpc.aio.Server):
         self.loop = loop
         self.handover = Handover(loop)
         self.tracing = self.live.find_tracing()
+        self._in_session_only = frozenset(
+            name
+            for name in self._table.services()
+            if session_fault(self.contracts.of_service(name), is_within=False)
+        )
 
     async def announce(self) -> None:
         """
@@ -365,10 +375,21 @@ class Server(grpc.aio.Server):
             session = self.sessions.find(call)
             if session is not None:
                 self.start_call(call, opening, session)
+        elif self._in_session_only and call.method.partition("/")[0] in self._in_session_only:
+            self._open_session(call, opening)
         elif opening.dedupe_key and call.address != HOST_ADDRESS:
             self._runs.opened(call, opening)
         else:
             self.start_call(call, opening)
+
+    def _open_session(self, call: Call, opening: pb.Open) -> None:
+        """Take a session of a contract that has nothing but sessions, and refuse other calls."""
+        service, _, method = call.method.partition("/")
+        if method == SESSION_METHOD:
+            self.sessions.opened(call, opening)
+        else:
+            fault = session_fault(self.contracts.of_service(service), is_within=False)
+            self.refuse(call, STATUS_FAILED_PRECONDITION, fault)
 
     def start_call(
         self, call: Call, opening: pb.Open, session: HostSession | None = None
@@ -454,7 +475,7 @@ class Server(grpc.aio.Server):
         entry = self._table.find(call.method, lambda: decode_metadata(opening.metadata))
         if entry is None:
             service, _, method = call.method.rpartition("/")
-            if method == SESSION_METHOD and self._table.serves(service):
+            if method == SESSION_METHOD and service in self._table.services():
                 self.sessions.opened(call, opening)
                 return None
             self.refuse(call, STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND)

@@ -8,13 +8,18 @@ Method: hosts and callers over a real hub on loopback.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
 
 import relayrpc.aio
-from relayrpc.aio import SessionState
+from relayrpc.aio import Channel, SessionState
+from relayrpc.endpoint.anchor import SESSION_METHOD
+from relayrpc.link.call import Call
+from tests.support import session_contract
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.until import until
 
@@ -158,3 +163,109 @@ async def test_no_host_ends_the_first_call_as_without_a_session() -> None:
             with pytest.raises(relayrpc.aio.RpcError) as caught:
                 await Stub(session).unary_unary("Put")(b"2")
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+# --- what a contract says of sessions ---
+
+
+async def start_accounts(url: str) -> tuple[relayrpc.aio.Server, list[str]]:
+    served: list[str] = []
+
+    def handler(name: str) -> Any:
+        async def serve(request: bytes, context: Any) -> bytes:
+            served.append(name)
+            return request
+
+        return serve
+
+    server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+    names = ("Open", "Put", "Wait", "Close")
+    handlers = make_handlers({f"uu:{name}": handler(name) for name in names})
+    server.add_registered_method_handlers(session_contract.SERVICE, handlers)
+    handlers = make_handlers({"uu:Put": handler("alone")})
+    server.add_registered_method_handlers(session_contract.ALONE, handlers)
+    await server.start()
+    return server, served
+
+
+@contextlib.contextmanager
+def refused(*words: str) -> Iterator[None]:
+    with pytest.raises(relayrpc.aio.RpcError) as caught:
+        yield
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    details = caught.value.details()
+    assert all(word in details for word in words), details
+    assert not caught.value.may_have_executed
+
+
+async def test_a_terminating_operation_ends_the_session() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server, served = await start_accounts(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            async with channel.session() as session:
+                account = Stub(session, session_contract.SERVICE)
+                await account.unary_unary("Open")(b"1")
+                await account.unary_unary("Put")(b"2")
+                closing = account.unary_unary("Close")(b"3")
+                with refused("the session is closing"):
+                    await account.unary_unary("Put")(b"4")
+                assert await closing == b"3"
+                await until(lambda: session.state is SessionState.CLOSED)
+                with refused("the session is closed"):
+                    await account.unary_unary("Put")(b"5")
+            assert session.fault == ""
+        assert served == ["Open", "Put", "Close"]
+        await server.stop(0)
+
+
+async def test_what_the_contract_does_not_allow_is_refused_at_the_caller_and_the_host() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server, served = await start_accounts(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            with refused(session_contract.SERVICE, "within a session only"):
+                await Stub(channel, session_contract.SERVICE).unary_unary("Put")(b"")
+            session = channel.session()
+            with refused("Put may not be the first call of a session"):
+                await Stub(session, session_contract.SERVICE).unary_unary("Put")(b"")
+            assert session.state is SessionState.CREATED
+            session = channel.session()
+            with refused(f"{session_contract.ALONE} has no sessions"):
+                await Stub(session, session_contract.ALONE).unary_unary("Put")(b"")
+            await Stub(channel, session_contract.ALONE).unary_unary("Put")(b"")
+            # Of a caller that knows nothing of the contract.
+            blind = Blind(channel)
+            with refused("Put may not be the first call of a session"):
+                await blind.call("Put")
+            await blind.call("Open")
+            closing = asyncio.ensure_future(blind.call("Close"))
+            with refused(f"the session was ended by {session_contract.SERVICE}/Close"):
+                await asyncio.gather(closing, blind.call("Put"))
+            await closing
+        assert served == ["alone", "Open", "Close"]
+        await server.stop(0)
+
+
+class Blind:
+    """A caller that makes a session's calls by the wire alone."""
+
+    def __init__(self, channel: relayrpc.aio.Channel) -> None:
+        self._channel = channel
+        service = session_contract.SERVICE
+        self._session = channel.stream_stream(f"/{service}/{SESSION_METHOD}")()
+
+    async def call(self, method: str) -> None:
+        await self._session.initial_metadata()
+        anchored = Channel(self._channel.live, address=ADDRESS, anchor=self, owns_link=False)
+        await anchored.unary_unary(f"/{session_contract.SERVICE}/{method}")(b"")
+
+    is_ready = True
+
+    async def ready(self, method: str, wait_for_ready: bool) -> None:
+        """Never called."""
+
+    def call_for(self, method: str) -> Call:
+        call = self._session.core.call
+        assert call is not None
+        return call

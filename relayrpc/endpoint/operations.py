@@ -1,0 +1,69 @@
+"""
+What contracts say of methods that an endpoint holds them to, found once a service.
+
+Owns: which options count at run time, and what is said of a call that they do not allow. Does not
+own: reading options (contract/options.py).
+Source: protos/relayrpc/v1/contract.proto; docs/reference/sessions.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from relayrpc.contract.options import ContractOptions, OperationOptions, SessionMode, read_options
+from relayrpc.errors import ContractError
+
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pool import DescriptorPool
+
+
+__all__ = ["Contracts", "first_call_fault", "session_fault"]
+
+
+class Contracts:
+    """The options of contracts by the full names of their services, as one pool knows them."""
+
+    def __init__(self, pool: DescriptorPool) -> None:
+        self._pool = pool
+        self._found: dict[str, ContractOptions] = {}
+
+    def of_service(self, service: str) -> ContractOptions | None:
+        """Return a contract's options; None: the pool has no such service, or they are unusable."""
+        contract = self._found.get(service)
+        if contract is None:
+            # Looked for each time until it is there: generated code may be imported late.
+            contract = self._find(service)
+            if contract is not None:
+                self._found[service] = contract
+        return contract
+
+    def of_method(self, method: str) -> OperationOptions | None:
+        """Return the options of "pkg.Service/Method"; None: nothing is known of it."""
+        service, _, name = method.partition("/")
+        contract = self.of_service(service)
+        return None if contract is None else contract.operations.get(name)
+
+    def _find(self, service: str) -> ContractOptions | None:
+        try:
+            return read_options(self._pool.FindServiceByName(service))
+        except (KeyError, ContractError):
+            return None
+
+
+def session_fault(contract: ContractOptions | None, *, is_within: bool) -> str:
+    """Say why a call may not be made within a session, or without one; empty: it may."""
+    if contract is None:
+        return ""
+    if is_within and contract.session is SessionMode.NOT_ALLOWED:
+        return f"{contract.service} has no sessions"
+    if not is_within and contract.session is SessionMode.REQUIRED:
+        return f"{contract.service} is called within a session only; make one: channel.session()"
+    return ""
+
+
+def first_call_fault(operation: OperationOptions | None, method: str) -> str:
+    """Say why a call of "pkg.Service/Method" may not be the first of a session; empty: it may."""
+    if operation is None or operation.initiating:
+        return ""
+    return f"{method} may not be the first call of a session: the contract says initiating: false"

@@ -1,0 +1,46 @@
+"""
+Contracts with sessions, registered as generated code registers itself. Messages are bytes for who
+serves and calls them here; the pool only needs to know the methods.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool
+
+from relayrpc.v1 import contract_pb2
+
+
+__all__ = ["ALONE", "SERVICE"]
+
+SERVICE = "test.sessions.Account"
+"""REQUIRED; `Open` begins one, `Close` ends it, `Put` and `Wait` go between."""
+ALONE = "test.sessions.Alone"
+"""NOT_ALLOWED; `Put`."""
+
+_CONTRACT: Final[Any] = contract_pb2.contract
+_OPERATION: Final[Any] = contract_pb2.operation
+
+
+def _register() -> None:
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tests/support/session_contract.proto",
+        package="test.sessions",
+        dependency=[any_pb2.DESCRIPTOR.name, contract_pb2.DESCRIPTOR.name],
+    )
+    message = f".{any_pb2.Any.DESCRIPTOR.full_name}"
+    account = file.service.add(name="Account")
+    account.options.Extensions[_CONTRACT].session = contract_pb2.Contract.REQUIRED
+    for name in ("Open", "Put", "Wait", "Close"):
+        method = account.method.add(name=name, input_type=message, output_type=message)
+        operation = method.options.Extensions[_OPERATION]
+        operation.initiating = name == "Open"
+        operation.terminating = name == "Close"
+    alone = file.service.add(name="Alone")
+    alone.options.Extensions[_CONTRACT].session = contract_pb2.Contract.NOT_ALLOWED
+    alone.method.add(name="Put", input_type=message, output_type=message)
+    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+
+
+_register()
