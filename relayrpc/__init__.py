@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from relayrpc._sync import channel as channel
     from relayrpc._sync import server as server
     from relayrpc.endpoint.call_credentials import call_credentials as call_credentials
+    from relayrpc.endpoint.instances import service as service
+    from relayrpc.endpoint.instances import servicer as servicer
+    from relayrpc.endpoint.throttle import Throttle as Throttle
     from relayrpc.limits import DEFAULT_LIMITS as DEFAULT_LIMITS
     from relayrpc.limits import Limits as Limits
 
@@ -35,15 +38,25 @@ __all__ = [
     "RpcError",
     "Server",
     "TLSOptions",
+    "Throttle",
     "__version__",
     "aio",
     "call_credentials",
     "channel",
     "errors",
     "server",
+    "service",
+    "servicer",
 ]
 
 __version__ = "0.1.0"
+
+_ENDPOINT = {
+    "Throttle": "throttle",
+    "call_credentials": "call_credentials",
+    "service": "instances",
+    "servicer": "instances",
+}
 
 if not getattr(sys, "_is_gil_enabled", lambda: True)():
     raise ImportError(
@@ -56,8 +69,8 @@ def __getattr__(name: str) -> object:
         return importlib.import_module(f"relayrpc.{name}")
     if name in {"DEFAULT_LIMITS", "Limits"}:
         return getattr(importlib.import_module("relayrpc.limits"), name)
-    if name == "call_credentials":
-        return getattr(importlib.import_module("relayrpc.endpoint.call_credentials"), name)
+    if name in _ENDPOINT:
+        return getattr(importlib.import_module(f"relayrpc.endpoint.{_ENDPOINT[name]}"), name)
     if name in __all__:
         return getattr(importlib.import_module("relayrpc._sync"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

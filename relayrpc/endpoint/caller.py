@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from relayrpc.endpoint.anchor import LINE_METHOD, AnchorFault
-from relayrpc.endpoint.channel import Channel
+from relayrpc.endpoint.callback_calls import CallbackChannel
 from relayrpc.errors import UsageError
 from relayrpc.link.call import STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
 from relayrpc.v1 import link_pb2 as pb
@@ -152,7 +152,7 @@ class Caller(grpc.aio.Channel):
             reach: What callbacks belong to.
         """
         self._reach = reach
-        self._channel = Channel(live, anchor=reach, owns_link=False)
+        self._channel = CallbackChannel(live, anchor=reach, owns_link=False)
 
     def stub(self, stub_class: Callable[[grpc.aio.Channel], _StubT]) -> _StubT:
         """Make a stub whose calls go to the caller."""

@@ -27,6 +27,8 @@ from relayrpc.endpoint.multicallable import (
     UnaryUnaryMultiCallable,
 )
 from relayrpc.endpoint.options import EndpointOptions
+from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
+from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -64,6 +66,10 @@ class Channel(grpc.aio.Channel):
     asks for it.
     """
 
+    unary_unary_call: type[UnaryUnaryCall] = UnaryUnaryCall
+    unary_stream_call: type[UnaryStreamCall] = UnaryStreamCall
+    stream_unary_call: type[StreamUnaryCall] = StreamUnaryCall
+    stream_stream_call: type[StreamStreamCall] = StreamStreamCall
     cancel_reason = pb.Cancel.REASON_CANCELLED
     """What hosts are told of calls that are cancelled here."""
     loop: asyncio.AbstractEventLoop

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from relayrpc.endpoint.context import RequestIterator
 from relayrpc.endpoint.failure import fail_call
 from relayrpc.endpoint.handlers import UNRESOLVED
+from relayrpc.endpoint.turns import current_turn
 from relayrpc.link.call import STATUS_CANCELLED, STATUS_UNIMPLEMENTED
 
 
@@ -33,7 +34,12 @@ async def run_call(context: Context) -> None:
     context.is_started = True
     try:
         entry = context.entry
-        if context.request is not None and entry.is_async and not entry.has_response_stream:
+        if (
+            context.request is not None
+            and entry.is_async
+            and not entry.has_response_stream
+            and entry.instance_method is None
+        ):
             # The hot path, written out: an async unary handler whose request is here.
             data = context.request
             request = data if entry.deserializer is None else entry.deserializer(data)
@@ -71,6 +77,21 @@ async def _run(context: Context) -> None:
             context.end(STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND, not_executed=True)
             return
         context.entry = entry
+    method = context.entry.instance_method
+    if method is None:
+        await _run_handler(context)
+        return
+    loan = await method.instances.lend(context, method)
+    try:
+        context.entry = loan.entry
+        # Of this task, and of the thread that a plain handler gets.
+        current_turn.set(loan.turn)
+        await _run_handler(context)
+    finally:
+        await loan.give_back()
+
+
+async def _run_handler(context: Context) -> None:
     entry = context.entry
     if not entry.is_async:
         await _run_plain(context)

@@ -11,13 +11,18 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.instances import find_instance_method
 from relayrpc.endpoint.metadata import Metadatum
 from relayrpc.v1 import link_pb2 as pb
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.instances import Instances
 
 
 __all__ = [
@@ -66,6 +71,7 @@ class MethodEntry:
         "handler",
         "has_request_stream",
         "has_response_stream",
+        "instance_method",
         "is_async",
         "serializer",
         "shape",
@@ -79,7 +85,12 @@ class MethodEntry:
         self.behavior: Callable[[Any, Any], Any] = getattr(handler, name)
         self.deserializer: Callable[[bytes], Any] | None = handler.request_deserializer
         self.serializer: Callable[[Any], bytes] | None = handler.response_serializer
-        self.is_async = _is_async(self.behavior)
+        # Which method of a service object is called; None: `behavior` is what is called.
+        self.instance_method = find_instance_method(self.behavior)
+        if self.instance_method is None:
+            self.is_async = _is_async(self.behavior)
+        else:
+            self.is_async = _is_async(self.instance_method.function)
 
 
 def make_entry(handler: grpc.RpcMethodHandler) -> MethodEntry:
@@ -163,6 +174,13 @@ class HandlerTable:
         """Return the full names of all that is served."""
         names = {name.partition("/")[0] for name in self.entries}
         return names.union(handler.service_name() for handler in self._opaque)
+
+    def instances_of(self, service: str) -> Instances | None:
+        """Return what makes the service objects of a service; None: nothing does."""
+        for name, entry in self.entries.items():
+            if entry.instance_method is not None and name.startswith(f"{service}/"):
+                return entry.instance_method.instances
+        return None
 
     def describe(self) -> list[pb.ServiceDescription]:
         """

@@ -8,11 +8,13 @@ Source: docs/adr/0020-anchored-calls.md; docs/reference/sessions.md.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.endpoint.caller import Caller, Reach
 from relayrpc.endpoint.operations import first_call_fault, session_fault
 from relayrpc.endpoint.session import SessionState
+from relayrpc.endpoint.throttle import ThrottledError
 from relayrpc.link.call import (
     STATUS_FAILED_PRECONDITION,
     STATUS_OK,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.server import Server
+    from relayrpc.endpoint.throttle import Throttle
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
@@ -179,6 +182,34 @@ class HostSession:
             self.server.loop.call_soon(callback, self)
 
 
+class _Pending:
+    """A session that waits for its service to take one more: the CallApp of its call."""
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.is_half_closed = False
+        self.is_over = False
+
+    def begin_received(self, begin: pb.Begin) -> None:
+        """Never called: initial metadata goes the other way."""
+
+    def data_received(self, data: bytes) -> None:
+        """Drop it: a session has no messages."""
+
+    def half_close_received(self) -> None:
+        """The caller closes what is not open yet."""
+        self.is_half_closed = True
+
+    def send_ready(self) -> None:
+        """Nobody writes."""
+
+    def call_ended(self, end: pb.End) -> None:
+        """The caller waits no longer."""
+        self.is_over = True
+        if self.task is not None:
+            self.task.cancel()
+
+
 class HostSessions:
     """The sessions of one server."""
 
@@ -211,10 +242,45 @@ class HostSessions:
                 retry_after_s=server.limits.retry_after_s,
             )
             return
-        call.app = session = HostSession(server, call, opening)
+        instances = server.instances_of(call.method.partition("/")[0])
+        if instances is None:
+            self._open_now(call, opening, None)
+            return
+        pending = _Pending()
+        call.app = pending
+        pending.task = server.loop.create_task(
+            self._open_throttled(call, opening, instances.throttle, pending)
+        )
+
+    async def _open_throttled(
+        self, call: Call, opening: pb.Open, throttle: Throttle, pending: _Pending
+    ) -> None:
+        """Open a session when its service takes one more."""
+        try:
+            await throttle.take("sessions")
+        except ThrottledError as error:
+            self._server.refuse(
+                call,
+                STATUS_RESOURCE_EXHAUSTED,
+                str(error),
+                retry_after_s=self._server.limits.retry_after_s,
+            )
+            return
+        if pending.is_over:
+            throttle.give("sessions")
+            return
+        opening.half_close = opening.half_close or pending.is_half_closed
+        self._open_now(call, opening, throttle)
+
+    def _open_now(self, call: Call, opening: pb.Open, throttle: Throttle | None) -> None:
+        call.app = session = HostSession(self._server, call, opening)
+        if throttle is not None:
+            session.add_done_callback(lambda _: throttle.give("sessions"))
         self._open[session] = None
         call.link.begin_call(call)
-        if opening.half_close:
+        if self._is_stopping:
+            session.stop()
+        elif opening.half_close:
             session.half_close_received()
         call.link.flush_soon()
 

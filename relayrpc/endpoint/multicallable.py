@@ -18,8 +18,6 @@ from relayrpc.endpoint.intercepted_call import (
     InterceptedUnaryStreamCall,
     InterceptedUnaryUnaryCall,
 )
-from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
-from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
 from relayrpc.errors import ConfigError
 from relayrpc.v1 import link_pb2 as pb
 
@@ -111,7 +109,7 @@ class UnaryUnaryMultiCallable(MultiCallable, grpc.aio.UnaryUnaryMultiCallable):
                 InterceptedUnaryUnaryCall, request, timeout, metadata, credentials, wait_for_ready
             )
         channel = self._channel
-        call = UnaryUnaryCall(channel, self._deserializer)
+        call = channel.unary_unary_call(channel, self._deserializer)
         channel.open_unary(
             call,
             self._method,
@@ -145,7 +143,7 @@ class UnaryStreamMultiCallable(MultiCallable, grpc.aio.UnaryStreamMultiCallable)
                 InterceptedUnaryStreamCall, request, timeout, metadata, credentials, wait_for_ready
             )
         channel = self._channel
-        call = UnaryStreamCall(channel, self._deserializer)
+        call = channel.unary_stream_call(channel, self._deserializer)
         channel.open_unary(
             call.core,
             self._method,
@@ -183,7 +181,7 @@ class StreamUnaryMultiCallable(MultiCallable, grpc.aio.StreamUnaryMultiCallable)
                 wait_for_ready,
             )
         channel = self._channel
-        call = StreamUnaryCall(channel, self._serializer, self._deserializer)
+        call = channel.stream_unary_call(channel, self._serializer, self._deserializer)
         channel.open_stream(
             call.core,
             self._method,
@@ -220,7 +218,7 @@ class StreamStreamMultiCallable(MultiCallable, grpc.aio.StreamStreamMultiCallabl
                 wait_for_ready,
             )
         channel = self._channel
-        call = StreamStreamCall(channel, self._serializer, self._deserializer)
+        call = channel.stream_stream_call(channel, self._serializer, self._deserializer)
         channel.open_stream(
             call.core,
             self._method,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.host_session import HostSession
+    from relayrpc.endpoint.instances import Instances
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.link.call import Call
     from relayrpc.observe.tracing import Tracing
@@ -137,6 +138,8 @@ class Server(grpc.aio.Server):
         self.contracts = Contracts(self._descriptor_pool)
         # Services whose contracts do not allow calls without a session; set by start().
         self._in_session_only: frozenset[str] = frozenset()
+        # What lends the service objects of those that have some; set by start().
+        self._instances: dict[str, Instances] = {}
         self._table.add_generic(handlers)
         # What is announced; set by start().
         self._services: list[pb.ServiceDescription] = []
@@ -252,6 +255,11 @@ class Server(grpc.aio.Server):
         self.loop = loop
         self.handover = Handover(loop)
         self.tracing = self.live.find_tracing()
+        self._instances = {
+            name: instances
+            for name in self._table.services()
+            if (instances := self._table.instances_of(name)) is not None
+        }
         self._in_session_only = frozenset(
             name
             for name in self._table.services()
@@ -327,6 +335,8 @@ class Server(grpc.aio.Server):
             self._is_refusing = True
             self.sessions.stop()
             await self.wait_idle()
+            for instances in dict.fromkeys(self._instances.values()):
+                await instances.close()
             await self._flush()
         if self._give_up is not None:
             self._give_up.cancel()
@@ -438,11 +448,16 @@ class Server(grpc.aio.Server):
             handling = run_traced_call(context, self.tracing, call.address)
         context.task = self.loop.create_task(handling)
 
+    def instances_of(self, service: str) -> Instances | None:
+        """Return what lends the objects of a service; None: handlers are called as they are."""
+        return self._instances.get(service)
+
     def is_plain(self, context: Context) -> bool:
         """Say whether a call with a plain handler needs nothing but a thread."""
-        if self.interceptors or self.tracing is not None:
+        entry = context.entry
+        if self.interceptors or self.tracing is not None or entry.instance_method is not None:
             return False
-        return context.request is not None or context.entry.has_request_stream
+        return context.request is not None or entry.has_request_stream
 
     def start_plain(self, context: Context, left: asyncio.Future[None] | None = None) -> None:
         """

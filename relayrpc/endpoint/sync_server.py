@@ -61,7 +61,7 @@ class ServerCore(AsyncServer):
     def is_plain(self, context: Context) -> bool:
         """Say whether a call needs nothing but a thread; interceptors run there too."""
         if self.interceptors:
-            return self.tracing is None
+            return self.tracing is None and context.entry.instance_method is None
         return super().is_plain(context)
 
     async def intercept(self, context: Context) -> MethodEntry:

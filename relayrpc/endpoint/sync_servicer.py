@@ -7,6 +7,7 @@ Source: grpc/_server.py, its behaviour; docs/reference/blocking.md.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -19,12 +20,14 @@ from relayrpc.endpoint.failure import RefusedError
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, make_entry
 from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.endpoint.sync_context import CallOverError, SyncContext
+from relayrpc.endpoint.turns import current_turn
 from relayrpc.link.call import STATUS_INTERNAL, STATUS_UNIMPLEMENTED, STATUS_UNKNOWN
 
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.handlers import MethodEntry
+    from relayrpc.endpoint.instances import InstanceMethod
     from relayrpc.endpoint.metadata import MetadataInput
 
 
@@ -124,7 +127,23 @@ class ServicerCall(PlainCall):
             if entry is None:
                 raise RefusedError(STATUS_UNIMPLEMENTED, "Method not found!", not_executed=True)
             context.entry = entry
+            if entry.instance_method is not None:
+                self._serve_in_instance(entry.instance_method)
+                return
         super().serve()
+
+    def _serve_in_instance(self, method: InstanceMethod) -> None:
+        """Call a method of a service object that interceptors have found."""
+        context = self.context
+        loop = context.server.loop
+        lending = method.instances.lend(context, method)
+        loan = asyncio.run_coroutine_threadsafe(lending, loop).result()
+        try:
+            context.entry = loan.entry
+            current_turn.set(loan.turn)
+            super().serve()
+        finally:
+            asyncio.run_coroutine_threadsafe(loan.give_back(), loop).result()
 
     def call(self, entry: MethodEntry, request: Any) -> Any:
         """Call the program's function."""

@@ -1,0 +1,108 @@
+"""
+Calls to whoever called, made by handlers: while one waits on them, its service object is given to
+others where it is declared so, and a wait that could only be for itself is refused.
+
+Owns: what differs from other calls for that. Does not own: turns (turns.py).
+Source: WCF's ConcurrencyMode.Reentrant; docs/reference/instances.md.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+from relayrpc.endpoint.channel import Channel
+from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
+from relayrpc.endpoint.turns import Turn, current_turn
+from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
+
+
+__all__ = ["CallbackChannel"]
+
+
+def _turn_of_handler() -> Turn | None:
+    """
+    Return the turn of the handler that makes a callback; None: it needs none.
+
+    Raises:
+        UsageError: It would wait for itself.
+    """
+    turn = current_turn.get()
+    if turn is not None:
+        turn.require_callback()
+    return turn
+
+
+async def _wait(turn: Turn | None, waiting: Awaitable[Any]) -> Any:
+    """Wait for something of a call while others have their turns."""
+    if turn is None:
+        return await waiting
+    async with turn.given_way():
+        return await waiting
+
+
+@types.coroutine
+def _response(call: UnaryUnaryCall | StreamUnaryCall) -> Generator[Any, None, Any]:
+    return (yield from call.core.await_response())  # type: ignore[attr-defined]  # a ReplyCore
+
+
+class _UnaryUnaryCall(UnaryUnaryCall):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = _turn_of_handler()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return _wait(self._turn, _response(self)).__await__()
+
+
+class _StreamUnaryCall(StreamUnaryCall):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = _turn_of_handler()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return _wait(self._turn, _response(self)).__await__()
+
+    async def write(self, request: Any) -> None:
+        """As of any call."""
+        await _wait(self._turn, super().write(request))
+
+
+class _UnaryStreamCall(UnaryStreamCall):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = _turn_of_handler()
+
+    async def read(self) -> Any:
+        """As of any call."""
+        return await _wait(self._turn, super().read())
+
+    async def __anext__(self) -> Any:
+        return await _wait(self._turn, super().__anext__())
+
+
+class _StreamStreamCall(StreamStreamCall):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = _turn_of_handler()
+
+    async def read(self) -> Any:
+        """As of any call."""
+        return await _wait(self._turn, super().read())
+
+    async def __anext__(self) -> Any:
+        return await _wait(self._turn, super().__anext__())
+
+    async def write(self, request: Any) -> None:
+        """As of any call."""
+        await _wait(self._turn, super().write(request))
+
+
+class CallbackChannel(Channel):
+    """The channel inside `Caller`."""
+
+    unary_unary_call = _UnaryUnaryCall
+    unary_stream_call = _UnaryStreamCall
+    stream_unary_call = _StreamUnaryCall
+    stream_stream_call = _StreamStreamCall

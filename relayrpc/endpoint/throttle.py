@@ -1,0 +1,159 @@
+"""
+How much of one service a host does at once: calls, sessions, service objects.
+
+Owns: the counts, and who waits. Does not own: when something is admitted (instances.py,
+host_session.py).
+Source: WCF's ServiceThrottlingBehavior; docs/reference/instances.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Final, Literal
+
+from relayrpc.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+__all__ = ["Throttle", "ThrottledError", "ThrottledKind"]
+
+ThrottledKind = Literal["calls", "sessions", "instances"]
+_KINDS: Final[tuple[ThrottledKind, ...]] = ("calls", "sessions", "instances")
+_CALLS_PER_CPU: Final = 16
+_SESSIONS_PER_CPU: Final = 100
+
+
+class ThrottledError(Exception):
+    """Nothing more of a kind is taken now."""
+
+
+class Throttle:
+    """
+    Bounds of one service at one host, as WCF has them: 16 calls and 100 sessions for each
+    processor, and as many service objects as both together.
+
+    `calls`, `sessions` and `instances` may be changed while it is in use. May be shared by several
+    services of one server.
+    """
+
+    def __init__(
+        self,
+        *,
+        calls: int | None = None,
+        sessions: int | None = None,
+        instances: int | None = None,
+        on_full: Literal["queue", "reject"] = "queue",
+        queue_max: int = 1_024,
+    ) -> None:
+        """
+        Args:
+            calls: At once; None: the default.
+            sessions: At once.
+            instances: At once.
+            on_full: What becomes of one more: it waits, to its deadline, or ends with
+                RESOURCE_EXHAUSTED.
+            queue_max: How many wait at most for each of the three.
+
+        Raises:
+            ConfigError: A bound is below 1.
+        """
+        cpus = os.cpu_count() or 1
+        calls = _CALLS_PER_CPU * cpus if calls is None else calls
+        sessions = _SESSIONS_PER_CPU * cpus if sessions is None else sessions
+        self._bounds: dict[ThrottledKind, int] = {}
+        self._counts: dict[ThrottledKind, int] = dict.fromkeys(_KINDS, 0)
+        self._waiting: dict[ThrottledKind, deque[asyncio.Future[None]]] = {
+            kind: deque() for kind in _KINDS
+        }
+        self.calls = calls
+        self.sessions = sessions
+        self.instances = calls + sessions if instances is None else instances
+        self.on_full = on_full
+        self.queue_max = queue_max
+
+    @property
+    def calls(self) -> int:
+        """Calls at once."""
+        return self._bounds["calls"]
+
+    @calls.setter
+    def calls(self, value: int) -> None:
+        self._set("calls", value)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions at once."""
+        return self._bounds["sessions"]
+
+    @sessions.setter
+    def sessions(self, value: int) -> None:
+        self._set("sessions", value)
+
+    @property
+    def instances(self) -> int:
+        """Service objects at once."""
+        return self._bounds["instances"]
+
+    @instances.setter
+    def instances(self, value: int) -> None:
+        self._set("instances", value)
+
+    @property
+    def counts(self) -> Mapping[ThrottledKind, int]:
+        """How many of each there are now."""
+        return dict(self._counts)
+
+    @property
+    def waiting_counts(self) -> Mapping[ThrottledKind, int]:
+        """How many of each wait."""
+        return {kind: len(waiting) for kind, waiting in self._waiting.items()}
+
+    def _set(self, kind: ThrottledKind, value: int) -> None:
+        if value < 1:
+            raise ConfigError(f"{kind} is {value}, and must be at least 1")
+        self._bounds[kind] = value
+        self._admit(kind)
+
+    async def take(self, kind: ThrottledKind) -> None:
+        """
+        Take a place, in the order of asking; give it back.
+
+        Raises:
+            ThrottledError: All are taken, and one more does not wait.
+        """
+        waiting = self._waiting[kind]
+        if self._counts[kind] < self._bounds[kind] and not waiting:
+            self._counts[kind] += 1
+            return
+        if self.on_full == "reject" or len(waiting) >= self.queue_max:
+            beside = f", and {len(waiting)} wait" if waiting else ""
+            raise ThrottledError(f"the host has {self._counts[kind]} {kind} at once{beside}")
+        future = asyncio.get_running_loop().create_future()
+        waiting.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                # It came in the same turn of the loop.
+                self.give(kind)
+            else:
+                waiting.remove(future)
+            raise
+
+    def give(self, kind: ThrottledKind) -> None:
+        """Give a place back."""
+        self._counts[kind] -= 1
+        self._admit(kind)
+
+    def _admit(self, kind: ThrottledKind) -> None:
+        waiting = self._waiting[kind]
+        while waiting and self._counts[kind] < self._bounds[kind]:
+            future = waiting.popleft()
+            if not future.done():
+                self._counts[kind] += 1
+                future.set_result(None)

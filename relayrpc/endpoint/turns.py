@@ -1,0 +1,144 @@
+"""
+Whose turn it is with a service object: one handler at a time, in the order of the calls.
+
+Owns: the turns of one object, and giving one up while its handler waits on a callback. Does not
+own: which object a call gets (instances.py).
+Source: WCF's ConcurrencyMode; docs/reference/instances.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Final
+
+from relayrpc.errors import UsageError
+
+
+__all__ = ["Turn", "Turns", "current_turn"]
+
+
+class Turns:
+    """The turns of one object. Everything runs on the server's loop."""
+
+    def __init__(self) -> None:
+        self._holder: Turn | None = None
+        self._waiting: deque[tuple[Turn, asyncio.Future[None]]] = deque()
+
+    async def take(self, turn: Turn, *, is_first: bool = False) -> None:
+        """
+        Wait for a turn.
+
+        Args:
+            turn: Whose.
+            is_first: Before all others that wait.
+        """
+        if self._holder is None:
+            self._holder = turn
+            return
+        entry = turn, asyncio.get_running_loop().create_future()
+        if is_first:
+            self._waiting.appendleft(entry)
+        else:
+            self._waiting.append(entry)
+        try:
+            await entry[1]
+        except asyncio.CancelledError:
+            if self._holder is turn:
+                # It came in the same turn of the loop.
+                self.give(turn)
+            else:
+                self._waiting.remove(entry)
+            raise
+
+    def give(self, turn: Turn) -> None:
+        """Let the next one have its turn; no-op for one who has none."""
+        if self._holder is not turn:
+            return
+        self._holder = None
+        while self._waiting:
+            following, future = self._waiting.popleft()
+            if not future.done():
+                self._holder = following
+                future.set_result(None)
+                return
+
+    def is_held_by(self, turn: Turn) -> bool:
+        """Say whether it is somebody's turn."""
+        return self._holder is turn
+
+
+class Turn:
+    """One handler's, from its start to its return."""
+
+    def __init__(self, turns: Turns, method: str, *, is_reentrant: bool) -> None:
+        """
+        Args:
+            turns: Of the object.
+            method: What the handler serves, for errors.
+            is_reentrant: Others have turns while it waits on a callback.
+        """
+        self._turns = turns
+        self._method = method
+        self._is_reentrant = is_reentrant
+        self._is_over = False
+        # Callbacks that the handler waits on.
+        self._waits_count = 0
+        # Done when it is its turn again, after those.
+        self._again: asyncio.Future[None] | None = None
+
+    def end(self) -> None:
+        """The handler has returned."""
+        self._is_over = True
+        self._turns.give(self)
+
+    def require_callback(self) -> None:
+        """
+        Raise UsageError where a callback could only wait for itself.
+
+        The caller may have to call this object to answer, and would wait for the handler, which
+        waits for the caller.
+        """
+        if not self._is_reentrant and self._turns.is_held_by(self):
+            raise UsageError(
+                f"{self._method} would deadlock: it holds its service object while it waits on a "
+                "callback; declare the class with concurrency='reentrant' or 'multiple'"
+            )
+
+    @contextlib.asynccontextmanager
+    async def given_way(self) -> AsyncIterator[None]:
+        """Let others have their turns inside the block; it is this one's again behind it."""
+        if not self._is_reentrant or self._is_over:
+            yield
+            return
+        self._waits_count += 1
+        if self._waits_count == 1:
+            self._again = asyncio.get_running_loop().create_future()
+            self._turns.give(self)
+        again = self._again
+        assert again is not None
+        try:
+            yield
+        finally:
+            self._waits_count -= 1
+            if self._waits_count:
+                # The last of the handler's own that waits takes it for all.
+                await asyncio.shield(again)
+            else:
+                await self._take_again()
+                if not again.done():
+                    again.set_result(None)
+
+    async def _take_again(self) -> None:
+        if not self._is_over:
+            await self._turns.take(self, is_first=True)
+        if self._is_over:
+            self._turns.give(self)
+
+
+current_turn: Final[ContextVar[Turn | None]] = ContextVar("relayrpc_turn", default=None)
+"""The turn of the handler that runs; None: it needs none."""
+

@@ -1,0 +1,407 @@
+"""
+Goal: which object serves a call, how many handlers it has at once, and when it is made and closed,
+as `@relayrpc.service` says; every mode, with and without sessions, async and plain.
+
+Method: hosts and callers over a real hub on loopback; handlers that record when they begin and end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+import relayrpc
+import relayrpc.aio
+from relayrpc.errors import ConfigError, UsageError
+from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
+from tests.support.until import until
+
+
+pytestmark = pytest.mark.integration
+
+MODES = ["per_call", "per_session", "single"]
+
+
+class Recorder:
+    """What happened to the objects of one test."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.closed = 0
+        self.running = 0
+        self.most_running = 0
+        self.go_on = asyncio.Event()
+
+
+class Servicer:
+    """Numbered objects, which say their number; `Wait` until the test goes on."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        recorder.made += 1
+        self.number = recorder.made
+        self._recorder = recorder
+
+    async def Number(self, request: bytes, context: Any) -> bytes:
+        return b"%d" % self.number
+
+    def Plain(self, request: bytes, context: Any) -> bytes:
+        return b"%d %s" % (self.number, threading.current_thread().name[:8].encode())
+
+    async def Wait(self, request: bytes, context: Any) -> bytes:
+        recorder = self._recorder
+        recorder.running += 1
+        recorder.most_running = max(recorder.most_running, recorder.running)
+        try:
+            await recorder.go_on.wait()
+        finally:
+            recorder.running -= 1
+        return request
+
+    async def Call(self, request: bytes, context: Any) -> bytes:
+        """Have the caller called back, to a depth."""
+        depth = int(request)
+        if not depth:
+            return b"%d" % self.number
+        reply = await events(context.caller()).unary_unary("Tell")(b"%d" % (depth - 1))
+        return b"%d>" % self.number + reply
+
+    async def close(self) -> None:
+        self._recorder.closed += 1
+
+
+def events(channel: Any) -> Stub:
+    return Stub(channel, "test.Events")
+
+
+def add_servicer(servicer: Any, server: grpc.aio.Server) -> None:
+    names = ("Number", "Plain", "Wait", "Call")
+    methods = {f"uu:{name}": getattr(servicer, name) for name in names}
+    server.add_registered_method_handlers("test.Service", make_handlers(methods))
+
+
+def make_servicer(
+    recorder: Recorder, instances: Any, concurrency: Any = "multiple", **options: Any
+) -> Any:
+    cls = relayrpc.service(instances=instances, concurrency=concurrency)(
+        type("Counted", (Servicer,), {})
+    )
+    options.setdefault("factory", lambda: cls(recorder))
+    return relayrpc.servicer(cls, **options)
+
+
+async def start_host(url: str, servicer: Any) -> relayrpc.aio.Server:
+    server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+    add_servicer(servicer, server)
+    await server.start()
+    return server
+
+
+@pytest.mark.parametrize(
+    ("mode", "outside", "inside"),
+    [
+        ("per_call", [b"1", b"2"], [b"3", b"4", b"5", b"6"]),
+        ("per_session", [b"1", b"2"], [b"3", b"3", b"4", b"4"]),
+        ("single", [b"1", b"1"], [b"1", b"1", b"1", b"1"]),
+    ],
+)
+async def test_which_object_serves(mode: str, outside: list[bytes], inside: list[bytes]) -> None:
+    recorder = Recorder()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, mode))
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            number = Stub(channel).unary_unary("Number")
+            assert [await number(b"") for _ in range(2)] == outside
+            numbers = []
+            for _ in range(2):
+                async with channel.session() as session:
+                    number = Stub(session).unary_unary("Number")
+                    numbers += [await number(b"") for _ in range(2)]
+            assert numbers == inside
+            if mode != "single":
+                await until(lambda: recorder.closed == recorder.made)
+        await server.stop(0)
+    assert recorder.closed == recorder.made
+
+
+async def test_a_plain_handler_is_the_objects_too() -> None:
+    recorder = Recorder()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, "per_session", "single"))
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel,
+            channel.session() as session,
+        ):
+            plain = Stub(session).unary_unary("Plain")
+            replies = await asyncio.gather(*(plain(b"") for _ in range(5)))
+        assert set(replies) == {b"1 relayrpc"}
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("concurrency", "in_one_session"), [("single", 1), ("reentrant", 1), ("multiple", 4)]
+)
+async def test_how_many_at_once(mode: str, concurrency: str, in_one_session: int) -> None:
+    """In one session; in several the objects are apart, but for a single one."""
+    recorder = Recorder()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, mode, concurrency))
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            sessions = [channel.session() for _ in range(2)]
+            calls = [
+                Stub(session).unary_unary("Wait")(b"") for session in sessions for _ in range(4)
+            ]
+            expected = in_one_session * (1 if mode == "single" and in_one_session == 1 else 2)
+            await until(lambda: recorder.running == expected)
+            # All that were sent have come, and wait for their turn.
+            await Stub(channel).unary_unary("Number")(b"") if mode != "single" else None
+            assert recorder.running == expected
+            recorder.go_on.set()
+            await asyncio.gather(*calls)
+            for session in sessions:
+                await session.close()
+        assert recorder.most_running == expected
+        await server.stop(0)
+
+
+class Listener:
+    """Calls the host again when it is called back, through its own session or channel."""
+
+    def __init__(self) -> None:
+        self.channel: Any = None
+
+    async def tell(self, request: bytes, context: Any) -> bytes:
+        return await Stub(self.channel).unary_unary("Call")(request)
+
+
+def add_listener(listener: Listener, server: grpc.aio.Server) -> None:
+    server.add_registered_method_handlers(
+        "test.Events", make_handlers({"uu:Tell": listener.tell})
+    )
+
+
+@pytest.mark.parametrize("mode", ["per_session", "single"])
+@pytest.mark.parametrize("concurrency", ["reentrant", "multiple"])
+async def test_nested_calls(mode: str, concurrency: str) -> None:
+    """The same object: A, callback, A, callback, A."""
+    recorder, listener = Recorder(), Listener()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, mode, concurrency))
+        callbacks = [(add_listener, listener)]
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=callbacks) as channel,
+            channel.session() as session,
+        ):
+            listener.channel = session
+            call = Stub(session).unary_unary("Call")
+            replies = await asyncio.gather(*(call(b"2", timeout=20) for _ in range(5)))
+        assert set(replies) == {b"1>1>1"}
+        await server.stop(0)
+
+
+async def test_reentrant_across_sessions() -> None:
+    """Callers of one object, each called back, and calling again, while others wait."""
+    recorder = Recorder()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        # What waits on a callback counts as a call: those within it need places too.
+        throttle = relayrpc.Throttle(calls=100)
+        servicer = make_servicer(recorder, "single", "reentrant", throttle=throttle)
+        server = await start_host(url, servicer)
+        channels, sessions = [], []
+        for _ in range(4):
+            listener = Listener()
+            channel = relayrpc.aio.channel(
+                f"{url}/{ADDRESS}", callbacks=[(add_listener, listener)]
+            )
+            listener.channel = channel.session()
+            channels.append(channel)
+            sessions.append(listener.channel)
+        replies = await asyncio.gather(
+            *(
+                Stub(session).unary_unary("Call")(b"3", timeout=20)
+                for session in sessions
+                for _ in range(3)
+            )
+        )
+        assert set(replies) == {b"1>1>1>1"}
+        for channel in channels:
+            await channel.close()
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_deadlock_is_told_at_once(mode: str, caplog: pytest.LogCaptureFixture) -> None:
+    recorder, listener = Recorder(), Listener()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, mode, "single"))
+        callbacks = [(add_listener, listener)]
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=callbacks) as channel,
+            channel.session() as session,
+        ):
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await Stub(session).unary_unary("Call")(b"1")
+            assert caught.value.code() is grpc.StatusCode.UNKNOWN
+            assert await Stub(session).unary_unary("Call")(b"0") != b""
+        await server.stop(0)
+    assert "test.Service/Call would deadlock" in caplog.text
+    assert "concurrency='reentrant'" in caplog.text
+
+
+# --- factories and closing ---
+
+
+async def test_factories_and_closing_that_fail(caplog: pytest.LogCaptureFixture) -> None:
+    recorder = Recorder()
+    attempts = iter(range(10))
+
+    class Fails(Servicer):
+        async def __aenter__(self) -> None:
+            recorder.running += 1
+
+        async def __aexit__(self, *exc_info: object) -> None:
+            recorder.running -= 1
+            raise OSError("closing failed")
+
+    async def factory() -> Any:
+        if next(attempts) == 0:
+            raise ValueError("making failed")
+        return Fails(recorder)
+
+    cls = relayrpc.service(instances="per_session", concurrency="single")(Fails)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        servicer = relayrpc.servicer(cls, factory=factory)
+        server = await start_host(url, servicer)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            number = Stub(session).unary_unary("Number")
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await number(b"")
+            assert caught.value.code() is grpc.StatusCode.UNKNOWN
+            assert await number(b"") == b"1"
+            assert await number(b"") == b"1"
+            assert recorder.running == 1
+            await session.close()
+            await until(lambda: recorder.running == 0)
+            assert await Stub(channel).unary_unary("Number")(b"") == b"2"
+        await server.stop(0)
+        assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+    assert "making failed" in caplog.text
+    assert caplog.text.count("OSError: closing failed") == 2
+
+
+async def test_one_object_that_was_added_as_it_is() -> None:
+    """Is the one of `single`; other modes want a class. It is not closed: it is the program's."""
+    recorder = Recorder()
+    single = relayrpc.service(instances="single", concurrency="single")(
+        type("One", (Servicer,), {})
+    )
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, single(recorder))
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            calls = [Stub(channel).unary_unary("Wait")(b"") for _ in range(3)]
+            await until(lambda: recorder.running == 1)
+            recorder.go_on.set()
+            await asyncio.gather(*calls)
+        assert recorder.most_running == 1
+        await server.stop(0)
+    assert recorder.closed == 0
+    each = relayrpc.service(instances="per_call")(type("Each", (Servicer,), {}))
+    with pytest.raises(UsageError, match=r"add relayrpc\.servicer\(Each\)"):
+        add_servicer(each(recorder), relayrpc.aio.server("relay://127.0.0.1:1/a"))
+
+
+def test_what_is_declared_wrongly() -> None:
+    with pytest.raises(ConfigError, match="'per_thread' is none of per_call, per_session, single"):
+        relayrpc.service(instances="per_thread")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="decorate it with"):
+        relayrpc.servicer(Servicer)
+    with pytest.raises(ConfigError, match="calls is 0, and must be at least 1"):
+        relayrpc.Throttle(calls=0)
+
+
+# --- throttles ---
+
+
+@pytest.mark.parametrize("on_full", ["queue", "reject"])
+async def test_a_throttle_of_calls(on_full: Any) -> None:
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(calls=2, on_full=on_full)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        servicer = make_servicer(recorder, "per_call", throttle=throttle)
+        server = await start_host(url, servicer)
+        options = [("grpc.enable_retries", 0)]
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}", options=options) as channel:
+            wait = Stub(channel).unary_unary("Wait")
+            calls = [wait(b"%d" % number) for number in range(3)]
+            await until(lambda: recorder.running == 2)
+            if on_full == "reject":
+                with pytest.raises(relayrpc.aio.RpcError) as caught:
+                    await calls.pop()
+                assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert caught.value.details() == "the host has 2 calls at once"
+                assert not caught.value.may_have_executed
+            else:
+                await until(lambda: throttle.waiting_counts["calls"] == 1)
+                with pytest.raises(relayrpc.aio.RpcError) as caught:
+                    await wait(b"", timeout=0.01)
+                assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                await until(lambda: throttle.waiting_counts["calls"] == 1)
+                throttle.calls = 3
+                await until(lambda: recorder.running == 3)
+            recorder.go_on.set()
+            await asyncio.gather(*calls)
+            await until(lambda: throttle.counts["calls"] == 0)
+        await server.stop(0)
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+@pytest.mark.parametrize("on_full", ["queue", "reject"])
+async def test_a_throttle_of_sessions(on_full: Any) -> None:
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(sessions=1, on_full=on_full)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(
+            url, make_servicer(recorder, "per_session", throttle=throttle)
+        )
+        options = [("grpc.enable_retries", 0)]
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}", options=options) as channel:
+            first, second = channel.session(), channel.session()
+            assert await Stub(first).unary_unary("Number")(b"") == b"1"
+            waiting = Stub(second).unary_unary("Number")(b"")
+            if on_full == "reject":
+                with pytest.raises(relayrpc.aio.RpcError) as caught:
+                    await waiting
+                assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert caught.value.details() == "the host has 1 sessions at once"
+                await first.close()
+            else:
+                await until(lambda: throttle.waiting_counts["sessions"] == 1)
+                third = channel.session()
+                gone = Stub(third).unary_unary("Number")(b"")
+                await until(lambda: throttle.waiting_counts["sessions"] == 2)
+                third.abort()
+                await until(lambda: throttle.waiting_counts["sessions"] == 1)
+                assert gone.cancelled()
+                await first.close()
+                assert await waiting == b"2"
+                await second.close()
+            await until(lambda: throttle.counts["instances"] == 0)
+        await server.stop(0)
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+    assert throttle.waiting_counts == {"calls": 0, "sessions": 0, "instances": 0}
