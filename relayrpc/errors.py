@@ -20,6 +20,7 @@ public layer turns into gRPC's exceptions. Nothing here knows grpc or asyncio.
         |- RevisionError            somebody else was faster
         |- LeaseError               the lease is over
         |- PositionError            what was asked to go on from is not there
+    |- JSONError (ValueError)       JSON that is no message, or a message that has no JSON
 
 Source: docs/reference/errors.md; protos/relayrpc/v1/link.proto, Close.Code.
 """
@@ -39,6 +40,7 @@ __all__ = [
     "FlowControlError",
     "FrameDecodeError",
     "FrameTooLargeError",
+    "JSONError",
     "KeepaliveTimeoutError",
     "LeaseError",
     "LinkRefusedError",
@@ -166,3 +168,10 @@ class LeaseError(StoreError):
 
 class PositionError(StoreError):
     """A watch or a reader cannot go on from where it was: begin anew."""
+
+
+class JSONError(RelayError, ValueError):
+    """
+    JSON that does not stand for a message, or a message that has no JSON form; `.detail` has the
+    path of the field, or line and column.
+    """

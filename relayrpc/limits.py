@@ -221,6 +221,12 @@ class Limits:
     store_log_age_s_max: float = 604_800.0
     """... and how old they get: a week."""
 
+    # --- JSON ---
+    json_bytes_max: int = 64 * MIB
+    """Largest JSON text that is read as a message."""
+    json_depth_max: int = 100
+    """Messages within one another there, the outermost counted in; protobuf's own bound."""
+
     # --- the endpoint ---
     handler_threads_max: int = 32
     """Threads for plain `def` handlers of one server."""
@@ -336,6 +342,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     # Below, what is around the data would outweigh it.
     "fragment_bytes_max": (KIB, 256 * KIB),
     "initial_credit_bytes": (4 * KIB, 64 * KIB),
+    # No parser of protobuf's takes more.
+    "json_depth_max": (1, 100),
     "keepalive_interval_s": (0.1, 86_400),
     "message_sent_bytes_max": (1, MESSAGE_BYTES_UNLIMITED),
     # With two lists of metadata it must fit into 3/4 of the smallest batch a peer may take.

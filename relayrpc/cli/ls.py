@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from relayrpc.cli.connection import DEFAULT_URL, HUB_SERVICE, CAFile, run_at_hub
-from relayrpc.cli.table import message_line, print_table
+from relayrpc.cli.table import print_table
 from relayrpc.cli.watch import follow
 from relayrpc.errors import ConfigError
 
@@ -89,7 +89,9 @@ def ls(
     if not parts:
         _leave_out_parts(listing)
     if as_json:
-        typer.echo(message_line(listing))
+        from relayrpc.contract.json import write_json
+
+        typer.echo(write_json(listing, has_defaults=True))
     elif links:
         print_table(_LINKS, _link_rows(listing))
     elif contracts:

@@ -1,27 +1,27 @@
 """
 What a method takes and gives, from .proto files or a descriptor set.
 
-Owns: finding it, and the JSON form of its messages. Does not own: the call, and asking the hub for
-a set (call.py).
-Source: docs/reference/cli.md; protobuf's JSON mapping.
+Owns: finding it, and what is said of messages that are not its. Does not own: their JSON form
+(contract/json.py), the call, and asking the hub for a set (call.py).
+Source: docs/reference/cli.md.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
-from google.protobuf.message import DecodeError, Message
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from relayrpc.contract.descriptors import load_pool
-from relayrpc.errors import ConfigError, ContractError, RelayError
+from relayrpc.contract.json import parse_json, write_json
+from relayrpc.errors import ConfigError, ContractError, JSONError, RelayError
 from relayrpc.protos import include_folder
 
 
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Method", "find_method", "load_method", "split_method"]
-
-# What ends lines or begins commands where a terminal shows it; JSON has escapes for it.
-_CONTROL: Final = re.compile("[\x7f-\x9f\u2028\u2029]")
-
 
 class Method:
     """One method of a contract."""
@@ -67,14 +63,12 @@ class Method:
         Raises:
             ConfigError: It is no JSON, or not of the request's type; the text says where.
         """
-        message = self._request()
         try:
-            json_format.Parse(text, message, descriptor_pool=self._pool)
-        except (json_format.ParseError, RecursionError) as error:
+            return parse_json(text, self._request, pool=self._pool).SerializeToString()
+        except JSONError as error:
             raise ConfigError(
-                f"{where} is no {message.DESCRIPTOR.full_name}: {_one_line(error)}"
+                f"{where} is no {self._request.DESCRIPTOR.full_name}: {error}"
             ) from error
-        return message.SerializeToString()
 
     def decode(self, data: bytes) -> str:
         """
@@ -84,8 +78,8 @@ class Method:
             RelayError: It is not of the response's type, or holds one that is not known.
         """
         try:
-            return to_json(self._response.FromString(data), self._pool)
-        except (DecodeError, TypeError, json_format.Error) as error:
+            return write_json(self._response.FromString(data), pool=self._pool)
+        except (DecodeError, JSONError) as error:
             name = self._response.DESCRIPTOR.full_name
             raise RelayError(
                 f"a response cannot be shown as {name}: {_one_line(error)}; is the host's contract "
@@ -105,19 +99,11 @@ class Method:
         return [_describe_any(detail, (self._pool, standard)) for detail in status.details]
 
 
-def to_json(message: Message, pool: descriptor_pool.DescriptorPool) -> str:
-    """Write a message as one line of JSON that no terminal acts on."""
-    text = json_format.MessageToJson(
-        message, indent=None, ensure_ascii=False, descriptor_pool=pool
-    )
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
 def _describe_any(detail: Any, pools: Iterable[descriptor_pool.DescriptorPool]) -> str:
     for pool in pools:
         try:
-            return to_json(detail, pool)
-        except (TypeError, DecodeError, json_format.Error):
+            return write_json(detail, pool=pool)
+        except JSONError:
             continue
     return f"{detail.type_url}, {len(detail.value)} bytes of a type that is not known here"
 

@@ -1,5 +1,5 @@
 """
-Output: tables, drawn where a person looks and plain columns where a program reads, and JSON.
+Output: tables, drawn where a person looks and plain columns where a program reads.
 
 Owns: layout. Does not own: what is in them. Text of peers is shown as text: nothing in it can move
 a cursor.
@@ -7,30 +7,18 @@ a cursor.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import typer
 
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-__all__ = ["as_text", "message_line", "print_table"]
+__all__ = ["as_text", "print_table"]
 
 
 def as_text(value: str) -> str:
     """Replace what a terminal might act on."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in value)
-
-
-def message_line(message: Message) -> str:
-    """Write a message as one line of JSON, what is 0 or false in it too."""
-    from google.protobuf.json_format import MessageToDict
-
-    return json.dumps(MessageToDict(message, always_print_fields_with_no_presence=True))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

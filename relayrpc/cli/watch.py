@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 from relayrpc.cli.connection import HUB_SERVICE
-from relayrpc.cli.table import as_text, message_line
+from relayrpc.cli.table import as_text
 
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ async def follow(channel: Channel, address: str, *, as_json: bool) -> NoReturn:
     """
     import grpc
 
+    from relayrpc.contract.json import write_json
     from relayrpc.endpoint.rpc_error import RpcError
     from relayrpc.v1 import hub_pb2 as pb
 
@@ -52,7 +53,7 @@ async def follow(channel: Channel, address: str, *, as_json: bool) -> NoReturn:
         try:
             async for response in ask(request, wait_for_ready=bool(epoch)):
                 if as_json:
-                    typer.echo(message_line(response))
+                    typer.echo(write_json(response, has_defaults=True))
                 else:
                     lines.show(response)
                 if response.epoch:

@@ -22,6 +22,7 @@ __all__ = [
     "Rule",
     "banned_calls",
     "decoding_asserts",
+    "json_mapping",
     "layers",
     "module_docstring",
     "pure_imports",
@@ -80,6 +81,7 @@ _PURE_FILES: Final = (
 _IMPURE_MODULES: Final = {"asyncio", "grpc", "random", "secrets", "socket", "threading", "time"}
 _DECODING: Final = ("frames.py", "framing.py", "handshake.py", "messages.py")
 _PRINTING: Final = ("relayrpc/cli/", "samples/", "benchmarks/", "codegen/", "tests/simulation/")
+_JSON_MAPPING: Final = "relayrpc/contract/json.py"
 _TODO: Final = re.compile(r"\b(TOD[O]|FIXM[E]|XX[X])\b(?!\(#\d+\))")
 _ENTRY_POINTS: Final = {
     "relayrpc",
@@ -138,6 +140,17 @@ def pure_imports(path: PurePosixPath, source: str) -> list[str]:
         f"{path}:{line}: pure code imports {module}"
         for line, module in _imports(source, is_typing_included=False)
         if module.split(".")[0] in _IMPURE_MODULES
+    ]
+
+
+def json_mapping(path: PurePosixPath, source: str) -> list[str]:
+    """Messages become JSON, and JSON messages, in one place, so that all errors read alike."""
+    if path.parts[0] != "relayrpc" or str(path) == _JSON_MAPPING:
+        return []
+    return [
+        f"{path}:{line}: imports json_format; use {_JSON_MAPPING}"
+        for line, module in _imports(source)
+        if module.startswith("google.protobuf.json_format")
     ]
 
 
@@ -209,6 +222,7 @@ def unreferenced(sources: dict[PurePosixPath, str]) -> list[str]:
 RULES: Final[tuple[Rule, ...]] = (
     layers,
     pure_imports,
+    json_mapping,
     banned_calls,
     decoding_asserts,
     todo_without_issue,

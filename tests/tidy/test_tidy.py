@@ -130,6 +130,16 @@ def test_banned_calls_rule_takes(path: str, line: str) -> None:
     assert not complaints(rules.banned_calls, path, line)
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["from google.protobuf import json_format", "from google.protobuf.json_format import Parse"],
+)
+def test_json_rule_refuses_another_mapping(line: str) -> None:
+    assert complaints(rules.json_mapping, "relayrpc/cli/call.py", line)
+    assert not complaints(rules.json_mapping, "relayrpc/contract/json.py", line)
+    assert not complaints(rules.json_mapping, "tests/support/wire_vectors.py", line)
+
+
 def test_decoding_rule_refuses_assert_on_peer_data() -> None:
     line = "assert len(batch) < 10"
     assert complaints(rules.decoding_asserts, "relayrpc/link/frames.py", line)

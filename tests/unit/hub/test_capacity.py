@@ -29,7 +29,7 @@ WEIGHTLESS = {
     # At hosts and callers.
     "send_queue_bytes_high", "handler_threads_max", "message_sent_bytes_max", "plugin_threads_max",
     "retry_attempts_max", "retry_request_bytes_max", "retry_kept_bytes_max", "retries_waiting_max",
-    "dedupe_outcomes_max", "dedupe_bytes_max", "sessions_max",
+    "dedupe_outcomes_max", "dedupe_bytes_max", "sessions_max", "json_bytes_max", "json_depth_max",
     # In a store, which no hub has yet.
     "store_key_bytes_max", "store_value_bytes_max", "store_keys_max", "store_bytes_max",
     "store_deletions_max", "store_watchers_max", "store_leases_max", "store_logs_max",
