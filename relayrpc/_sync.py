@@ -94,7 +94,7 @@ def server(
         keep_trying=keep_trying,
     )
     core = ServerCore(
-        lambda on_call: make_live(on_call=on_call),
+        make_live,
         address=urls[0].address,
         migration_thread_pool=thread_pool,
         interceptors=interceptors or (),

@@ -10,6 +10,7 @@ Source: DESIGN.md decision 10.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -35,9 +36,6 @@ from relayrpc.limits import DEFAULT_LIMITS, Limits
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
-
-    from relayrpc.link.call import Call
-    from relayrpc.v1 import link_pb2 as pb
 
 
 __all__ = [
@@ -106,19 +104,15 @@ def server(
         ConfigError: A URL or an option cannot be used.
     """
     urls = parse_urls(url, carrier=carrier)
-    bounds = read_options(options, limits).limits
-
-    def make_live(on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
-        return LiveLink(
-            urls,
-            limits=bounds,
-            tls=tls,
-            instance=instance,
-            on_call=on_call,
-            keep_trying=keep_trying,
-            dialling=dialling,
-        )
-
+    make_live = functools.partial(
+        LiveLink,
+        urls,
+        limits=read_options(options, limits).limits,
+        tls=tls,
+        instance=instance,
+        keep_trying=keep_trying,
+        dialling=dialling,
+    )
     return Server(
         make_live,
         address=urls[0].address,
@@ -177,24 +171,16 @@ def channel(
     settings = read_options(options, limits)
     if settings.server_name is not None and (tls is None or tls.server_name is None):
         tls = replace(tls or TLSOptions(), server_name=settings.server_name)
-
-    def make_live(on_call: Callable[[Call, pb.Open], None] | None) -> LiveLink:
-        return LiveLink(
-            urls,
-            limits=settings.limits,
-            tls=tls,
-            instance=instance,
-            on_call=on_call,
-            dialling=dialling,
-        )
-
+    make_live = functools.partial(
+        LiveLink, urls, limits=settings.limits, tls=tls, instance=instance, dialling=dialling
+    )
     served = None
     if callbacks:
         served = CallbackServer(make_live)
         for add_to_server, servicer in callbacks:
             add_to_server(servicer, served)
     return Channel(
-        make_live(None) if served is None else served.live,
+        make_live() if served is None else served.live,
         address=urls[0].address,
         interceptors=interceptors or (),
         options=settings,

@@ -10,7 +10,8 @@ Source: docs/howto/expose-an-existing-server.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
@@ -28,7 +29,6 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from relayrpc.agent.backend import Backend
     from relayrpc.limits import Limits
-    from relayrpc.link.call import Call
 
 
 __all__ = ["Exposure", "Report"]
@@ -209,16 +209,13 @@ class Exposure:
 
     def _make_server(self, contract: BackendContract) -> Server:
         backend = self.backend
-
-        def make_live(on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
-            return LiveLink(
-                self._urls,
-                limits=self._limits,
-                tls=backend.hub_tls,
-                on_call=on_call,
-                keep_trying=not self._must_be_there,
-            )
-
+        make_live = functools.partial(
+            LiveLink,
+            self._urls,
+            limits=self._limits,
+            tls=backend.hub_tls,
+            keep_trying=not self._must_be_there,
+        )
         return Server(
             make_live,
             address=self._address,

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relayrpc.cli.flags import Flag, complete_limit, limit_flags
+from relayrpc.cli.flags import LimitTexts, LogFormChoice, LogLevelChoice, given_flags
 from relayrpc.cli.running import RELOAD_SIGNALS, STOP_SIGNALS, signals_call
 from relayrpc.cli.table import as_text
 from relayrpc.errors import ConfigError
 from relayrpc.extras import loop_factory, needs_extra
-from relayrpc.observe.logs import LogForm, LogLevel, configure_logging
+from relayrpc.observe.logs import configure_logging
 
 
 if TYPE_CHECKING:
@@ -89,21 +89,9 @@ def expose(
             help="TOML file with an [[expose]] for each server; without TARGET: relayrpc.toml.",
         ),
     ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Any bound, as drain_timeout_s=60. Repeatable.",
-            autocompletion=complete_limit,
-        ),
-    ] = None,
-    log_format: Annotated[
-        LogForm | None,
-        typer.Option(help="How the log is written on standard error.", show_default="text"),
-    ] = None,
-    log_level: Annotated[
-        LogLevel | None, typer.Option(help="The least that is logged.", show_default="info")
-    ] = None,
+    limit: LimitTexts = None,
+    log_format: LogFormChoice = None,
+    log_level: LogLevelChoice = None,
 ) -> None:
     """
     Make a host of a gRPC server as it is, until SIGTERM or Ctrl-C; then let running calls finish.
@@ -126,20 +114,14 @@ def expose(
       1  nothing can be exposed: no contract, the hub said no, or with --no-wait nobody is there
       2  a flag or a setting cannot be used; nothing was started
     """
-    flags = {
-        **limit_flags(limit or ()),
-        "log_format": Flag("--log-format", log_format),
-        "log_level": Flag("--log-level", log_level),
-    }
+    given = given_flags({}, limit=limit, log_format=log_format, log_level=log_level)
     with needs_extra("agent", what="`relayrpc expose`"):
         from relayrpc.agent.agent import Agent
         from relayrpc.agent.backend import Backend
         from relayrpc.cli.backends import read_backends
         from relayrpc.cli.config import DEFAULT_FILE, load_settings
 
-    settings = load_settings(
-        {name: flag for name, flag in flags.items() if flag.value is not None}, file=config
-    )
+    settings = load_settings(given, file=config)
     if settings.problems:
         raise ConfigError("\n".join(settings.problems))
     if target is not None:

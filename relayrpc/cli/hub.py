@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from relayrpc.cli.flags import Flag, complete_limit, limit_flags
+from relayrpc.cli.flags import Flag, LimitTexts, LogFormChoice, LogLevelChoice, given_flags
 from relayrpc.cli.running import STOP_SIGNALS, signals_call
 from relayrpc.errors import ConnectError
 from relayrpc.extras import loop_factory, needs_extra
 from relayrpc.hub.config import HubConfig
 from relayrpc.limits import DEFAULT_LIMITS
-from relayrpc.observe.logs import LogForm, LogLevel
 
 
 if TYPE_CHECKING:
@@ -108,21 +107,9 @@ def hub(
             show_default=f"{DEFAULT_LIMITS.keepalive_interval_s:g}",
         ),
     ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="Any bound, as links_max=500. Repeatable.",
-            autocompletion=complete_limit,
-        ),
-    ] = None,
-    log_format: Annotated[
-        LogForm | None,
-        typer.Option(help="How the log is written on standard error.", show_default="text"),
-    ] = None,
-    log_level: Annotated[
-        LogLevel | None, typer.Option(help="The least that is logged.", show_default="info")
-    ] = None,
+    limit: LimitTexts = None,
+    log_format: LogFormChoice = None,
+    log_level: LogLevelChoice = None,
     log_calls: Annotated[
         bool, typer.Option("--log-calls", help="Log every call, not only those that fail.")
     ] = False,
@@ -155,14 +142,11 @@ def hub(
         "tls_key": Flag("--tls-key", tls_key),
         "http_public": Flag("--http-public", http_public),
         "log_calls": Flag("--log-calls", log_calls or None),
-        "log_format": Flag("--log-format", log_format),
-        "log_level": Flag("--log-level", log_level),
         "limits.drain_timeout_s": Flag("--drain-timeout", drain_timeout),
         "limits.resume_window_s": Flag("--resume-window", resume_window),
         "limits.keepalive_interval_s": Flag("--keepalive", keepalive),
-        **limit_flags(limit or ()),
     }
-    given = {name: flag for name, flag in flags.items() if flag.value is not None}
+    given = given_flags(flags, limit=limit, log_format=log_format, log_level=log_level)
     with needs_extra("hub", what="`relayrpc hub`"):
         from relayrpc.cli.startup import start_up
     made = start_up(given, file=config, is_check=check_config)

@@ -19,7 +19,7 @@ import platform
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from relayrpc.observe.tracing import Tracing
 
 
-__all__ = ["REFUSED_CALL", "LiveLink"]
+__all__ = ["REFUSED_CALL", "LiveLink", "MakeLive"]
 
 _AGENT: Final = f"relayrpc/{__version__} python/{platform.python_version()}"
 _INSTANCE_BYTES: Final = 12
@@ -89,6 +89,12 @@ class _RefusedCall:
 
 REFUSED_CALL: Final = _RefusedCall()
 """The CallApp of every call that was refused, or answered, as it came."""
+
+
+class MakeLive(Protocol):
+    """Makes a link, given who takes its calls: a `functools.partial` of LiveLink."""
+
+    def __call__(self, *, on_call: Callable[[Call, pb.Open], None]) -> LiveLink: ...
 
 
 class LiveLink:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.host_session import HostSession
     from relayrpc.endpoint.instances import Instances
-    from relayrpc.endpoint.live_link import LiveLink
+    from relayrpc.endpoint.live_link import MakeLive
     from relayrpc.link.call import Call
     from relayrpc.observe.tracing import Tracing
 
@@ -81,7 +81,7 @@ class Server(grpc.aio.Server):
 
     def __init__(
         self,
-        make_live: Callable[[Callable[[Call, pb.Open], None]], LiveLink],
+        make_live: MakeLive,
         *,
         address: str = "",
         migration_thread_pool: Executor | None = None,
@@ -117,7 +117,7 @@ class Server(grpc.aio.Server):
         if maximum_concurrent_rpcs is not None and maximum_concurrent_rpcs <= 0:
             raise ValueError("maximum_concurrent_rpcs should be a positive integer")
         self.require_interceptors(interceptors)
-        self.live = make_live(self._call_opened)
+        self.live = make_live(on_call=self._call_opened)
         self.limits = self.live.limits
         self.clock: Callable[[], float] = self.live.now_s
         self.interceptors = tuple(interceptors)
