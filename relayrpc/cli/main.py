@@ -13,7 +13,7 @@ from typing import Final
 import typer
 
 from relayrpc import __version__
-from relayrpc.cli import call, drain, expose, hub, ls
+from relayrpc.cli import call, codegen, drain, expose, hub, ls
 from relayrpc.errors import ConfigError, RelayError, UsageError
 from relayrpc.protos import include_folder
 
@@ -38,6 +38,7 @@ app = typer.Typer(
 app.command(name="hub")(hub.hub)
 app.command(name="ls")(ls.ls)
 app.command(name="call")(call.call)
+app.command(name="codegen")(codegen.codegen)
 app.command(name="drain")(drain.drain)
 app.command(name="expose")(expose.expose)
 

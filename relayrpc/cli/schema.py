@@ -9,9 +9,6 @@ Source: docs/reference/cli.md.
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +19,8 @@ from google.protobuf.message import DecodeError
 from relayrpc.contract.descriptors import load_pool
 from relayrpc.contract.json import parse_json, write_json
 from relayrpc.errors import ConfigError, ContractError, JSONError, RelayError
-from relayrpc.protos import include_folder
+from relayrpc_codegen.compiling import compile_protos
+from relayrpc_codegen.includes import Includes
 
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Method", "find_method", "load_method", "split_method"]
+
 
 class Method:
     """One method of a contract."""
@@ -190,22 +189,10 @@ def _compile(protos: Sequence[str], includes: Sequence[str]) -> bytes:
             "--proto needs grpc_tools, which comes with the extra [codegen]: "
             "pip install 'relayrpc[codegen]'; or pass what protoc made, with --descriptor-set"
         )
-    for proto in protos:
-        if not Path(proto).is_file():
-            raise ConfigError(f"--proto {proto}: no such file")
-    folders = includes or dict.fromkeys(str(Path(proto).parent) for proto in protos)
-    folders = [*folders, str(include_folder())]
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "descriptor_set"
-        command = [
-            sys.executable, "-m", "grpc_tools.protoc", *(f"-I{include}" for include in folders),
-            f"--descriptor_set_out={target}", "--include_imports", *protos,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # the user's own files
-        if done.returncode:
-            told = done.stderr.strip().splitlines() or ["protoc said nothing"]
-            raise ConfigError(f"--proto cannot be compiled: {told[0]}")
-        return target.read_bytes()
+    try:
+        return compile_protos(Includes(protos, includes)).SerializeToString()
+    except ConfigError as error:
+        raise ConfigError(f"--proto cannot be compiled: {error}") from error
 
 
 def _read(path: str) -> bytes:
