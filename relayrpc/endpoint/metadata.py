@@ -47,6 +47,7 @@ _ENTRY_BYTES: Final = 32
 _RELAY_PREFIX: Final = "relay-"
 _KEY: Final = re.compile(r"[0-9a-z_.-]+")
 _VALUE: Final = re.compile(rb"[\x20-\x7e]*")
+_USER_AGENT: Final = "user-agent"
 # Set by a program they never reach the other side with gRPC either; they describe one HTTP/2 hop.
 _HOP_KEYS: Final = frozenset(
     {
@@ -58,9 +59,11 @@ _HOP_KEYS: Final = frozenset(
         "grpc-status",
         "grpc-timeout",
         "te",
-        "user-agent",
+        _USER_AGENT,
     }
 )
+# The same of metadata that came from gRPC, where the caller's own is to be told.
+_GRPC_KEYS: Final = _HOP_KEYS - {_USER_AGENT}
 
 
 class Metadatum(NamedTuple):
@@ -130,11 +133,17 @@ def encode_metadata(metadata: MetadataInput, *, limit_bytes: int) -> Pairs:
 
 
 def encode_invocation_metadata(
-    metadata: MetadataInput | InvocationMetadata, *, limit_bytes: int
+    metadata: MetadataInput | InvocationMetadata, *, limit_bytes: int, has_user_agent: bool = False
 ) -> InvocationMetadata:
     """
     Encode what a caller sends, and take out what is meant for the relay itself; what is encoded
     already is returned as it is.
+
+    Args:
+        metadata: What a program gave, or what came from gRPC.
+        limit_bytes: The most it may be.
+        has_user_agent: It came from gRPC, and its user-agent is the caller's. A program's is
+            dropped, as by gRPC.
 
     Raises:
         InvalidMetadataError, TypeError, UsageError, MetadataTooLargeError: As `encode_metadata`.
@@ -143,7 +152,8 @@ def encode_invocation_metadata(
         return _NO_INVOCATION_METADATA
     if isinstance(metadata, InvocationMetadata):
         return metadata
-    pairs, relay_pairs = _encode(metadata, limit_bytes)
+    dropped = _GRPC_KEYS if has_user_agent else _HOP_KEYS
+    pairs, relay_pairs = _encode(metadata, limit_bytes, dropped)
     if not relay_pairs:
         return InvocationMetadata(pairs, _NO_RELAY_KEYS)
     taken: dict[str, str] = {}
@@ -193,13 +203,15 @@ def _decode(key: str, value: bytes) -> Metadatum:
 
 
 def _encode(
-    metadata: Iterable[tuple[str | bytes, str | bytes]], limit_bytes: int
+    metadata: Iterable[tuple[str | bytes, str | bytes]],
+    limit_bytes: int,
+    dropped: frozenset[str] = _HOP_KEYS,
 ) -> tuple[Pairs, list[tuple[str, bytes]]]:
     pairs: list[tuple[str, bytes]] = []
     relay_pairs: list[tuple[str, bytes]] = []
     for raw_key, raw_value in metadata:
         key = raw_key.decode("ascii", errors="replace") if isinstance(raw_key, bytes) else raw_key
-        if key in _HOP_KEYS:
+        if key in dropped:
             continue
         if _KEY.fullmatch(key) is None:
             raise InvalidMetadataError(f"Invalid metadata: key {key!r}")

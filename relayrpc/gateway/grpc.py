@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 
 from relayrpc.endpoint.channel import Channel
+from relayrpc.endpoint.metadata import MetadataTooLargeError, encode_invocation_metadata
 from relayrpc.endpoint.rpc_error import RpcError, trailing_metadata_of
 from relayrpc.hub.local import local_link
 from relayrpc.link.call import RETRY_PUSHBACK_KEY, retry_pushback
@@ -168,13 +169,19 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
                 assert task is not None
                 request = _requests(context, task)
             try:
+                metadata = encode_invocation_metadata(
+                    context.invocation_metadata(),
+                    limit_bytes=self._limits.metadata_bytes_max,
+                    has_user_agent=True,
+                )
                 call = client.method(kind, method)(
-                    request,
-                    timeout=context.time_remaining(),
-                    metadata=context.invocation_metadata(),
+                    request, timeout=context.time_remaining(), metadata=metadata
                 )
             except (grpc.aio.InternalError, grpc.aio.UsageError) as error:
                 code = grpc.StatusCode.INVALID_ARGUMENT
+                await _end_here(context, code, str(error), may_have_executed=False)
+            except MetadataTooLargeError as error:
+                code = grpc.StatusCode.RESOURCE_EXHAUSTED
                 await _end_here(context, code, str(error), may_have_executed=False)
             return await _relay(answer, call, context)
         finally:

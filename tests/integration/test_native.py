@@ -19,6 +19,7 @@ import pytest
 import relayrpc.aio
 from relayrpc.hub.observer import HubObserver
 from relayrpc.limits import Limits
+from tests.support.aio_sides import serving_aio
 from tests.support.relay import Relay, Stub, running_hub, running_relay
 from tests.support.tcp_proxy import TCPProxy
 
@@ -100,10 +101,10 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def native(service: Service) -> AsyncIterator[tuple[Relay, Stub]]:
+async def native(service: Service, options: Any = None) -> AsyncIterator[tuple[Relay, Stub]]:
     async with (
         running_relay(service.behaviors()) as relay,
-        grpc.aio.insecure_channel(f"127.0.0.1:{relay.hub.grpc_port}") as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{relay.hub.grpc_port}", options) as channel,
     ):
         yield relay, Stub(channel)
 
@@ -120,7 +121,31 @@ async def test_unary_call_with_metadata_both_ways() -> None:
         assert begin["begin"] == "1"
         assert begin["begin-bin"] == b"\x00\xff"
         assert list((await call.trailing_metadata()).get_all("end")) == ["2", "3"]
-        assert service.metadata == [("x", "1"), ("x", "2"), ("y-bin", b"\x00\x01")]
+        sent_on = [entry for entry in service.metadata if entry[0] != "user-agent"]
+        assert sent_on == [("x", "1"), ("x", "2"), ("y-bin", b"\x00\x01")]
+
+
+async def test_handler_sees_the_user_agent_that_a_server_called_directly_sees() -> None:
+    service = Service()
+    options = [("grpc.primary_user_agent", "inventory/2")]
+    told = []
+    direct = serving_aio("direct", service.behaviors(), channel_options={"options": options})
+    async with direct as channel:
+        await Stub(channel).unary_unary("Echo")(b"")
+        told.append([value for key, value in service.metadata if key == "user-agent"])
+    async with native(service, options) as (_, stub):
+        await stub.unary_unary("Echo")(b"", metadata=AT)
+        told.append([value for key, value in service.metadata if key == "user-agent"])
+    assert told[0] == told[1]
+    assert told[0][0].startswith("inventory/2 grpc-python-asyncio/")
+
+
+async def test_metadata_beyond_the_bound_is_refused() -> None:
+    async with native(Service()) as (_, stub):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.unary_unary("Echo")(b"", metadata=(*AT, ("k", "x" * 16_300)))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await stub.unary_unary("Echo")(b"", metadata=(*AT, ("k", "x" * 15_000)))
 
 
 async def test_streams_of_every_shape() -> None:
