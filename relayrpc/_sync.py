@@ -12,7 +12,7 @@ Source: DESIGN.md decisions 10 and 11.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ def server(
     include_exception_detail: bool = False,
     slots: int = 0,
     priority: int = 0,
+    labels: Mapping[str, str] | None = None,
     descriptor_pool: DescriptorPool | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Server:
@@ -75,7 +76,8 @@ def server(
         include_exception_detail: Tell callers the text of handlers' exceptions, as grpc does.
         xds: Must be False: who serves a call is the hub's to choose.
         url, handlers, options, maximum_concurrent_rpcs, compression, carrier, keep_trying, tls,
-            instance, slots, priority, descriptor_pool, limits: As for `relayrpc.aio.server`.
+            instance, slots, priority, labels, descriptor_pool, limits: As for
+            `relayrpc.aio.server`.
 
     Raises:
         ConfigError: A URL or an option cannot be used.
@@ -102,6 +104,7 @@ def server(
         include_exception_detail=include_exception_detail,
         slots=slots,
         priority=priority,
+        labels=labels,
         descriptor_pool=descriptor_pool,
     )
     made = Server(core)

@@ -11,7 +11,7 @@ Source: DESIGN.md decision 10.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,7 @@ def server(
     include_exception_detail: bool = False,
     slots: int = 0,
     priority: int = 0,
+    labels: Mapping[str, str] | None = None,
     descriptor_pool: DescriptorPool | None = None,
     limits: Limits = DEFAULT_LIMITS,
     dialling: Dialling = DIALLING,
@@ -95,6 +96,7 @@ def server(
             maximum_concurrent_rpcs, nothing is refused here.
         priority: Hosts of the lowest number get the calls; above 0 this one stands by until no
             host of a lower number is there.
+        labels: By which this host is found, as {"region": "eu"}; calls are not routed by them.
         descriptor_pool: Where the contracts of the services are found, for the hub to tell those
             who ask; None: where generated code registers them.
         limits: Bounds of this endpoint.
@@ -123,6 +125,7 @@ def server(
         include_exception_detail=include_exception_detail,
         slots=slots,
         priority=priority,
+        labels=labels,
         descriptor_pool=descriptor_pool,
     )
 

@@ -70,6 +70,10 @@ class Limits:
     """Calls a peer may have open on one link."""
     announcements_max: int = 1024
     """Announcements live on one link."""
+    labels_max: int = 32
+    """Labels of one announcement. The wire's own."""
+    label_bytes_max: int = 128
+    """Length of a label's name, and of its value. The wire's own."""
 
     # --- credit ---
     initial_credit_bytes: int = 64 * KIB
@@ -342,6 +346,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     # Below, what is around the data would outweigh it.
     "fragment_bytes_max": (KIB, 256 * KIB),
     "initial_credit_bytes": (4 * KIB, 64 * KIB),
+    "label_bytes_max": (128, 128),
+    "labels_max": (32, 32),
     # No parser of protobuf's takes more.
     "json_depth_max": (1, 100),
     "keepalive_interval_s": (0.1, 86_400),

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ import grpc.aio
 from relayrpc.carrier import uninstrumented
 from relayrpc.carrier.tls import TLSOptions, client_ssl_context, grpc_channel_credentials
 from relayrpc.carrier.url import RelayURL, parse_urls
+from relayrpc.contract.labels import require_labels
 from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 
@@ -69,6 +71,8 @@ class Backend:
     """Calls at once, the hub keeps the rest waiting; 0: any number."""
     priority: int = 0
     """Above 0: stand by for hosts of a lower number."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """By which it is found, as `{ region = "eu" }`; calls are not routed by them."""
 
     def check(self) -> None:
         """
@@ -83,6 +87,7 @@ class Backend:
             raise ConfigError(f"hub_ca has no use for {url}; write relays:// or wss://")
         if self.slots < 0 or self.priority < 0:
             raise ConfigError("slots and priority are 0 or above")
+        require_labels(self.labels)
         if self.is_secure:
             client_ssl_context(self.tls_options)
         if self.hub_ca is not None:

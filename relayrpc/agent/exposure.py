@@ -222,6 +222,7 @@ class Exposure:
             handlers=[self._handlers(name, methods) for name, methods in contract.services.items()],
             slots=backend.slots,
             priority=backend.priority,
+            labels=backend.labels,
             descriptor_pool=contract.make_pool(),
         )
 

@@ -30,9 +30,14 @@ _KINDS: Final[dict[str, tuple[tuple[type, ...], str]]] = {
     "int": ((int,), "a whole number"),
     "tuple[str, ...]": ((list,), "a list of texts"),
     "str | tuple[str, ...]": ((str, list), "text, in quotes, or a list of texts"),
+    "Mapping[str, str]": ((dict,), "a table of texts"),
 }
 _FIELDS: Final = {field.name: field for field in fields(Backend)}
-_REQUIRED: Final = [name for name, field in _FIELDS.items() if field.default is MISSING]
+_REQUIRED: Final = [
+    name
+    for name, field in _FIELDS.items()
+    if field.default is MISSING and field.default_factory is MISSING
+]
 
 
 def read_backends(path: Path) -> list[Backend]:
@@ -71,8 +76,9 @@ def _problems(place: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]
             yield f"{place}.{name}", f"{BACKENDS_TABLE}.{name} is no setting{hint}"
             continue
         kinds, words = _KINDS[str(_FIELDS[name].type)]
+        inner = value.values() if isinstance(value, dict) else value
         if type(value) not in kinds or (
-            isinstance(value, list) and not all(isinstance(each, str) for each in value)
+            isinstance(value, dict | list) and not all(isinstance(each, str) for each in inner)
         ):
             yield f"{place}.{name}", f"{BACKENDS_TABLE}.{name} is {value!r}, and must be {words}"
 

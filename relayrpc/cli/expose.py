@@ -18,6 +18,7 @@ import typer
 from relayrpc.cli.flags import LimitTexts, LogFormChoice, LogLevelChoice, given_flags
 from relayrpc.cli.running import RELOAD_SIGNALS, STOP_SIGNALS, signals_call
 from relayrpc.cli.table import as_text
+from relayrpc.contract.labels import parse_labels
 from relayrpc.errors import ConfigError
 from relayrpc.extras import loop_factory, needs_extra
 from relayrpc.observe.logs import configure_logging
@@ -78,6 +79,12 @@ def expose(
     priority: Annotated[
         int, typer.Option(min=0, help="Above 0: stand by for hosts of a lower number.")
     ] = 0,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="What the host is found by, as region=eu; repeatable."
+        ),
+    ] = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Fail when the server or the hub is not there.")
     ] = False,
@@ -131,6 +138,7 @@ def expose(
             target=target, at=tuple(at), tls=tls, tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key,
             tls_name=tls_name, hub_ca=hub_ca, descriptors=descriptors,
             services=tuple(service or ()), health=health, slots=slots, priority=priority,
+            labels=parse_labels(label or ()),
         )  # fmt: skip
 
         def read() -> list[Backend]:

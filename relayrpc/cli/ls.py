@@ -8,7 +8,7 @@ Source: docs/reference/cli.md; protos/relayrpc/v1/hub.proto.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -16,6 +16,7 @@ import typer
 from relayrpc.cli.connection import DEFAULT_URL, HUB_SERVICE, CAFile, run_at_hub
 from relayrpc.cli.table import print_table
 from relayrpc.cli.watch import follow
+from relayrpc.contract.labels import parse_labels
 from relayrpc.errors import ConfigError
 
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["ls"]
 
 _HOSTS: Final = (
-    "ADDRESS", "INSTANCE", "STATE", "CALLS", "PRIORITY", "CARRIER", "RTT", "RESUMES", "WIRE",
-    "AGENT", "SERVICES",
+    "ADDRESS", "INSTANCE", "STATE", "CALLS", "PRIORITY", "LABELS", "CARRIER", "RTT", "RESUMES",
+    "WIRE", "AGENT", "SERVICES",
 )  # fmt: skip
 _LINKS: Final = (
     "LINK", "INSTANCE", "PEER", "STATE", "CARRIER", "RTT", "RESUMES", "CALLS", "BYTES", "WIRE",
@@ -49,6 +50,17 @@ def ls(
         str, typer.Argument(metavar="[URL]", help="The hub, and an address to look below.")
     ] = DEFAULT_URL,
     *,
+    contract: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[@FINGERPRINT]",
+            help="Only hosts of this service, or of the version whose fingerprint begins so.",
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only hosts with this label; repeatable."),
+    ] = None,
     links: Annotated[
         bool, typer.Option("--links", help="Show links, callers' too, instead of hosts.")
     ] = False,
@@ -72,6 +84,7 @@ def ls(
     \b
     Example:
       relayrpc ls relay://127.0.0.1:7350/contoso
+      relayrpc ls --contract samples.Greeter --label region=eu
 
     \b
     Exit codes:
@@ -80,12 +93,13 @@ def ls(
       2    a flag or the URL cannot be used
       130  stopped by Ctrl-C
     """
+    wanted = _wanted(contract, parse_labels(label or ()))
     if watch:
         if links or contracts or parts:
             raise ConfigError("--watch shows hosts: leave out --links, --contracts and --parts")
-        run_at_hub(url, functools.partial(follow, as_json=as_json), tls_ca=tls_ca)
+        run_at_hub(url, functools.partial(follow, wanted, as_json=as_json), tls_ca=tls_ca)
         return
-    listing = run_at_hub(url, _list, tls_ca=tls_ca)
+    listing = run_at_hub(url, functools.partial(_list, wanted), tls_ca=tls_ca)
     if not parts:
         _leave_out_parts(listing)
     if as_json:
@@ -100,7 +114,29 @@ def ls(
         print_table(_HOSTS, sorted(_host_rows(listing)))
 
 
-async def _list(channel: Channel, address: str) -> pb.ListResponse:
+def _wanted(contract: str | None, labels: Mapping[str, str]) -> pb.ListRequest:
+    """
+    Put together what is asked for.
+
+    Raises:
+        ConfigError: The contract is none.
+    """
+    from relayrpc.v1 import hub_pb2 as pb
+
+    service, sign, digits = (contract or "").partition("@")
+    try:
+        fingerprint = bytes.fromhex(digits)
+    except ValueError:
+        fingerprint = b""
+    if (contract is not None and not service) or (sign and not fingerprint):
+        raise ConfigError(
+            f"--contract {contract!r} is none: write package.Service, or package.Service@9f86d081 "
+            "with an even number of hexadecimal digits"
+        )
+    return pb.ListRequest(service=service, fingerprint=fingerprint, labels=labels)
+
+
+async def _list(wanted: pb.ListRequest, channel: Channel, address: str) -> pb.ListResponse:
     """Ask, and put the parts of the answer together."""
     from relayrpc.v1 import hub_pb2 as pb
 
@@ -108,7 +144,8 @@ async def _list(channel: Channel, address: str) -> pb.ListResponse:
         f"/{HUB_SERVICE}/List", pb.ListRequest.SerializeToString, pb.ListResponse.FromString
     )
     listing = pb.ListResponse()
-    async for part in ask(pb.ListRequest(address=address)):
+    wanted.address = address
+    async for part in ask(wanted):
         listing.MergeFrom(part)
     return listing
 
@@ -133,6 +170,7 @@ def _host_rows(listing: pb.ListResponse) -> Iterator[tuple[str, ...]]:
             _state(pb.HostState.Name(host.state)),
             f"{host.calls_open_count}{slots}",
             f"{host.priority}",
+            ",".join(f"{name}={value}" for name, value in sorted(host.labels.items())),
             link.carrier,
             _round_trip(link),
             f"{link.resumes_count}",

@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 __all__ = ["follow"]
 
 
-async def follow(channel: Channel, address: str, *, as_json: bool) -> NoReturn:
+async def follow(
+    wanted: pb.ListRequest, channel: Channel, address: str, *, as_json: bool
+) -> NoReturn:
     """
     Print what there is and what changes, for ever.
 
     Args:
+        wanted: Which hosts.
         channel: To the hub.
         address: Only what is at this address or below it; empty: everything.
-        as_json: Print the hub's own answers, one a line; `address` means nothing then.
+        as_json: Print the hub's own answers, one a line.
 
     Raises:
         RpcError: The hub could not be reached at first, or says no.
@@ -46,10 +49,11 @@ async def follow(channel: Channel, address: str, *, as_json: bool) -> NoReturn:
     ask = channel.unary_stream(
         f"/{HUB_SERVICE}/Watch", pb.WatchRequest.SerializeToString, pb.WatchResponse.FromString
     )
-    lines = _Lines(address)
+    lines = _Lines()
+    wanted.address = address
     epoch, number = "", 0
     while True:
-        request = pb.WatchRequest(epoch=epoch, after_number=number)
+        request = pb.WatchRequest(epoch=epoch, after_number=number, only=wanted)
         try:
             async for response in ask(request, wait_for_ready=bool(epoch)):
                 if as_json:
@@ -67,8 +71,7 @@ async def follow(channel: Channel, address: str, *, as_json: bool) -> NoReturn:
 class _Lines:
     """Turns answers into lines; knows the hosts, because some events name only their link."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self) -> None:
         self._hosts: dict[tuple[str, int], pb.HostInfo] = {}
 
     def show(self, response: pb.WatchResponse) -> None:
@@ -80,9 +83,8 @@ class _Lines:
                 self._hosts.clear()
                 typer.echo("# who is there now:")
             for host in response.snapshot.hosts:
-                if self._is_shown(host):
-                    self._hosts[host.link_id, host.announcement_id] = host
-                    _print("-", _word(pb.HostState.Name(host.state)), host)
+                self._hosts[host.link_id, host.announcement_id] = host
+                _print("-", _word(pb.HostState.Name(host.state)), host)
             if response.snapshot.is_last:
                 typer.echo("# and since then:")
         for event in response.events:
@@ -92,7 +94,7 @@ class _Lines:
         from relayrpc.v1 import hub_pb2 as pb
 
         named = event.host
-        if event.kind == pb.HostEvent.KIND_CAME and self._is_shown(named):
+        if event.kind == pb.HostEvent.KIND_CAME:
             self._hosts[named.link_id, named.announcement_id] = named
         meant = [
             host
@@ -109,14 +111,6 @@ class _Lines:
             )
             if event.kind == pb.HostEvent.KIND_WENT:
                 del self._hosts[host.link_id, host.announcement_id]
-
-    def _is_shown(self, host: pb.HostInfo) -> bool:
-        if not self._address:
-            return True
-        places = [host.address] if host.address else [service.name for service in host.services]
-        return any(
-            place == self._address or place.startswith(f"{self._address}/") for place in places
-        )
 
 
 def _word(name: str) -> str:

@@ -9,6 +9,7 @@ Source: link.proto, Announce, Announced and Withdraw.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -37,13 +38,19 @@ class Announcement:
     services: list[pb.ServiceDescription]
     slots: int
     priority: int
+    labels: Mapping[str, str]
     answer: asyncio.Future[None]
     """Completed by the hub's first answer."""
 
     def send(self, link: Link) -> None:
         """Announce it on a link."""
         link.announce(
-            self.id, self.address, self.services, slots=self.slots, priority=self.priority
+            self.id,
+            self.address,
+            self.services,
+            slots=self.slots,
+            priority=self.priority,
+            labels=self.labels,
         )
         link.flush_soon()
 
@@ -59,12 +66,20 @@ class Announcements:
         self._withdrawals: dict[int, asyncio.Future[None]] = {}
 
     def add(
-        self, address: str, services: list[pb.ServiceDescription], *, slots: int, priority: int
+        self,
+        address: str,
+        services: list[pb.ServiceDescription],
+        *,
+        slots: int,
+        priority: int,
+        labels: Mapping[str, str],
     ) -> Announcement:
         """Add one, which is not sent yet."""
         self._id_last += 1
         answer = asyncio.get_running_loop().create_future()
-        announcement = Announcement(self._id_last, address, services, slots, priority, answer)
+        announcement = Announcement(
+            self._id_last, address, services, slots, priority, labels, answer
+        )
         self._by_id[announcement.id] = announcement
         return announcement
 

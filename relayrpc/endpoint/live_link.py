@@ -17,7 +17,7 @@ import logging
 import os
 import platform
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -269,6 +269,7 @@ class LiveLink:
         *,
         slots: int = 0,
         priority: int = 0,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """
         Serve at an address, on this link and every one that follows it. Call after connected().
@@ -278,12 +279,13 @@ class LiveLink:
             services: What is served.
             slots: Calls at once, the hub keeps the rest waiting; 0: any number.
             priority: Above 0: stand by for hosts of a lower number.
+            labels: By which this host is found.
 
         Raises:
             LinkRefusedError: The hub refused the announcement.
         """
         announcement = self._announcements.add(
-            address, services, slots=slots, priority=priority
+            address, services, slots=slots, priority=priority, labels=labels or {}
         )
         if self.link.state is not LinkState.CONNECTING:
             # Else Welcome sends it.

@@ -19,6 +19,7 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor_pool import Default
 
+from relayrpc.contract.labels import require_labels
 from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
@@ -91,6 +92,7 @@ class Server(grpc.aio.Server):
         include_exception_detail: bool = False,
         slots: int = 0,
         priority: int = 0,
+        labels: Mapping[str, str] | None = None,
         descriptor_pool: DescriptorPool | None = None,
     ) -> None:
         """
@@ -107,12 +109,14 @@ class Server(grpc.aio.Server):
                 does.
             slots: Calls at once, the hub keeps the rest waiting; 0: any number.
             priority: Above 0: stand by for hosts of a lower number.
+            labels: By which this host is found; calls are not routed by them.
             descriptor_pool: Where the contracts of the services are found; None: where generated
                 code registers them.
 
         Raises:
             ValueError: An interceptor is none, or no call may run.
             UsageError: A generic handler does not name its service.
+            ConfigError: The labels cannot be announced.
         """
         if maximum_concurrent_rpcs is not None and maximum_concurrent_rpcs <= 0:
             raise ValueError("maximum_concurrent_rpcs should be a positive integer")
@@ -132,6 +136,7 @@ class Server(grpc.aio.Server):
         self._address = address
         self._slots = slots
         self._priority = priority
+        self._labels = require_labels(labels)
         self._table = HandlerTable()
         self._contracts = HostContracts()
         self._descriptor_pool = descriptor_pool or Default()
@@ -277,7 +282,11 @@ class Server(grpc.aio.Server):
         if not self._is_started or self._stopping is not None:
             raise grpc.aio.UsageError("only a server that was started and not stopped registers")
         await self.live.announce(
-            self._address, self._services, slots=self._slots, priority=self._priority
+            self._address,
+            self._services,
+            slots=self._slots,
+            priority=self._priority,
+            labels=self._labels,
         )
 
     async def withdraw(self) -> None:

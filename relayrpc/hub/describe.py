@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from relayrpc.link.link import Link
 
 
-__all__ = ["describe_host", "describe_link", "describe_state", "identify_host", "is_at"]
+__all__ = [
+    "describe_gone",
+    "describe_host",
+    "describe_link",
+    "describe_state",
+    "identify_host",
+]
 
 
 def describe_link(link: Link, *, carrier: str) -> pb.LinkInfo:
@@ -72,14 +78,17 @@ def describe_host(registration: Registration) -> pb.HostInfo:
     """Describe an announcement as it is now."""
     info = describe_state(registration)
     info.services.extend(registration.announce.services)
+    info.labels.update(registration.announce.labels)
     return info
 
 
-def is_at(registration: Registration, address: str) -> bool:
-    """Say whether some of it stands at an address or below it; everything is below ""."""
-    return not address or any(
-        place == address or place.startswith(f"{address}/") for place, _ in registration.places
-    )
+def describe_gone(registration: Registration) -> pb.HostInfo:
+    """Say which announcement is meant, and what it was found by."""
+    info = identify_host(registration)
+    for service in registration.announce.services:
+        info.services.add(name=service.name, fingerprint=service.fingerprint)
+    info.labels.update(registration.announce.labels)
+    return info
 
 
 def _link_state(link: Link) -> pb.LinkState:

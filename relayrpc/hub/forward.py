@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from relayrpc.contract.address import check_address
 from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
+from relayrpc.contract.labels import label_fault
 from relayrpc.hub.observer import Observers
 from relayrpc.hub.queue import CallQueue, QueuedCall
 from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal
@@ -576,6 +577,7 @@ class Forwarder:
             )
         elif any(len(entry.fingerprint) not in _FINGERPRINT_SIZES for entry in announce.services):
             fault = fault or f"a fingerprint that has not {FINGERPRINT_BYTES} bytes"
+        fault = fault or label_fault(announce.labels)
         if fault:
             self._refuse_announcement(link, announce, fault)
             return

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from relayrpc.hub.describe import describe_host, identify_host
+from relayrpc.hub.describe import describe_gone, describe_host, identify_host
 from relayrpc.hub.observer import HubObserver
 from relayrpc.v1 import hub_pb2 as pb
 
@@ -106,7 +106,7 @@ class Journal(HubObserver):
 
     def host_went(self, registration: Registration) -> None:
         if not registration.link.is_local:
-            self._note(_Kind.KIND_WENT, identify_host(registration))
+            self._note(_Kind.KIND_WENT, describe_gone(registration))
 
     def host_drained(self, registration: Registration) -> None:
         kind = _Kind.KIND_DRAINED if registration.is_drained else _Kind.KIND_UNDRAINED

@@ -89,6 +89,13 @@ class LinkTable:
         """Every link that is not over, oldest first."""
         return list(self._by_id.values())
 
+    def find(self, digits: str) -> Link | None:
+        """Return the link whose id has these hexadecimal digits; None: there is none."""
+        try:
+            return self._by_id.get(bytes.fromhex(digits))
+        except ValueError:
+            return None
+
     def first_batch(
         self,
         data: bytes,

@@ -18,9 +18,10 @@ from relayrpc import __version__
 from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
 from relayrpc.endpoint.server import Server
 from relayrpc.errors import ContractError
-from relayrpc.hub.describe import describe_host, describe_link, describe_state, is_at
+from relayrpc.hub.describe import describe_host, describe_link, describe_state
 from relayrpc.hub.local import local_link
 from relayrpc.hub.routing import Registration, RoutingRefusal
+from relayrpc.hub.selection import Selection
 from relayrpc.link.call import retry_pushback
 from relayrpc.v1 import hub_pb2 as pb
 from relayrpc.v1 import link_pb2
@@ -42,6 +43,8 @@ SERVICE: Final = "relayrpc.v1.Hub"
 # A part of a long answer is closed once it holds so much: the hub does nothing else while it makes
 # one.
 _PART_BYTES: Final = 32 * 1024
+# So many hosts are looked at in one go.
+_STEP_HOSTS: Final = 256
 _REASON_CHARS_MAX: Final = 256
 
 
@@ -111,19 +114,9 @@ class Management:
     async def _list(
         self, request: pb.ListRequest, _context: Context
     ) -> AsyncIterator[pb.ListResponse]:
-        sessions = self._sessions
-        hosts = [
-            registration
-            for registration in sessions.forwarder.router.registrations
-            if is_at(registration, request.address)
-        ]
-        links: Iterable[Link] = sessions.table.links
-        if request.address:
-            links = dict.fromkeys(registration.link for registration in hosts)
         part = pb.ListResponse(hub=self._describe_hub())
         size = part.ByteSize()
-        entries: list[Link | Registration] = [*links, *hosts]
-        for entry in entries:
+        async for entry in self._entries(Selection(request)):
             size += self._add(part, entry)
             if size > _PART_BYTES:
                 yield part
@@ -132,6 +125,23 @@ class Management:
                 part, size = pb.ListResponse(), 0
         if size:
             yield part
+
+    async def _entries(self, wanted: Selection) -> AsyncIterator[Link | Registration]:
+        """Yield what is there now and meant, each link before the hosts on it."""
+        sessions = self._sessions
+        hosts = sessions.forwarder.router.registrations
+        if wanted.is_all:
+            for each in sessions.table.links:
+                yield each
+            for registration in hosts:
+                yield registration
+            return
+        link = None
+        async for registration in _chosen(hosts, wanted):
+            if registration.link is not link:
+                link = registration.link
+                yield link
+            yield registration
 
     def _add(self, part: pb.ListResponse, entry: Link | Registration) -> int:
         """Add to a part what is not over; returns by how many bytes it grew."""
@@ -182,14 +192,15 @@ class Management:
         self._watchers_count += 1
         self._journal.listeners[news.set] = None
         try:
-            async for response in self._tell(request.epoch, request.after_number, news):
+            wanted = Selection(request.only)
+            async for response in self._tell(request.epoch, request.after_number, wanted, news):
                 yield response
         finally:
             self._watchers_count -= 1
             del self._journal.listeners[news.set]
 
     async def _tell(
-        self, epoch: str, number: int, news: asyncio.Event
+        self, epoch: str, number: int, wanted: Selection, news: asyncio.Event
     ) -> AsyncIterator[pb.WatchResponse]:
         """Tell what came after an event, and what comes, for ever."""
         journal = self._journal
@@ -200,17 +211,36 @@ class Management:
             events = journal.after(epoch, number, bytes_max=_PART_BYTES)
             if events is None:
                 epoch, number = journal.epoch, journal.number
-                async for response in self._take_stock(epoch, number):
+                async for response in self._take_stock(epoch, number, wanted):
                     yield response
             elif events or not is_answered:
                 number = events[-1].number if events else number
-                yield pb.WatchResponse(epoch=epoch, number=number, events=events)
+                events = [event for event in events if self._is_meant(event, wanted)]
+                if events or not is_answered:
+                    yield pb.WatchResponse(epoch=epoch, number=number, events=events)
                 await asyncio.sleep(0)
             else:
                 await news.wait()
             is_answered = True
 
-    async def _take_stock(self, epoch: str, number: int) -> AsyncIterator[pb.WatchResponse]:
+    def _is_meant(self, event: pb.HostEvent, wanted: Selection) -> bool:
+        """Say whether an event is of a host that is meant."""
+        named = event.host
+        if wanted.is_all or named.services:
+            return wanted.takes(named)
+        # It does not tell what hosts are found by. Of one that has gone since, that is all that
+        # matters, and told next.
+        link = self._sessions.table.find(named.link_id)
+        return link is not None and any(
+            wanted.takes(registration.announce)
+            for registration in self._sessions.forwarder.router.of_link(link)
+            # Events of a link name no announcement.
+            if named.announcement_id in (0, registration.announce.id)
+        )
+
+    async def _take_stock(
+        self, epoch: str, number: int, wanted: Selection
+    ) -> AsyncIterator[pb.WatchResponse]:
         """Tell which hosts there are, as of an event that is the last one now."""
         hosts = [
             registration
@@ -219,7 +249,7 @@ class Management:
         ]
         part = pb.HostSnapshot(is_first=True)
         size = 0
-        for registration in hosts:
+        async for registration in _chosen(hosts, wanted):
             if size > _PART_BYTES:
                 yield pb.WatchResponse(snapshot=part)
                 await asyncio.sleep(0)
@@ -261,10 +291,7 @@ class Management:
         return pb.DrainResponse(hosts=[describe_state(registration) for registration in hosts])
 
     async def _end_link(self, request: pb.EndLinkRequest, context: Context) -> pb.EndLinkResponse:
-        link = next(
-            (link for link in self._sessions.table.links if link.link_id.hex() == request.link_id),
-            None,
-        )
+        link = self._sessions.table.find(request.link_id)
         if link is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no link {request.link_id[:80]!r}")
         if link.is_local:
@@ -295,3 +322,12 @@ class Management:
         except ContractError as error:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         return pb.GetContractResponse(fingerprint=found.fingerprint, descriptor_set=found.data)
+
+
+async def _chosen(hosts: Iterable[Registration], wanted: Selection) -> AsyncIterator[Registration]:
+    """Yield those that are meant, and let others have their turn while looking."""
+    for count, registration in enumerate(hosts, start=1):
+        if wanted.takes(registration.announce):
+            yield registration
+        if not count % _STEP_HOSTS:
+            await asyncio.sleep(0)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -507,6 +507,7 @@ class Link(LinkCalls):
         *,
         slots: int = 0,
         priority: int = 0,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         """
         Offer services at an address; AnnouncedReceived tells the outcome.
@@ -514,7 +515,12 @@ class Link(LinkCalls):
         One that is too large for a batch is refused here, by the same event.
         """
         announce = pb.Announce(
-            id=announcement_id, address=address, services=services, slots=slots, priority=priority
+            id=announcement_id,
+            address=address,
+            services=services,
+            slots=slots,
+            priority=priority,
+            labels=labels,
         )
         frame = encode_frame(pb.Frame(announce=announce))
         limit_bytes = self._outbox.frame_bytes_max

@@ -25,49 +25,57 @@ _sym_db = _symbol_database.Default()
 from relayrpc.v1 import link_pb2 as relayrpc_dot_v1_dot_link__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15relayrpc/v1/hub.proto\x12\x0brelayrpc.v1\x1a\x16relayrpc/v1/link.proto\"\x1e\n\x0bListRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"}\n\x0cListResponse\x12!\n\x03hub\x18\x01 \x01(\x0b\x32\x14.relayrpc.v1.HubInfo\x12$\n\x05links\x18\x02 \x03(\x0b\x32\x15.relayrpc.v1.LinkInfo\x12$\n\x05hosts\x18\x03 \x03(\x0b\x32\x15.relayrpc.v1.HostInfo\"\x9d\x01\n\x07HubInfo\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0blinks_count\x18\x03 \x01(\r\x12\x13\n\x0bhosts_count\x18\x04 \x01(\r\x12\x18\n\x10\x63\x61lls_open_count\x18\x05 \x01(\r\x12\x1b\n\x13\x63\x61lls_waiting_count\x18\x06 \x01(\r\x12\x11\n\tuptime_ms\x18\x07 \x01(\x04\"\x98\x02\n\x08LinkInfo\x12\x0f\n\x07link_id\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12%\n\x05state\x18\x05 \x01(\x0e\x32\x16.relayrpc.v1.LinkState\x12\x0f\n\x07\x63\x61rrier\x18\x06 \x01(\t\x12\x15\n\rround_trip_us\x18\x07 \x01(\x04\x12\x15\n\rresumes_count\x18\x08 \x01(\r\x12\x14\n\x0cwire_version\x18\t \x01(\r\x12\r\n\x05\x61gent\x18\n \x01(\t\x12\x18\n\x10\x63\x61lls_open_count\x18\x0b \x01(\r\x12\x12\n\nheld_bytes\x18\x0c \x01(\x04\x12\x10\n\x08is_local\x18\r \x01(\x08\"\xfe\x01\n\x08HostInfo\x12\x0f\n\x07link_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61nnouncement_id\x18\x02 \x01(\r\x12\x10\n\x08instance\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x31\n\x08services\x18\x05 \x03(\x0b\x32\x1f.relayrpc.v1.ServiceDescription\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.relayrpc.v1.HostState\x12\r\n\x05slots\x18\x07 \x01(\r\x12\x10\n\x08priority\x18\x08 \x01(\r\x12\x18\n\x10\x63\x61lls_open_count\x18\t \x01(\r\x12\x10\n\x08is_local\x18\n \x01(\x08\"3\n\x0cWatchRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_number\x18\x02 \x01(\x04\"\x83\x01\n\rWatchResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12+\n\x08snapshot\x18\x03 \x01(\x0b\x32\x19.relayrpc.v1.HostSnapshot\x12&\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x16.relayrpc.v1.HostEvent\"W\n\x0cHostSnapshot\x12\x10\n\x08is_first\x18\x01 \x01(\x08\x12\x0f\n\x07is_last\x18\x02 \x01(\x08\x12$\n\x05hosts\x18\x03 \x03(\x0b\x32\x15.relayrpc.v1.HostInfo\"\x9a\x02\n\tHostEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.relayrpc.v1.HostEvent.Kind\x12\x14\n\x0ctime_unix_ms\x18\x03 \x01(\x04\x12#\n\x04host\x18\x04 \x01(\x0b\x32\x15.relayrpc.v1.HostInfo\"\x96\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_CAME\x10\x01\x12\r\n\tKIND_WENT\x10\x02\x12\x0f\n\x0bKIND_PARKED\x10\x03\x12\x11\n\rKIND_RETURNED\x10\x04\x12\x10\n\x0cKIND_DRAINED\x10\x05\x12\x12\n\x0eKIND_UNDRAINED\x10\x06\x12\x10\n\x0cKIND_LEAVING\x10\x07\"?\n\x0c\x44rainRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04undo\x18\x03 \x01(\x08\"5\n\rDrainResponse\x12$\n\x05hosts\x18\x01 \x03(\x0b\x32\x15.relayrpc.v1.HostInfo\"1\n\x0e\x45ndLinkRequest\x12\x0f\n\x07link_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\",\n\x0f\x45ndLinkResponse\x12\x19\n\x11\x63\x61lls_ended_count\x18\x01 \x01(\r\"6\n\x12GetContractRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\"B\n\x13GetContractResponse\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x16\n\x0e\x64\x65scriptor_set\x18\x02 \x01(\x0c*k\n\tLinkState\x12\x1a\n\x16LINK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLINK_STATE_OPEN\x10\x01\x12\x15\n\x11LINK_STATE_PARKED\x10\x02\x12\x16\n\x12LINK_STATE_LEAVING\x10\x03*\x86\x01\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12HOST_STATE_SERVING\x10\x01\x12\x15\n\x11HOST_STATE_PARKED\x10\x02\x12\x16\n\x12HOST_STATE_DRAINED\x10\x03\x12\x16\n\x12HOST_STATE_LEAVING\x10\x04\x32\xde\x02\n\x03Hub\x12=\n\x04List\x12\x18.relayrpc.v1.ListRequest\x1a\x19.relayrpc.v1.ListResponse0\x01\x12@\n\x05Watch\x12\x19.relayrpc.v1.WatchRequest\x1a\x1a.relayrpc.v1.WatchResponse0\x01\x12>\n\x05\x44rain\x12\x19.relayrpc.v1.DrainRequest\x1a\x1a.relayrpc.v1.DrainResponse\x12\x44\n\x07\x45ndLink\x12\x1b.relayrpc.v1.EndLinkRequest\x1a\x1c.relayrpc.v1.EndLinkResponse\x12P\n\x0bGetContract\x12\x1f.relayrpc.v1.GetContractRequest\x1a .relayrpc.v1.GetContractResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15relayrpc/v1/hub.proto\x12\x0brelayrpc.v1\x1a\x16relayrpc/v1/link.proto\"\xa9\x01\n\x0bListRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x34\n\x06labels\x18\x04 \x03(\x0b\x32$.relayrpc.v1.ListRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"}\n\x0cListResponse\x12!\n\x03hub\x18\x01 \x01(\x0b\x32\x14.relayrpc.v1.HubInfo\x12$\n\x05links\x18\x02 \x03(\x0b\x32\x15.relayrpc.v1.LinkInfo\x12$\n\x05hosts\x18\x03 \x03(\x0b\x32\x15.relayrpc.v1.HostInfo\"\x9d\x01\n\x07HubInfo\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0blinks_count\x18\x03 \x01(\r\x12\x13\n\x0bhosts_count\x18\x04 \x01(\r\x12\x18\n\x10\x63\x61lls_open_count\x18\x05 \x01(\r\x12\x1b\n\x13\x63\x61lls_waiting_count\x18\x06 \x01(\r\x12\x11\n\tuptime_ms\x18\x07 \x01(\x04\"\x98\x02\n\x08LinkInfo\x12\x0f\n\x07link_id\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x0c\n\x04peer\x18\x04 \x01(\t\x12%\n\x05state\x18\x05 \x01(\x0e\x32\x16.relayrpc.v1.LinkState\x12\x0f\n\x07\x63\x61rrier\x18\x06 \x01(\t\x12\x15\n\rround_trip_us\x18\x07 \x01(\x04\x12\x15\n\rresumes_count\x18\x08 \x01(\r\x12\x14\n\x0cwire_version\x18\t \x01(\r\x12\r\n\x05\x61gent\x18\n \x01(\t\x12\x18\n\x10\x63\x61lls_open_count\x18\x0b \x01(\r\x12\x12\n\nheld_bytes\x18\x0c \x01(\x04\x12\x10\n\x08is_local\x18\r \x01(\x08\"\xe0\x02\n\x08HostInfo\x12\x0f\n\x07link_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61nnouncement_id\x18\x02 \x01(\r\x12\x10\n\x08instance\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x31\n\x08services\x18\x05 \x03(\x0b\x32\x1f.relayrpc.v1.ServiceDescription\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.relayrpc.v1.HostState\x12\r\n\x05slots\x18\x07 \x01(\r\x12\x10\n\x08priority\x18\x08 \x01(\r\x12\x18\n\x10\x63\x61lls_open_count\x18\t \x01(\r\x12\x10\n\x08is_local\x18\n \x01(\x08\x12\x31\n\x06labels\x18\x0b \x03(\x0b\x32!.relayrpc.v1.HostInfo.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"[\n\x0cWatchRequest\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_number\x18\x02 \x01(\x04\x12&\n\x04only\x18\x03 \x01(\x0b\x32\x18.relayrpc.v1.ListRequest\"\x83\x01\n\rWatchResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12+\n\x08snapshot\x18\x03 \x01(\x0b\x32\x19.relayrpc.v1.HostSnapshot\x12&\n\x06\x65vents\x18\x04 \x03(\x0b\x32\x16.relayrpc.v1.HostEvent\"W\n\x0cHostSnapshot\x12\x10\n\x08is_first\x18\x01 \x01(\x08\x12\x0f\n\x07is_last\x18\x02 \x01(\x08\x12$\n\x05hosts\x18\x03 \x03(\x0b\x32\x15.relayrpc.v1.HostInfo\"\x9a\x02\n\tHostEvent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.relayrpc.v1.HostEvent.Kind\x12\x14\n\x0ctime_unix_ms\x18\x03 \x01(\x04\x12#\n\x04host\x18\x04 \x01(\x0b\x32\x15.relayrpc.v1.HostInfo\"\x96\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_CAME\x10\x01\x12\r\n\tKIND_WENT\x10\x02\x12\x0f\n\x0bKIND_PARKED\x10\x03\x12\x11\n\rKIND_RETURNED\x10\x04\x12\x10\n\x0cKIND_DRAINED\x10\x05\x12\x12\n\x0eKIND_UNDRAINED\x10\x06\x12\x10\n\x0cKIND_LEAVING\x10\x07\"?\n\x0c\x44rainRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04undo\x18\x03 \x01(\x08\"5\n\rDrainResponse\x12$\n\x05hosts\x18\x01 \x03(\x0b\x32\x15.relayrpc.v1.HostInfo\"1\n\x0e\x45ndLinkRequest\x12\x0f\n\x07link_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\",\n\x0f\x45ndLinkResponse\x12\x19\n\x11\x63\x61lls_ended_count\x18\x01 \x01(\r\"6\n\x12GetContractRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\"B\n\x13GetContractResponse\x12\x13\n\x0b\x66ingerprint\x18\x01 \x01(\x0c\x12\x16\n\x0e\x64\x65scriptor_set\x18\x02 \x01(\x0c*k\n\tLinkState\x12\x1a\n\x16LINK_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLINK_STATE_OPEN\x10\x01\x12\x15\n\x11LINK_STATE_PARKED\x10\x02\x12\x16\n\x12LINK_STATE_LEAVING\x10\x03*\x86\x01\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12HOST_STATE_SERVING\x10\x01\x12\x15\n\x11HOST_STATE_PARKED\x10\x02\x12\x16\n\x12HOST_STATE_DRAINED\x10\x03\x12\x16\n\x12HOST_STATE_LEAVING\x10\x04\x32\xde\x02\n\x03Hub\x12=\n\x04List\x12\x18.relayrpc.v1.ListRequest\x1a\x19.relayrpc.v1.ListResponse0\x01\x12@\n\x05Watch\x12\x19.relayrpc.v1.WatchRequest\x1a\x1a.relayrpc.v1.WatchResponse0\x01\x12>\n\x05\x44rain\x12\x19.relayrpc.v1.DrainRequest\x1a\x1a.relayrpc.v1.DrainResponse\x12\x44\n\x07\x45ndLink\x12\x1b.relayrpc.v1.EndLinkRequest\x1a\x1c.relayrpc.v1.EndLinkResponse\x12P\n\x0bGetContract\x12\x1f.relayrpc.v1.GetContractRequest\x1a .relayrpc.v1.GetContractResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'relayrpc.v1.hub_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LINKSTATE']._serialized_start=1823
-  _globals['_LINKSTATE']._serialized_end=1930
-  _globals['_HOSTSTATE']._serialized_start=1933
-  _globals['_HOSTSTATE']._serialized_end=2067
-  _globals['_LISTREQUEST']._serialized_start=62
-  _globals['_LISTREQUEST']._serialized_end=92
-  _globals['_LISTRESPONSE']._serialized_start=94
-  _globals['_LISTRESPONSE']._serialized_end=219
-  _globals['_HUBINFO']._serialized_start=222
-  _globals['_HUBINFO']._serialized_end=379
-  _globals['_LINKINFO']._serialized_start=382
-  _globals['_LINKINFO']._serialized_end=662
-  _globals['_HOSTINFO']._serialized_start=665
-  _globals['_HOSTINFO']._serialized_end=919
-  _globals['_WATCHREQUEST']._serialized_start=921
-  _globals['_WATCHREQUEST']._serialized_end=972
-  _globals['_WATCHRESPONSE']._serialized_start=975
-  _globals['_WATCHRESPONSE']._serialized_end=1106
-  _globals['_HOSTSNAPSHOT']._serialized_start=1108
-  _globals['_HOSTSNAPSHOT']._serialized_end=1195
-  _globals['_HOSTEVENT']._serialized_start=1198
-  _globals['_HOSTEVENT']._serialized_end=1480
-  _globals['_HOSTEVENT_KIND']._serialized_start=1330
-  _globals['_HOSTEVENT_KIND']._serialized_end=1480
-  _globals['_DRAINREQUEST']._serialized_start=1482
-  _globals['_DRAINREQUEST']._serialized_end=1545
-  _globals['_DRAINRESPONSE']._serialized_start=1547
-  _globals['_DRAINRESPONSE']._serialized_end=1600
-  _globals['_ENDLINKREQUEST']._serialized_start=1602
-  _globals['_ENDLINKREQUEST']._serialized_end=1651
-  _globals['_ENDLINKRESPONSE']._serialized_start=1653
-  _globals['_ENDLINKRESPONSE']._serialized_end=1697
-  _globals['_GETCONTRACTREQUEST']._serialized_start=1699
-  _globals['_GETCONTRACTREQUEST']._serialized_end=1753
-  _globals['_GETCONTRACTRESPONSE']._serialized_start=1755
-  _globals['_GETCONTRACTRESPONSE']._serialized_end=1821
-  _globals['_HUB']._serialized_start=2070
-  _globals['_HUB']._serialized_end=2420
+  _globals['_LISTREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_LISTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_HOSTINFO_LABELSENTRY']._loaded_options = None
+  _globals['_HOSTINFO_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_LINKSTATE']._serialized_start=2101
+  _globals['_LINKSTATE']._serialized_end=2208
+  _globals['_HOSTSTATE']._serialized_start=2211
+  _globals['_HOSTSTATE']._serialized_end=2345
+  _globals['_LISTREQUEST']._serialized_start=63
+  _globals['_LISTREQUEST']._serialized_end=232
+  _globals['_LISTREQUEST_LABELSENTRY']._serialized_start=187
+  _globals['_LISTREQUEST_LABELSENTRY']._serialized_end=232
+  _globals['_LISTRESPONSE']._serialized_start=234
+  _globals['_LISTRESPONSE']._serialized_end=359
+  _globals['_HUBINFO']._serialized_start=362
+  _globals['_HUBINFO']._serialized_end=519
+  _globals['_LINKINFO']._serialized_start=522
+  _globals['_LINKINFO']._serialized_end=802
+  _globals['_HOSTINFO']._serialized_start=805
+  _globals['_HOSTINFO']._serialized_end=1157
+  _globals['_HOSTINFO_LABELSENTRY']._serialized_start=187
+  _globals['_HOSTINFO_LABELSENTRY']._serialized_end=232
+  _globals['_WATCHREQUEST']._serialized_start=1159
+  _globals['_WATCHREQUEST']._serialized_end=1250
+  _globals['_WATCHRESPONSE']._serialized_start=1253
+  _globals['_WATCHRESPONSE']._serialized_end=1384
+  _globals['_HOSTSNAPSHOT']._serialized_start=1386
+  _globals['_HOSTSNAPSHOT']._serialized_end=1473
+  _globals['_HOSTEVENT']._serialized_start=1476
+  _globals['_HOSTEVENT']._serialized_end=1758
+  _globals['_HOSTEVENT_KIND']._serialized_start=1608
+  _globals['_HOSTEVENT_KIND']._serialized_end=1758
+  _globals['_DRAINREQUEST']._serialized_start=1760
+  _globals['_DRAINREQUEST']._serialized_end=1823
+  _globals['_DRAINRESPONSE']._serialized_start=1825
+  _globals['_DRAINRESPONSE']._serialized_end=1878
+  _globals['_ENDLINKREQUEST']._serialized_start=1880
+  _globals['_ENDLINKREQUEST']._serialized_end=1929
+  _globals['_ENDLINKRESPONSE']._serialized_start=1931
+  _globals['_ENDLINKRESPONSE']._serialized_end=1975
+  _globals['_GETCONTRACTREQUEST']._serialized_start=1977
+  _globals['_GETCONTRACTREQUEST']._serialized_end=2031
+  _globals['_GETCONTRACTRESPONSE']._serialized_start=2033
+  _globals['_GETCONTRACTRESPONSE']._serialized_end=2099
+  _globals['_HUB']._serialized_start=2348
+  _globals['_HUB']._serialized_end=2698
 # @@protoc_insertion_point(module_scope)

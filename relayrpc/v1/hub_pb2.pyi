@@ -33,10 +33,23 @@ HOST_STATE_DRAINED: HostState
 HOST_STATE_LEAVING: HostState
 
 class ListRequest(_message.Message):
-    __slots__ = ("address",)
+    __slots__ = ("address", "service", "fingerprint", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     address: str
-    def __init__(self, address: _Optional[str] = ...) -> None: ...
+    service: str
+    fingerprint: bytes
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, address: _Optional[str] = ..., service: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ListResponse(_message.Message):
     __slots__ = ("hub", "links", "hosts")
@@ -97,7 +110,14 @@ class LinkInfo(_message.Message):
     def __init__(self, link_id: _Optional[str] = ..., instance: _Optional[str] = ..., identity: _Optional[str] = ..., peer: _Optional[str] = ..., state: _Optional[_Union[LinkState, str]] = ..., carrier: _Optional[str] = ..., round_trip_us: _Optional[int] = ..., resumes_count: _Optional[int] = ..., wire_version: _Optional[int] = ..., agent: _Optional[str] = ..., calls_open_count: _Optional[int] = ..., held_bytes: _Optional[int] = ..., is_local: _Optional[bool] = ...) -> None: ...
 
 class HostInfo(_message.Message):
-    __slots__ = ("link_id", "announcement_id", "instance", "address", "services", "state", "slots", "priority", "calls_open_count", "is_local")
+    __slots__ = ("link_id", "announcement_id", "instance", "address", "services", "state", "slots", "priority", "calls_open_count", "is_local", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     LINK_ID_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCEMENT_ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +128,7 @@ class HostInfo(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     CALLS_OPEN_COUNT_FIELD_NUMBER: _ClassVar[int]
     IS_LOCAL_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     link_id: str
     announcement_id: int
     instance: str
@@ -118,15 +139,18 @@ class HostInfo(_message.Message):
     priority: int
     calls_open_count: int
     is_local: bool
-    def __init__(self, link_id: _Optional[str] = ..., announcement_id: _Optional[int] = ..., instance: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[_link_pb2.ServiceDescription, _Mapping]]] = ..., state: _Optional[_Union[HostState, str]] = ..., slots: _Optional[int] = ..., priority: _Optional[int] = ..., calls_open_count: _Optional[int] = ..., is_local: _Optional[bool] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, link_id: _Optional[str] = ..., announcement_id: _Optional[int] = ..., instance: _Optional[str] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[_link_pb2.ServiceDescription, _Mapping]]] = ..., state: _Optional[_Union[HostState, str]] = ..., slots: _Optional[int] = ..., priority: _Optional[int] = ..., calls_open_count: _Optional[int] = ..., is_local: _Optional[bool] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("epoch", "after_number")
+    __slots__ = ("epoch", "after_number", "only")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     AFTER_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ONLY_FIELD_NUMBER: _ClassVar[int]
     epoch: str
     after_number: int
-    def __init__(self, epoch: _Optional[str] = ..., after_number: _Optional[int] = ...) -> None: ...
+    only: ListRequest
+    def __init__(self, epoch: _Optional[str] = ..., after_number: _Optional[int] = ..., only: _Optional[_Union[ListRequest, _Mapping]] = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("epoch", "number", "snapshot", "events")

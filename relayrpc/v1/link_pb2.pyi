@@ -205,18 +205,27 @@ class ServiceDescription(_message.Message):
     def __init__(self, name: _Optional[str] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
 
 class Announce(_message.Message):
-    __slots__ = ("id", "address", "services", "slots", "priority")
+    __slots__ = ("id", "address", "services", "slots", "priority", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     services: _containers.RepeatedCompositeFieldContainer[ServiceDescription]
     slots: int
     priority: int
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[ServiceDescription, _Mapping]]] = ..., slots: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[ServiceDescription, _Mapping]]] = ..., slots: _Optional[int] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Announced(_message.Message):
     __slots__ = ("id", "status", "details")

@@ -7,6 +7,7 @@ Method: a hub and the commands as real processes; hosts in this one.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 import signal
@@ -126,7 +127,8 @@ async def greeting(hub: RunningHub, path: str, **options: Any) -> AsyncIterator[
 
 
 async def test_ls_shows_hosts_with_plain_columns(hub: RunningHub) -> None:
-    async with greeting(hub, "/contoso/ls", instance="host-1", slots=4):
+    labels = {"tier": "1", "region": "eu"}
+    async with greeting(hub, "/contoso/ls", instance="host-1", slots=4, labels=labels):
         done = await relayrpc_("ls", url(hub, "/contoso"))
     assert (done.code, done.err) == (0, "")
     heading, row = [line.split() for line in done.out.splitlines()]
@@ -135,6 +137,7 @@ async def test_ls_shows_hosts_with_plain_columns(hub: RunningHub) -> None:
     assert shown["INSTANCE"] == "host-1"
     assert shown["STATE"] == "serving"
     assert shown["CALLS"] == "0/4"
+    assert shown["LABELS"] == "region=eu,tier=1"
     assert shown["WIRE"] == "1"
     assert row[-1] == GREETER
     assert f"relayrpc/{__version__}" in row
@@ -149,6 +152,26 @@ async def test_ls_shows_contracts_and_links(hub: RunningHub) -> None:
     assert re.search(r"^[0-9a-f]{32} +host-1 +ipv4:127.0.0.1:\d+ +open ", links.out, re.M)
     assert re.search(r"^\$hub ", parts.out, re.M)
     assert "$hub" not in contracts.out + links.out
+
+
+async def test_ls_finds_hosts_by_contract_and_label(hub: RunningHub) -> None:
+    async with (
+        greeting(hub, "/contoso/x", instance="eu", labels={"region": "eu", "tier": "1"}),
+        greeting(hub, "/contoso/y", instance="us", labels={"region": "us", "tier": "1"}),
+    ):
+        found = await relayrpc_(
+            "ls", url(hub), "--contract", GREETER, "--label", "region=eu", "--label", "tier=1",
+            "--json",
+        )  # fmt: skip
+        (host,) = found.lines[0]["hosts"]
+        digits = base64.b64decode(host["services"][0]["fingerprint"]).hex()
+        version = await relayrpc_(
+            "ls", url(hub, "/contoso/y"), "--contract", f"{GREETER}@{digits[:8]}"
+        )
+        other = await relayrpc_("ls", url(hub), "--contract", f"{GREETER}@ffffffff")
+    assert host["instance"] == "eu"
+    assert [line.split()[:2] for line in version.out.splitlines()[1:]] == [["contoso/y", "us"]]
+    assert len(other.out.splitlines()) == 1
 
 
 async def test_ls_prints_json(hub: RunningHub) -> None:
@@ -170,11 +193,16 @@ async def test_ls_of_nobody_prints_headings_only(hub: RunningHub) -> None:
 
 
 async def test_ls_watch_prints_who_comes_and_goes_until_ctrl_c(hub: RunningHub) -> None:
-    async with started("ls", url(hub, "/contoso"), "--watch") as process:
+    eu, us = {"region": "eu"}, {"region": "us"}
+    async with started("ls", url(hub, "/contoso"), "--watch", "--label", "region=eu") as process:
         assert process.stdout is not None
         while await process.stdout.readline() != b"# and since then:\n":
             pass
-        async with greeting(hub, "/elsewhere"), greeting(hub, "/contoso/w", instance="host-2"):
+        async with (
+            greeting(hub, "/elsewhere", labels=eu),
+            greeting(hub, "/contoso/w", labels=us),
+            greeting(hub, "/contoso/w", instance="host-2", labels=eu),
+        ):
             came = (await process.stdout.readline()).split()
         went = (await process.stdout.readline()).split()
         process.send_signal(signal.SIGINT)
@@ -223,6 +251,8 @@ async def test_ls_watch_goes_on_when_the_hub_is_back() -> None:
         (("ls", NOBODY), 1, "is a hub running there?"),
         (("ls", "http://127.0.0.1"), 2, "relay://"),
         (("ls", NOBODY, "--watch", "--links"), 2, "--watch"),
+        (("ls", NOBODY, "--label", "region"), 2, "write name=value"),
+        (("ls", NOBODY, "--contract", "samples.Greeter@xyz"), 2, "hexadecimal digits"),
         (("ls", NOBODY, "--tls-ca", "ca.pem"), 2, "relays://"),
         (("ls", "relays://127.0.0.1:1", "--tls-ca", "no-such.pem"), 1, "no-such.pem"),
         (("drain", NOBODY, "host-1"), 1, "is a hub running there?"),

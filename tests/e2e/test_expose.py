@@ -176,17 +176,19 @@ async def _is_served(stub: greeter_pb2_grpc.GreeterStub) -> bool:
     return True
 
 
-async def test_flags_say_which_hubs_slots_and_priority(
+async def test_flags_say_which_hubs_slots_priority_and_labels(
     hub: RunningHub, backend: str, unused_tcp_port: int
 ) -> None:
     gone = f"relay://127.0.0.1:{unused_tcp_port}/contoso/flags"
     url = f"relay://127.0.0.1:{hub.grpc_port}/contoso/flags"
-    flags = ("--at", gone, "--at", url, "--service", SERVICE, "--slots", "3", "--priority", "2")
+    flags = ("--at", gone, "--at", url, "--service", SERVICE, "--slots", "3", "--priority", "2",
+             "--label", "region=eu", "--label", "tier=")  # fmt: skip
     async with exposing(f"grpc://{backend}", *flags) as agent:
         listing = [sys.executable, "-m", "relayrpc", "ls", url, "--json"]
         run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
         (host,) = json.loads((await in_thread(run, listing)).stdout)["hosts"]
         assert (host["address"], host["slots"], host["priority"]) == ("contoso/flags", 3, 2)
+        assert host["labels"] == {"region": "eu", "tier": ""}
         agent.terminate()
         assert await in_thread(agent.wait, 30) == 0
 
@@ -307,6 +309,7 @@ def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text(
         '[[expose]]\ntarget = "grpc://h:1"\n\n\n'
         '[[expose]]\ntarget = 5\nslot = 1\nservices = [1]\nat = [2]\n'
+        'labels = { region = 1 }\n'
     )
     command = [sys.executable, "-m", "relayrpc", "expose", "--config", "a.toml"]
     done = subprocess.run(
@@ -319,4 +322,5 @@ def test_what_is_wrong_in_a_file_is_told_with_its_line(tmp_path: Path) -> None:
         "relayrpc: a.toml:7: expose.slot is no setting; did you mean expose.slots?",
         "relayrpc: a.toml:8: expose.services is [1], and must be a list of texts",
         "relayrpc: a.toml:9: expose.at is [2], and must be text, in quotes, or a list of texts",
+        "relayrpc: a.toml:10: expose.labels is {'region': 1}, and must be a table of texts",
     ]

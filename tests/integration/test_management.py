@@ -15,18 +15,24 @@ from typing import Any
 import grpc
 import pytest
 
+import relayrpc
 import relayrpc.aio
 from relayrpc import __version__
+from relayrpc.errors import ConfigError
 from relayrpc.hub.server import Hub
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.v1 import hub_pb2 as pb
 from relayrpc.v1 import link_pb2
+from samples.greeter import greeter_pb2_grpc
+from samples.greeter.host import Greeter
 from tests.support.relay import Stub, peer_links, running_hub
 from tests.support.tcp_proxy import TCPProxy
 from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
+
+GREETER = "samples.greeter.v1.Greeter"
 
 
 class HubStub:
@@ -83,10 +89,21 @@ async def serving(
         await server.stop(None)
 
 
-async def listing(stub: HubStub, address: str = "") -> pb.ListResponse:
+@contextlib.asynccontextmanager
+async def greeting(hub: Hub, path: str, **options: Any) -> AsyncIterator[relayrpc.aio.Server]:
+    server = relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}{path}", **options)
+    greeter_pb2_grpc.add_GreeterServicer_to_server(Greeter(), server)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(None)
+
+
+async def listing(stub: HubStub, address: str = "", **wanted: Any) -> pb.ListResponse:
     """The parts put together, those of the hub itself left out."""
     whole = pb.ListResponse()
-    async for part in stub.List(pb.ListRequest(address=address)):
+    async for part in stub.List(pb.ListRequest(address=address, **wanted)):
         whole.MergeFrom(part)
     hosts = [host for host in whole.hosts if not host.is_local]
     del whole.hosts[:]
@@ -161,6 +178,56 @@ async def test_hub_lists_a_host_without_address_at_the_name_of_its_service() -> 
     assert host.address == ""
 
 
+async def test_hub_finds_hosts_by_contract_and_label() -> None:
+    eu, us = {"region": "eu", "tier": "1"}, {"region": "us", "tier": "1"}
+    async with (
+        running_hub() as hub,
+        serving(hub, "/contoso/a", instance="a-eu", labels=eu),
+        serving(hub, "/contoso/a", instance="a-us", labels=us),
+        serving(hub, "/contoso/b", instance="b-eu", labels=eu),
+        greeting(hub, "/contoso/a", instance="greeter", labels=us),
+        managing(hub) as stub,
+    ):
+
+        async def found(**wanted: Any) -> set[str]:
+            answer = await listing(stub, **wanted)
+            hosts = {host.instance for host in answer.hosts}
+            assert {link.instance for link in answer.links} == hosts
+            return hosts
+
+        (greeter,) = (await listing(stub, service=GREETER)).hosts
+        fingerprint = greeter.services[0].fingerprint
+        assert dict(greeter.labels) == us
+        assert await found(labels={"region": "eu"}) == {"a-eu", "b-eu"}
+        assert await found(labels={"region": "us", "tier": "1"}) == {"a-us", "greeter"}
+        assert await found(labels={"region": "us", "tier": "2"}) == set()
+        assert await found(service="test.Service", labels=us) == {"a-us"}
+        assert await found(address="contoso/a", labels={"region": "eu"}) == {"a-eu"}
+        assert await found(service=GREETER, fingerprint=fingerprint) == {"greeter"}
+        assert await found(fingerprint=fingerprint[:4]) == {"greeter"}
+        assert await found(service="test.Service", fingerprint=fingerprint) == set()
+
+
+async def test_host_announces_its_labels_on_every_link() -> None:
+    async with (
+        running_hub() as hub,
+        serving(hub, "/a", instance="h1", labels={"region": "eu"}),
+        managing(hub) as stub,
+    ):
+        (before,) = (await listing(stub, labels={"region": "eu"})).hosts
+        await stub.EndLink(pb.EndLinkRequest(link_id=before.link_id))
+        after = None
+        while after is None or after.link_id == before.link_id:
+            hosts = (await listing(stub, labels={"region": "eu"})).hosts
+            after = hosts[0] if hosts else None
+
+
+def test_labels_that_cannot_be_announced_are_refused_before_any_io() -> None:
+    for make in (relayrpc.aio.server, relayrpc.server):
+        with pytest.raises(ConfigError, match="is no name of a label"):
+            make("relay://127.0.0.1:1/a", labels={"a b": "c"})
+
+
 async def test_hub_tells_a_long_list_in_parts() -> None:
     """Each part is one message: gRPC takes none above 4 MiB."""
     many = {f"Method{number:04}": HANDLERS["Echo"] for number in range(3_000)}
@@ -192,8 +259,11 @@ async def test_caller_with_no_path_in_its_url_is_told_that_nobody_listens() -> N
 class Watcher:
     """One Watch; forgets and learns as a snapshot and events say."""
 
-    def __init__(self, stub: HubStub, epoch: str = "", number: int = 0) -> None:
-        self.call = stub.Watch(pb.WatchRequest(epoch=epoch, after_number=number))
+    def __init__(
+        self, stub: HubStub, epoch: str = "", number: int = 0, only: pb.ListRequest | None = None
+    ) -> None:
+        self.call = stub.Watch(pb.WatchRequest(epoch=epoch, after_number=number, only=only))
+        self.is_whole = only is None
         self.epoch = epoch
         self.number = number
         self.snapshots_count = 0
@@ -210,7 +280,7 @@ class Watcher:
                 self.hosts[host.link_id, host.announcement_id] = host.instance
             assert bool(response.epoch) == response.snapshot.is_last
         for event in response.events:
-            assert event.number == self.number + 1
+            assert event.number == self.number + 1 or not self.is_whole
             self.number = event.number
             self.events.append(event)
         if response.epoch:
@@ -268,6 +338,66 @@ async def test_watch_tells_who_lost_the_connection_and_returned() -> None:
         returned = await watcher.event(pb.HostEvent.KIND_RETURNED)
         assert parked.host.instance == returned.host.instance == "h1"
         await server.stop(None)
+
+
+async def test_watch_tells_of_the_hosts_that_were_asked_for() -> None:
+    eu = {"region": "eu"}
+    only = pb.ListRequest(service="test.Service", labels=eu)
+    async with (
+        running_hub() as hub,
+        managing(hub) as stub,
+        serving(hub, "/a", instance="other"),
+        serving(hub, "/a", instance="there", labels=eu),
+    ):
+        watcher = Watcher(stub, only=only)
+        await watcher.read()
+        assert list(watcher.hosts.values()) == ["there"]
+        async with (
+            serving(hub, "/a", instance="another"),
+            serving(hub, "/b", instance="new", labels=eu),
+        ):
+            for instance in ("another", "there"):
+                await stub.Drain(pb.DrainRequest(instance=instance))
+        await watcher.event(pb.HostEvent.KIND_WENT)
+        told = [(event.kind, event.host.instance) for event in watcher.events]
+        assert told == [
+            (pb.HostEvent.KIND_CAME, "new"),
+            (pb.HostEvent.KIND_DRAINED, "there"),
+            (pb.HostEvent.KIND_WENT, "new"),
+        ]
+        # Whoever comes back is told the same of what was missed.
+        again = Watcher(stub, watcher.epoch, 2, only)
+        await again.event(pb.HostEvent.KIND_WENT)
+        assert again.snapshots_count == 0
+        assert [(event.kind, event.host.instance) for event in again.events] == told
+        nothing = Watcher(stub, watcher.epoch, watcher.number, pb.ListRequest(service="a.B"))
+        assert not (await nothing.read()).events
+
+
+async def test_watch_tells_of_a_link_to_those_who_asked_for_a_host_on_it() -> None:
+    async with (
+        running_hub() as hub,
+        TCPProxy(hub.http_port) as proxy,
+        managing(hub) as stub,
+        serving(hub, "/a", instance="other"),
+    ):
+        url = f"ws://127.0.0.1:{proxy.port}"
+        servers = [
+            relayrpc.aio.server(f"{url}/{region}", instance=region, labels={"region": region})
+            for region in ("eu", "us")
+        ]
+        for server in servers:
+            server.add_registered_method_handlers("test.Service", HANDLERS)
+            await server.start()
+        watcher = Watcher(stub, only=pb.ListRequest(labels={"region": "eu"}))
+        await watcher.read()
+        proxy.cut()
+        returned = await watcher.event(pb.HostEvent.KIND_RETURNED)
+        assert returned.host.instance == "eu"
+        kinds = [event.kind for event in watcher.events]
+        assert kinds == [pb.HostEvent.KIND_PARKED, pb.HostEvent.KIND_RETURNED]
+        for server in servers:
+            await server.stop(None)
 
 
 async def test_watch_goes_on_without_a_gap() -> None:

@@ -190,7 +190,13 @@ def _end_call(end: _End, args: dict[str, Any]) -> None:
 
 def _announce(end: _End, args: dict[str, Any]) -> None:
     services = [_parse(pb.ServiceDescription(), service) for service in args["services"]]
-    end.link.announce(args["id"], args["address"], services, slots=args.get("slots", 0))
+    end.link.announce(
+        args["id"],
+        args["address"],
+        services,
+        slots=args.get("slots", 0),
+        labels=args.get("labels"),
+    )
 
 
 def _carrier_opened(end: _End, _args: dict[str, Any]) -> None:

@@ -382,12 +382,18 @@ def test_credit_the_budget_withheld_is_passed_on_when_there_is_room() -> None:
             ),
             "4096 methods",
         ),
+        (
+            pb.Announce(
+                id=2, address="b", services=[pb.ServiceDescription(name="s")], labels={"a b": ""}
+            ),
+            "'a b' is no name of a label",
+        ),
     ],
 )
 def test_wrong_announcement_is_refused_with_the_reason(
     hub: HubCore, host: CorePeer, announce: pb.Announce, says: str
 ) -> None:
-    host.link.announce(2, announce.address, list(announce.services))
+    host.link.announce(2, announce.address, list(announce.services), labels=announce.labels)
     hub.settle()
     event = host.of(AnnouncedReceived)[-1]
     assert isinstance(event, AnnouncedReceived)

@@ -69,15 +69,28 @@ def test_journal_tells_a_host_that_came_with_its_contract() -> None:
     assert event.host.state == pb.HOST_STATE_SERVING
 
 
-def test_journal_tells_a_host_that_went_by_name_only() -> None:
+def test_journal_tells_a_host_that_went_by_name_and_what_it_was_found_by() -> None:
     hub = JournalledHub()
-    host = hub.host("h1")
+    host = hub.peer("h1")
+    service = link_pb2.ServiceDescription(
+        name=SERVICE, fingerprint=bytes(32), methods=[link_pb2.Method(name="Call")]
+    )
+    host.link.announce(1, "a", [service], slots=3, labels={"region": "eu"})
+    hub.settle()
     host.link.withdraw(1)
     hub.settle()
     assert hub.kinds() == [Kind.KIND_CAME, Kind.KIND_WENT]
-    went = hub.all()[1].host
-    assert (went.instance, went.address, went.announcement_id) == ("h1", "a", 1)
-    assert not went.services
+    came, went = (event.host for event in hub.all())
+    assert came.services == [service]
+    assert dict(came.labels) == {"region": "eu"}
+    assert went == pb.HostInfo(
+        link_id=came.link_id,
+        announcement_id=1,
+        instance="h1",
+        address="a",
+        services=[link_pb2.ServiceDescription(name=SERVICE, fingerprint=bytes(32))],
+        labels={"region": "eu"},
+    )
 
 
 def test_journal_tells_every_host_of_a_link_that_ended() -> None:
