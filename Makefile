@@ -34,6 +34,7 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+	$(BIN)/mypy -p relayrpc_codegen
 
 gen: $(READY)
 	$(BIN)/python -m codegen.generate

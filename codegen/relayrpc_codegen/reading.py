@@ -87,7 +87,9 @@ class _Reader:
     def __init__(self, file: FileDescriptor, source: FileDescriptorProto) -> None:
         services = list(file.services_by_name.values())
         methods = [method for service in services for method in service.methods]
-        require_names(file.name, (each.full_name for each in (*services, *methods)))
+        full_names = [service.full_name for service in services]
+        full_names += [method.full_name for method in methods]
+        require_names(file.name, full_names)
         self._file = file
         self._contracts = _check(file, source)
         self._comments = {

@@ -82,7 +82,9 @@ def _imports(module: Module) -> Iterator[str]:
         yield "from collections.abc import AsyncIterator, Iterator"
     yield "from typing import Final, Protocol"
     yield ""
-    if any(each.is_deprecated for each in (*module.services, *methods)):
+    deprecated = [each.is_deprecated for each in module.services]
+    deprecated += [each.is_deprecated for each in methods]
+    if any(deprecated):
         yield "from typing_extensions import deprecated"
         yield ""
     yield from (_statement(each) for each in module.imports if each.has_statement)

@@ -14,7 +14,7 @@ from tests.support.generated import Cases, generate_cases
 def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cases]:
     """What is generated, with its folder on the path that imports are found on."""
     folder = tmp_path_factory.mktemp("generated")
-    generate_cases(folder, "python", "pyi", "relayrpc")
+    generate_cases(folder, "python", "pyi", "grpc_python", "relayrpc")
     sys.path.append(str(folder))
     yield Cases(folder)
     sys.path.remove(str(folder))

@@ -169,6 +169,44 @@ def test_blocking_caller_calls_blocking_servicer_in_every_shape(cases: Cases, pl
             parcels.Take(pb.Parcel())
 
 
+async def test_plain_stubs_work_beside_it_on_one_channel_and_server(cases: Cases) -> None:
+    pb, relay, plain = cases.shapes_pb2, cases.shapes_relay, cases.shapes_pb2_grpc
+
+    class Shelves(plain.ShelvesServicer):
+        async def Count(self, request: Any, context: Any) -> Any:
+            return pb.Parcel.Size(number=request.number)
+
+    def add(server: Any) -> None:
+        relay.add_ParcelsServicer_to_server(Parcels(cases), server)
+        plain.add_ShelvesServicer_to_server(Shelves(), server)
+
+    async with relayed(add) as channel:
+        parcel = pb.Parcel(name="abc")
+        assert (await relay.ParcelsCaller(channel).Take(parcel)).number == 3
+        assert (await plain.ParcelsStub(channel).Take(parcel)).number == 3
+        assert (await plain.ShelvesStub(channel).Count(pb.Receipt(number=4))).number == 4
+        with pytest.warns(DeprecationWarning, match="Shelves is deprecated"):
+            shelves = relay.ShelvesCaller(channel)
+        assert (await shelves.Count(pb.Receipt(number=5))).number == 5
+
+
+async def test_metadata_reaches_the_servicer(cases: Cases) -> None:
+    pb, relay = cases.shapes_pb2, cases.shapes_relay
+    told: list[Any] = []
+
+    class Curious(Parcels):
+        async def Take(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+            told.extend(context.invocation_metadata() or ())
+            return self.pb.Receipt()
+
+    def add(server: Any) -> None:
+        relay.add_ParcelsServicer_to_server(Curious(cases), server)
+
+    async with relayed(add) as channel:
+        await relay.ParcelsCaller(channel).Take(pb.Parcel(), metadata=(("k", "v"),))
+    assert ("k", "v") in told
+
+
 async def test_default_timeout_counts_where_the_caller_says_nothing(cases: Cases) -> None:
     pb, relay = cases.shapes_pb2, cases.shapes_relay
 

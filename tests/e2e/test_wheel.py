@@ -47,6 +47,59 @@ async def main(url):
 
 asyncio.run(main(sys.argv[1]))
 """
+TYPED_PROTO = """\
+syntax = "proto3";
+package e2e;
+import "relayrpc/v1/contract.proto";
+service Echo {
+  option (relayrpc.v1.contract) = { default_timeout: { seconds: 30 } };
+  rpc Say(Line) returns (Line);
+  rpc Count(Line) returns (stream Line);
+}
+message Line { string text = 1; }
+"""
+TYPED_CALL = """\
+import asyncio, sys
+import relayrpc, relayrpc.aio
+from echo_pb2 import Line
+from echo_relay import *
+
+class Echo:
+    async def Say(self, request, context):
+        return Line(text=f"async {request.text}")
+    async def Count(self, request, context):
+        for number in request.text:
+            yield Line(text=number)
+
+class EchoSync:
+    def Say(self, request, context):
+        return Line(text=f"blocking {request.text}")
+    def Count(self, request, context):
+        return (Line(text=number) for number in request.text)
+
+async def main(url):
+    server = relayrpc.aio.server(url)
+    add_EchoServicer_to_server(Echo(), server)
+    await server.start()
+    async with relayrpc.aio.channel(url) as channel:
+        echo = EchoCaller(channel)
+        print((await echo.Say(Line(text="hi"))).text)
+        print([each.text async for each in echo.Count(Line(text="123"))])
+    await server.stop(None)
+
+def main_sync(url):
+    server = relayrpc.server(url)
+    add_EchoServicerSync_to_server(EchoSync(), server)
+    server.start()
+    with relayrpc.channel(url) as channel:
+        echo = EchoCallerSync(channel)
+        print(echo.Say(Line(text="hi")).text)
+        print([each.text for each in echo.Count(Line(text="456"))])
+    server.stop(None).wait()
+
+asyncio.run(main(sys.argv[1] + "/async"))
+main_sync(sys.argv[1] + "/blocking")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -143,21 +196,32 @@ def test_buf_compiles_what_imports_the_protos_of_the_wheel(include: Path, work: 
 def lowest_versions() -> list[str]:
     """Exact requirements at the lower bounds that pyproject.toml declares."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["hub"]]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *extras["hub"], *extras["codegen"]]
     return [re.sub(r">=([\d.]+)[^;]*", r"==\1 ", requirement) for requirement in declared]
 
 
-@pytest.mark.parametrize(
-    "versions",
-    [pytest.param([], id="newest"), pytest.param(lowest_versions(), id="lowest", marks=SLOW)],
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param([], id="newest"),
+        pytest.param(lowest_versions(), id="lowest", marks=SLOW),
+    ],
 )
-def test_call_goes_through_a_hub_with_the_wheel_alone(
-    versions: list[str], wheel: Path, tmp_path: Path
-) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", f"{wheel}[hub]", *versions]
+def python(
+    request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The interpreter of an environment with the wheel and what it needs, in some versions."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    requirements = [f"{wheel}[hub,codegen]", *request.param]
+    install = [str(python), "-m", "pip", "install", "--quiet", *requirements]
     subprocess.run(install, check=True, capture_output=True)
+    return python
+
+
+def test_call_goes_through_a_hub_with_the_wheel_alone(python: Path, tmp_path: Path) -> None:
     # The sample is the user's own code; the package itself must come from the wheel.
     work = tmp_path / "work"
     shutil.copytree(ROOT / "samples", work / "samples")
@@ -169,3 +233,22 @@ def test_call_goes_through_a_hub_with_the_wheel_alone(
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "Hello, Ada"
+
+
+def test_generated_code_calls_and_serves_with_the_wheel_alone(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "protos").mkdir()
+    (tmp_path / "protos" / "echo.proto").write_text(TYPED_PROTO)
+    for folder in ("gen", "plugin"):
+        (tmp_path / folder).mkdir()
+    command = str(python.with_name("relayrpc"))
+    run(command, "codegen", "protos/echo.proto", "--out", "gen", cwd=tmp_path)
+    include = run(command, "protos", cwd=tmp_path).strip()
+    plugin = f"--plugin=protoc-gen-relayrpc={python.with_name('protoc-gen-relayrpc')}"
+    protoc = (str(python), "-m", "grpc_tools.protoc", "-Iprotos", f"-I{include}", plugin)
+    run(*protoc, "--relayrpc_out=plugin", "echo.proto", cwd=tmp_path)
+    module = "echo_relay.py"
+    assert (tmp_path / "plugin" / module).read_text() == (tmp_path / "gen" / module).read_text()
+    with running_hub(python=python, cwd=tmp_path) as hub:
+        url = f"relay://127.0.0.1:{hub.grpc_port}/contoso"
+        printed = run(str(python), "-c", TYPED_CALL, url, cwd=tmp_path / "gen")
+    assert printed.splitlines() == ["async hi", "['1', '2', '3']", "blocking hi", "['4', '5', '6']"]
