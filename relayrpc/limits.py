@@ -208,6 +208,10 @@ class Limits:
     """... and what they take with their values; a store in memory holds all of it."""
     store_deletions_max: int = 16_384
     """Deleted keys that are remembered: a watcher that is further behind begins anew."""
+    store_writes_waiting_max: int = 16_384
+    """Writes that wait for the disk,"""
+    store_writes_waiting_bytes_max: int = 32 * MIB
+    """... and their values; one more is refused."""
     store_watchers_max: int = 256
     """Watchers of keys at once, and as many followers of logs."""
     store_leases_max: int = 4_096
@@ -421,6 +425,7 @@ def _relations(limits: Limits) -> list[_Relation]:
         relation("contract_file_bytes_max", "at most", "contract_bytes_max"),
         relation("contract_bytes_max", "at most", "store_value_bytes_max"),
         relation("store_value_bytes_max", "at most", "store_bytes_max"),
+        relation("store_value_bytes_max", "at most", "store_writes_waiting_bytes_max"),
         relation("store_value_bytes_max", "at most", "store_log_bytes_max"),
         relation("store_lease_s_min", "at most", "store_lease_s_max"),
         relation("backoff_s_min", "at most", "backoff_s_max"),

@@ -218,12 +218,13 @@ class Store(ABC):
 
         Args:
             log: Its name.
-            data: At most `Limits.store_value_bytes_max` bytes.
+            data: At most `Limits.store_value_bytes_max` bytes, and what the log retains.
 
         Returns:
             The record's sequence.
 
         Raises:
+            UsageError: It is larger than all that the log keeps.
             StoreFullError: There is no room for one more log, or on the disk.
         """
 

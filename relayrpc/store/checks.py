@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.errors import PositionError, RevisionError, StoreFullError, UsageError
+from relayrpc.limits import MIB
 
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "PAGE_BYTES",
+    "PAGE_COUNT",
     "Bounds",
     "bounds_of",
     "check_expected",
@@ -27,11 +30,17 @@ __all__ = [
     "check_name",
     "check_prefix",
     "check_reached",
+    "check_record",
     "check_remembered",
     "check_retention",
     "check_room",
     "check_value",
 ]
+
+PAGE_BYTES: Final = 1 * MIB
+"""A page for a watcher or reader ends with the value that reaches this,"""
+PAGE_COUNT: Final = 1024
+"""... or is the last of so many."""
 
 _SEGMENTS: Final = re.compile(r"[A-Za-z0-9._~$-]+(?:/[A-Za-z0-9._~$-]+)*")
 
@@ -87,6 +96,16 @@ def check_value(value: bytes, limits: Limits) -> None:
     most = limits.store_value_bytes_max
     if len(value) > most:
         raise UsageError(f"a value of {len(value)} bytes, more than {most}", limit_bytes=most)
+
+
+def check_record(data: bytes, bounds: Bounds) -> None:
+    """
+    Raises:
+        UsageError: Its log keeps less than it alone.
+    """
+    if len(data) > bounds.bytes_max:
+        text = f"a record of {len(data)} bytes, and its log keeps {bounds.bytes_max}"
+        raise UsageError(text, limit_bytes=bounds.bytes_max)
 
 
 def check_lease(lease_s: float, limits: Limits) -> None:

@@ -55,20 +55,19 @@ class Leases:
         lease = self._by_id[lease_id]
         lease.deadline_s = now_s + lease.lease_s
 
-    def remove(self, lease_id: int) -> bool:
-        """Count it no more; False: it was over."""
-        return self._by_id.pop(lease_id, None) is not None
+    def remove(self, lease_id: int) -> float | None:
+        """Count it no more; returns the seconds it was granted, None: it was over."""
+        lease = self._by_id.pop(lease_id, None)
+        return lease.lease_s if lease else None
 
-    def take_expired(self, *, now_s: float) -> list[int]:
-        """Remove those whose time is over; returns their ids, the earliest first."""
-        expired = sorted(
+    def expired(self, *, now_s: float) -> list[int]:
+        """Return the ids of those whose time is over, the earliest first."""
+        expired = [
             (lease.deadline_s, lease_id)
             for lease_id, lease in self._by_id.items()
             if lease.deadline_s <= now_s
-        )
-        for _, lease_id in expired:
-            del self._by_id[lease_id]
-        return [lease_id for _, lease_id in expired]
+        ]
+        return [lease_id for _, lease_id in sorted(expired)]
 
     def next_deadline_s(self) -> float | None:
         """Return when the first is over; None: there is none."""
@@ -78,16 +77,18 @@ class Leases:
 class LeaseTimer:
     """The leases of an open store, on the time of its event loop."""
 
-    def __init__(self, expired: Callable[[int], None]) -> None:
+    def __init__(self, expired: Callable[[int], object]) -> None:
         """
         Args:
-            expired: Called with the id of each lease that is over by itself; must not raise.
+            expired: Called with the id of each lease whose time is over; must remove it, and not
+                raise.
         """
         self._leases = Leases()
         self._expired = expired
         self._loop = asyncio.get_running_loop()
         # Fires at the first deadline or before it: keeping alive leaves it as it is.
         self._handle: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -102,15 +103,18 @@ class LeaseTimer:
     def keep_alive(self, lease_id: int) -> None:
         self._leases.keep_alive(lease_id, now_s=self._loop.time())
 
-    def remove(self, lease_id: int) -> bool:
+    def remove(self, lease_id: int) -> float | None:
         return self._leases.remove(lease_id)
 
     def close(self) -> None:
+        """Call nobody any more."""
+        self._is_closed = True
         if self._handle is not None:
             self._handle.cancel()
-            self._handle = None
 
     def _arm(self) -> None:
+        if self._is_closed:
+            return
         deadline_s = self._leases.next_deadline_s()
         if self._handle is not None:
             if deadline_s is not None and self._handle.when() <= deadline_s:
@@ -125,6 +129,6 @@ class LeaseTimer:
         # A loop may come a moment early.
         now_s = max(self._loop.time(), self._handle.when())
         self._handle = None
-        for lease_id in self._leases.take_expired(now_s=now_s):
+        for lease_id in self._leases.expired(now_s=now_s):
             self._expired(lease_id)
         self._arm()

@@ -12,26 +12,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 
-from relayrpc.errors import UsageError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
-from relayrpc.store.base import Change, Deletion, Entry, Record, Retention, Snapshot, Store
+from relayrpc.store.base import Change, Deletion, Entry, Record, Retention, Snapshot
 from relayrpc.store.checks import (
     bounds_of,
     check_expected,
     check_lease,
-    check_name,
-    check_prefix,
     check_reached,
+    check_record,
     check_remembered,
     check_retention,
     check_room,
     check_value,
 )
-from relayrpc.store.feed import Feed, Feeds
 from relayrpc.store.leases import LeaseTimer
+from relayrpc.store.local import LocalStore
 
 
 __all__ = ["MemoryStore"]
@@ -47,7 +44,7 @@ class _Log:
     """Without gaps, up to `last`."""
 
 
-class MemoryStore(Store):
+class MemoryStore(LocalStore):
     """
     A store in memory; needs a running loop to be made.
 
@@ -62,9 +59,7 @@ class MemoryStore(Store):
             limits: How much it may hold.
             wall_clock: Seconds since 1970; what records are dated by.
         """
-        self._limits = limits
-        self._wall_clock = wall_clock
-        self._revision = 0
+        super().__init__(limits, wall_clock, revision=0)
         # Both in the order of revisions, the newest last.
         self._entries: dict[str, Entry] = {}
         self._deletions: dict[str, int] = {}
@@ -74,21 +69,19 @@ class MemoryStore(Store):
         self._lease_id = 0
         # Lease -> its keys.
         self._leased: dict[int, set[str]] = {}
-        self._leases = LeaseTimer(self._delete_leased)
+        self._leases = LeaseTimer(self._end_lease)
         self._logs: dict[str, _Log] = {}
-        self._watchers = Feeds(limits)
-        self._followers = Feeds(limits)
 
     # --- keys ---
 
     async def get(self, key: str) -> Entry | None:
-        self._check_key(key)
+        self._check_name(key)
         return self._entries.get(key)
 
     async def put(
         self, key: str, value: bytes, *, expected: int | None = None, lease_id: int | None = None
     ) -> int:
-        self._check_key(key)
+        self._check_name(key)
         check_value(value, self._limits)
         if lease_id is not None:
             self._leases.check(lease_id)
@@ -110,7 +103,7 @@ class MemoryStore(Store):
         return self._revision
 
     async def delete(self, key: str, *, expected: int | None = None) -> int:
-        self._check_key(key)
+        self._check_name(key)
         before = self._entries.get(key)
         check_expected(key, expected, before.revision if before else 0)
         if before is None:
@@ -127,12 +120,6 @@ class MemoryStore(Store):
         self._check_prefix(prefix)
         found = [entry for key, entry in self._entries.items() if key.startswith(prefix)]
         return Snapshot(self._revision, found)
-
-    def watch(self, prefix: str = "", *, after: int | None = None) -> Feed[Change]:
-        self._check_prefix(prefix)
-        known = self._revision if after is None else after
-        fetch = partial(self._changes, prefix, known)
-        return Feed(self._watchers, prefix, fetch, after=0 if after is None else after)
 
     async def _changes(self, prefix: str, known: int, after: int) -> tuple[list[Change], int]:
         check_reached("the store", max(known, after), self._revision)
@@ -168,10 +155,11 @@ class MemoryStore(Store):
 
     async def end_lease(self, lease_id: int) -> None:
         self._check_open()
-        if self._leases.remove(lease_id):
-            self._delete_leased(lease_id)
+        self._end_lease(lease_id)
 
-    def _delete_leased(self, lease_id: int) -> None:
+    def _end_lease(self, lease_id: int) -> None:
+        if self._leases.remove(lease_id) is None:
+            return
         keys = sorted(self._leased[lease_id], key=lambda key: self._entries[key].revision)
         for key in keys:
             self._delete(key)
@@ -181,8 +169,10 @@ class MemoryStore(Store):
     # --- logs ---
 
     async def append(self, log: str, data: bytes) -> int:
-        self._check_key(log)
+        self._check_name(log)
         check_value(data, self._limits)
+        known = self._logs.get(log)
+        check_record(data, bounds_of(known.retention if known else Retention(), self._limits))
         kept = self._log(log)
         kept.last += 1
         kept.size_bytes += len(data)
@@ -191,32 +181,24 @@ class MemoryStore(Store):
         self._followers.wake([log])
         return kept.last
 
-    async def read(self, log: str, *, after: int = 0) -> list[Record]:
-        self._check_key(log)
+    async def _records(self, log: str, after: int) -> list[Record]:
         kept = self._logs.get(log, _Log())
         check_reached(f"the log {log!r}", after, kept.last)
         self._trim(kept)
         first = kept.last - len(kept.records)
         return list(islice(kept.records, max(0, after - first), None))
 
-    def follow(self, log: str, *, after: int = 0) -> Feed[Record]:
-        self._check_key(log)
-
-        async def fetch(position: int) -> tuple[list[Record], int]:
-            records = await self.read(log, after=position)
-            return records, records[-1].sequence if records else position
-
-        return Feed(self._followers, log, fetch, after=after)
-
     async def retain(self, log: str, retention: Retention) -> None:
-        self._check_key(log)
+        self._check_name(log)
         check_retention(retention, self._limits)
         kept = self._log(log)
+        # By what was said before: what is hidden for its age does not come again.
+        self._trim(kept)
         kept.retention = retention
         self._trim(kept)
 
     async def drop(self, log: str) -> None:
-        self._check_key(log)
+        self._check_name(log)
         self._logs.pop(log, None)
         self._followers.wake([log])
 
@@ -240,8 +222,7 @@ class MemoryStore(Store):
 
     async def aclose(self) -> None:
         self._leases.close()
-        self._watchers.close()
-        self._followers.close()
+        self._end_feeds()
 
     # --- what all of it stands on ---
 
@@ -260,15 +241,3 @@ class MemoryStore(Store):
         self._deletions.pop(key, None)
         if entry and entry.lease_id is not None:
             self._leased[entry.lease_id].discard(key)
-
-    def _check_open(self) -> None:
-        if self._watchers.is_closed:
-            raise UsageError("the store is closed")
-
-    def _check_key(self, key: str) -> None:
-        self._check_open()
-        check_name(key, self._limits)
-
-    def _check_prefix(self, prefix: str) -> None:
-        self._check_open()
-        check_prefix(prefix, self._limits)

@@ -388,6 +388,7 @@ async def _log_forgets_the_oldest(open_store: OpenStore) -> None:
         assert await sequences() == [27, 28]
         await store.retain("log", Retention(bytes_max=49))
         assert await sequences() == [28]
+        await _refuses(store.append("log", bytes(50)), UsageError)
         await store.retain("log", Retention(records_max=2))
         await store.append("log", b"")
         await store.append("log", b"")

@@ -90,6 +90,7 @@ _ENTRY_POINTS: Final = {
     "relayrpc.cli.main",
     # Until a hub opens stores.
     "relayrpc.store.memory",
+    "relayrpc.store.sqlite",
     "relayrpc.testing",
     "relayrpc.testing.pytest_plugin",
     "relayrpc.typed",

@@ -33,7 +33,8 @@ WEIGHTLESS = {
     # In a store, which no hub has yet.
     "store_key_bytes_max", "store_value_bytes_max", "store_keys_max", "store_bytes_max",
     "store_deletions_max", "store_watchers_max", "store_leases_max", "store_logs_max",
-    "store_log_records_max", "store_log_bytes_max",
+    "store_log_records_max", "store_log_bytes_max", "store_writes_waiting_max",
+    "store_writes_waiting_bytes_max",
 }  # fmt: skip
 
 

@@ -17,8 +17,9 @@ def test_lease_is_over_at_its_deadline_and_not_before() -> None:
     leases = Leases()
     leases.add(1, 10.0, now_s=100.0)
     assert leases.next_deadline_s() == 110.0
-    assert leases.take_expired(now_s=109.9) == []
-    assert leases.take_expired(now_s=110.0) == [1]
+    assert leases.expired(now_s=109.9) == []
+    assert leases.expired(now_s=110.0) == [1]
+    assert leases.remove(1) == 10.0
     assert leases.next_deadline_s() is None
     with pytest.raises(LeaseError, match="lease 1 is over"):
         leases.check(1)
@@ -28,8 +29,9 @@ def test_lease_kept_alive_has_its_whole_time_again() -> None:
     leases = Leases()
     leases.add(1, 10.0, now_s=100.0)
     leases.keep_alive(1, now_s=109.0)
-    assert leases.take_expired(now_s=118.9) == []
-    assert leases.take_expired(now_s=119.0) == [1]
+    assert leases.expired(now_s=118.9) == []
+    assert leases.expired(now_s=119.0) == [1]
+    leases.remove(1)
     with pytest.raises(LeaseError):
         leases.keep_alive(1, now_s=119.0)
 
@@ -38,11 +40,11 @@ def test_leases_are_over_in_the_order_of_their_deadlines() -> None:
     leases = Leases()
     for lease_id, lease_s in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 9.0)):
         leases.add(lease_id, lease_s, now_s=0.0)
-    assert leases.remove(3)
-    assert not leases.remove(3)
+    assert leases.remove(3) == 2.0
+    assert leases.remove(3) is None
     assert leases.next_deadline_s() == 1.0
-    assert leases.take_expired(now_s=5.0) == [2, 1]
-    assert len(leases) == 1
+    assert leases.expired(now_s=5.0) == [2, 1]
+    assert len(leases) == 3
 
 
 def test_store_deletes_at_the_moment_a_lease_is_over() -> None:
