@@ -78,7 +78,8 @@ def server(
 
     Args:
         url: The hub and the address, "relay://hub:7350/contoso/greeter"; without a path, each
-            service has its full name. A sequence: hubs that take each other's place.
+            service has the default address that its contract declares, or else its full name. A
+            sequence: hubs that take each other's place.
         carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin
             one.
         migration_thread_pool: For plain `def` handlers; None: a pool of its own.
@@ -149,7 +150,8 @@ def channel(
 
     Args:
         url: The hub and the address, "relay://hub:7350/contoso/greeter"; without a path, each
-            service has its full name. A sequence: hubs that take each other's place.
+            service has the default address that its contract declares, or else its full name. A
+            sequence: hubs that take each other's place.
         carrier: "auto" moves to the hub's WebSocket door where it can; "grpc" and "websocket" pin
             one.
         options: gRPC's. docs/reference/grpc-compatibility.md lists those that are honoured; others
@@ -190,4 +192,5 @@ def channel(
         call_credentials=call_credentials,
         retries=make_retries(settings, random=dialling.random, has_next_hub=len(urls) > 1),
         callbacks=served,
+        reads_contracts=True,
     )

@@ -161,7 +161,7 @@ class Exposure:
         self._is_serving = True
         self.settled.set()
         count = len(contract.services)
-        where = self._address or "its services' names"
+        where = self._address or "its services' default addresses"
         self._report(f"{self.backend} at {where}, {count} service{'s' if count != 1 else ''}")
         return ""
 

@@ -69,5 +69,5 @@ def drain(
     for host in run_at_hub(url, ask, tls_ca=tls_ca).hosts:
         state = "gets calls" if undo else "drained"
         calls = f"{host.calls_open_count} calls in flight"
-        where = host.address or "its services' names"
+        where = host.address or "its services' default addresses"
         typer.echo(as_text(f"{host.instance} at {where}: {state}, {calls}"))

@@ -16,6 +16,7 @@ import typer
 from relayrpc.cli.connection import DEFAULT_URL, HUB_SERVICE, CAFile, run_at_hub
 from relayrpc.cli.table import print_table
 from relayrpc.cli.watch import follow
+from relayrpc.contract.address import address_of
 from relayrpc.contract.labels import parse_labels
 from relayrpc.errors import ConfigError
 
@@ -177,12 +178,11 @@ def _host_rows(listing: pb.ListResponse) -> Iterator[tuple[str, ...]]:
             f"{link.wire_version}",
             link.agent,
         )
-        if host.address:
-            yield (host.address, *row, ", ".join(service.name for service in host.services))
-        else:
-            # Each at its own name.
-            for service in host.services:
-                yield (service.name, *row, service.name)
+        services: dict[str, list[str]] = {}
+        for service in host.services:
+            services.setdefault(address_of(host.address, service), []).append(service.name)
+        for address, names in services.items():
+            yield (address, *row, ", ".join(names))
 
 
 def _link_rows(listing: pb.ListResponse) -> Iterator[tuple[str, ...]]:
@@ -207,7 +207,7 @@ def _link_rows(listing: pb.ListResponse) -> Iterator[tuple[str, ...]]:
 def _contract_rows(listing: pb.ListResponse) -> set[tuple[str, ...]]:
     """Return what is served, once however many hosts serve it."""
     return {
-        (host.address or service.name, service.name, name, shape)
+        (address_of(host.address, service), service.name, name, shape)
         for host in listing.hosts
         for service in host.services
         for name, shape in _methods(service)

@@ -1,17 +1,22 @@
 """
-The form of the addresses at which hosts listen. Pure.
+The addresses at which hosts listen. Pure.
 
-Owns: that form. Does not own: what else a relay URL may say (carrier/url.py).
-Source: protos/relayrpc/v1/link.proto, Announce.address.
+Owns: their form, and what stands for one that is not named. Does not own: what else a relay URL may
+say (carrier/url.py).
+Source: protos/relayrpc/v1/link.proto, Announce.address and ServiceDescription.default_address.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 
-__all__ = ["ADDRESS_BYTES_MAX", "check_address"]
+if TYPE_CHECKING:
+    from relayrpc.v1.link_pb2 import ServiceDescription
+
+
+__all__ = ["ADDRESS_BYTES_MAX", "address_of", "check_address"]
 
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 ADDRESS_BYTES_MAX: Final = 512
@@ -34,3 +39,14 @@ def check_address(address: str, *, is_local: bool = False) -> str:
         f"address {address[:80]!r} is no path: segments of letters, digits and ._~- "
         f"joined by /, at most {ADDRESS_BYTES_MAX} bytes"
     )
+
+
+def address_of(announced: str, service: ServiceDescription) -> str:
+    """
+    Return where a host listens with a service.
+
+    Args:
+        announced: The address of the announcement; empty: it names none.
+        service: As announced.
+    """
+    return announced or service.default_address or service.name

@@ -97,6 +97,11 @@ class ContractOptions:
     operations: Mapping[str, OperationOptions]
     """By the names of the methods, all of them."""
 
+    @property
+    def declared_address(self) -> str:
+        """The address that the contract says itself; empty: none."""
+        return "" if self.address == self.service else self.address
+
 
 def read_options(service: ServiceDescriptor) -> ContractOptions:
     """

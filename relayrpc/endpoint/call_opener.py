@@ -37,6 +37,7 @@ from relayrpc.endpoint.metadata import (
     check_size,
     encode_invocation_metadata,
 )
+from relayrpc.endpoint.operations import GENERATED_CONTRACTS
 from relayrpc.errors import UsageError
 from relayrpc.link.call import (
     STATUS_DEADLINE_EXCEEDED,
@@ -96,6 +97,7 @@ class CallOpener:
         options: EndpointOptions,
         credentials: grpc.CallCredentials | None,
         anchor: Anchor | None = None,
+        reads_contracts: bool = False,
     ) -> None:
         """
         Args:
@@ -104,6 +106,8 @@ class CallOpener:
             options: gRPC's, as read.
             credentials: For every call, before its own; None: none.
             anchor: What every call belongs to; None: nothing.
+            reads_contracts: Default addresses are those that generated code declares here; else the
+                hub says which they are.
 
         Raises:
             UsageError: The credentials cannot be used, or the link is not secure.
@@ -111,6 +115,8 @@ class CallOpener:
         self._channel = channel
         self._live = channel.live
         self._address = address
+        # Where contracts declare that calls go, by method; empty: they do not. None: nobody asks.
+        self._declared: dict[str, str] | None = {} if reads_contracts and not address else None
         self._limits = channel.limits
         self._service_config = options.service_config
         self._authority = options.authority or channel.live.url.authority
@@ -171,6 +177,19 @@ class CallOpener:
             return bytes_max
         return self._service_config.least_response_bytes(bytes_max)
 
+    def _address_of(self, method: str) -> str:
+        """Return where calls of "pkg.Service/Method" go; empty: the hub knows."""
+        declared = self._declared
+        if declared is None:
+            return self._address
+        address = declared.get(method)
+        if address is None:
+            if len(declared) >= self._limits.names_max:
+                declared.clear()
+            contract = GENERATED_CONTRACTS.of_service(method.partition("/")[0])
+            address = declared[method] = "" if contract is None else contract.declared_address
+        return address
+
     # --- starting calls ---
 
     def open_unary(
@@ -210,7 +229,8 @@ class CallOpener:
             core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
             return
         if metadata or credentials is not None or timeout is not None or not self._is_plain:
-            opening = _Opening(method, shape, self._address, message, half_close=True)
+            address = self._address_of(method)
+            opening = _Opening(method, shape, address, message, half_close=True)
             self._open(core, opening, timeout, metadata, credentials, wait_for_ready)
             return
         # The plain case, written out.
@@ -218,7 +238,7 @@ class CallOpener:
             link = self._live.link
             core.call = link.open_call(
                 method,
-                self._address,
+                self._address if self._declared is None else self._address_of(method),
                 shape=shape,
                 app=core,
                 data=message,
@@ -246,7 +266,7 @@ class CallOpener:
     ) -> None:
         """Start a call whose requests follow."""
         self._channel.require_open()
-        opening = _Opening(method, shape, self._address)
+        opening = _Opening(method, shape, self._address_of(method))
         self._open(core, opening, timeout, metadata, credentials, wait_for_ready)
 
     def _open(

@@ -87,6 +87,7 @@ class Channel(grpc.aio.Channel):
         callbacks: CallbackServer | None = None,
         anchor: Anchor | None = None,
         owns_link: bool = True,
+        reads_contracts: bool = False,
     ) -> None:
         """
         Args:
@@ -99,6 +100,8 @@ class Channel(grpc.aio.Channel):
             callbacks: Serves the calls that hosts make back; None: the link's own.
             anchor: What every call belongs to; None: nothing.
             owns_link: The link is closed with the channel.
+            reads_contracts: Default addresses are those that generated code declares here; else the
+                hub says which they are.
 
         Raises:
             ValueError: An interceptor of no known kind.
@@ -117,6 +120,7 @@ class Channel(grpc.aio.Channel):
         )
         self._assembly = Assembly(live.limits)
         self.address = address
+        self.reads_contracts = reads_contracts
         self.options = options or EndpointOptions(live.limits)
         self.call_credentials = call_credentials
         self.opener = CallOpener(
@@ -125,6 +129,7 @@ class Channel(grpc.aio.Channel):
             options=self.options,
             credentials=call_credentials,
             anchor=anchor,
+            reads_contracts=reads_contracts,
         )
         self._callbacks = callbacks
         self._owns_link = owns_link

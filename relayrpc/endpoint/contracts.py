@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from relayrpc.contract.descriptors import collect
 from relayrpc.contract.fingerprint import fingerprint_of
+from relayrpc.contract.options import read_options
 from relayrpc.endpoint.handlers import SHAPES
 from relayrpc.errors import ContractError
 from relayrpc.link.call import STATUS_INVALID_ARGUMENT, STATUS_NOT_FOUND, STATUS_UNIMPLEMENTED
@@ -53,8 +54,8 @@ class HostContracts:
         self, services: Iterable[pb.ServiceDescription], pool: DescriptorPool, limits: Limits
     ) -> None:
         """
-        Add fingerprints to what is announced, where there are descriptors that agree with it; and
-        the methods, where a host does not know them otherwise.
+        Add fingerprints and default addresses to what is announced, where there are descriptors
+        that agree with it; and the methods, where a host does not know them otherwise.
         """
         for service in services:
             try:
@@ -71,11 +72,13 @@ class HostContracts:
         """Add one; returns what is wrong with it."""
         try:
             data = collect(descriptor.file)
+            options = read_options(descriptor)
         except ContractError as error:
             return str(error)
         if len(data) > limits.contract_bytes_max:
             return f"its descriptors have {len(data)} bytes, over {limits.contract_bytes_max}"
         service.fingerprint = fingerprint_of(data)
+        service.default_address = options.declared_address
         self._sets[service.fingerprint] = data
         if not service.methods:
             service.methods.extend(_methods(descriptor))

@@ -275,7 +275,7 @@ class LiveLink:
         Serve at an address, on this link and every one that follows it. Call after connected().
 
         Args:
-            address: Empty: each service at its full name.
+            address: Empty: each service at its default address.
             services: What is served.
             slots: Calls at once, the hub keeps the rest waiting; 0: any number.
             priority: Above 0: stand by for hosts of a lower number.

@@ -8,7 +8,9 @@ Source: protos/relayrpc/v1/contract.proto; docs/reference/sessions.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from google.protobuf.descriptor_pool import Default
 
 from relayrpc.contract.options import ContractOptions, OperationOptions, SessionMode, read_options
 from relayrpc.errors import ContractError
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
 
-__all__ = ["Contracts", "first_call_fault", "session_fault"]
+__all__ = ["GENERATED_CONTRACTS", "Contracts", "first_call_fault", "session_fault"]
 
 
 class Contracts:
@@ -49,6 +51,10 @@ class Contracts:
             return read_options(self._pool.FindServiceByName(service))
         except (KeyError, ContractError):
             return None
+
+
+GENERATED_CONTRACTS: Final = Contracts(Default())
+"""What generated code says in this process; callers without any are told by hub and host."""
 
 
 def session_fault(contract: ContractOptions | None, *, is_within: bool) -> str:

@@ -99,7 +99,7 @@ class Server(grpc.aio.Server):
         Args:
             make_live: Makes the link, given who takes its calls; it is started by start() and
                 closed by stop().
-            address: Where to serve; empty: each service at its full name.
+            address: Where to serve; empty: each service at its default address.
             migration_thread_pool: For plain `def` handlers; None: a pool of its own.
             handlers: Generic handlers to begin with.
             interceptors: Outermost first.

@@ -17,11 +17,9 @@ import contextlib
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Self
 
-from google.protobuf.descriptor_pool import Default
-
 from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.operations import Contracts, first_call_fault
+from relayrpc.endpoint.operations import GENERATED_CONTRACTS, first_call_fault
 from relayrpc.link.call import STATUS_FAILED_PRECONDITION, STATUS_UNAVAILABLE
 
 
@@ -54,8 +52,6 @@ class SessionState(Enum):
     """It ended otherwise: `fault` says why."""
 
 
-# What generated code says; who calls without it is told by the host.
-_CONTRACTS: Final = Contracts(Default())
 _OVER: Final = (SessionState.CLOSED, SessionState.FAULTED)
 
 
@@ -89,6 +85,7 @@ class Session(Channel):
             call_credentials=channel.call_credentials,
             anchor=self,
             owns_link=False,
+            reads_contracts=channel.reads_contracts,
         )
         self._channel = channel
         self.fault = ""
@@ -221,7 +218,7 @@ class Session(Channel):
     async def ready(self, method: str, wait_for_ready: bool) -> None:
         """Wait until a host has the session; the first call asks for one."""
         if self._state is SessionState.CREATED:
-            fault = first_call_fault(_CONTRACTS.of_method(method), method)
+            fault = first_call_fault(GENERATED_CONTRACTS.of_method(method), method)
             if fault:
                 raise AnchorFault(STATUS_FAILED_PRECONDITION, fault)
             self._open(method, wait_for_ready)
@@ -244,7 +241,7 @@ class Session(Channel):
             )
         if call.link.is_draining:
             raise AnchorFault(STATUS_UNAVAILABLE, "the hub that has the session goes away")
-        operation = _CONTRACTS.of_method(method)
+        operation = GENERATED_CONTRACTS.of_method(method)
         if operation is not None and operation.terminating:
             # The host ends it when this call is over.
             self._set_state(SessionState.CLOSING)

@@ -81,7 +81,8 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
     """
     Takes every call that the gRPC port has no service of its own for.
 
-    Its metadata `relay-address` names the address; without it the service's full name is one.
+    Its metadata `relay-address` names the address; without it calls go to the service's default
+    address.
     """
 
     def __init__(self, sessions: HubSessions) -> None:

@@ -224,15 +224,23 @@ class HubContracts(HubObserver):
         return descriptors
 
     def _check_services(self, registration: Registration) -> None:
-        """Say which services a host announced with descriptors that do not define them."""
-        wrong: dict[bytes, list[str]] = {}
+        """Say which services a host announced otherwise than their descriptors have them."""
+        wrong: dict[tuple[bytes, str], list[str]] = {}
         for service in registration.announce.services:
             contract = self._table.get(service.fingerprint)
             found = None if contract is None else contract.descriptors
-            if found is not None and service.name not in found.services:
-                wrong.setdefault(service.fingerprint, []).append(service.name)
-        for fingerprint, names in wrong.items():
-            self._refuse(registration.link, fingerprint, names, "they are not defined there")
+            if found is None:
+                continue
+            options = found.contracts.get(service.name)
+            if options is None:
+                reason = "they are not defined there"
+            elif options.declared_address != service.default_address:
+                reason = "they declare another default address there"
+            else:
+                continue
+            wrong.setdefault((service.fingerprint, reason), []).append(service.name)
+        for (fingerprint, reason), names in wrong.items():
+            self._refuse(registration.link, fingerprint, names, reason)
 
     def _refuse(self, link: Link, fingerprint: bytes, services: list[str], reason: str) -> None:
         for observe in self._sessions.observers.contract_refused:

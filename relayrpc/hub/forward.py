@@ -566,6 +566,8 @@ class Forwarder:
 
     def _announce(self, link: Link, announce: pb.Announce) -> None:
         fault = check_address(announce.address, is_local=link.is_local)
+        for service in announce.services[:_SERVICES_MAX]:
+            fault = fault or check_address(service.default_address)
         if not announce.services:
             fault = fault or "an announcement without services"
         elif (

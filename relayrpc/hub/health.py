@@ -43,8 +43,8 @@ class HubHealth(HubObserver, grpc.GenericRpcHandler):  # type: ignore[misc]  # g
     The health service of one hub; to be added to its observers.
 
     Any name but the hub's own is a service: SERVING while a host that takes calls listens for it,
-    at the address in the metadata `relay-address` or else at the service's full name. Where hosts
-    serve grpc.health.v1 themselves at the address that is named, they answer.
+    at the address in the metadata `relay-address` or else at the service's default address. Where
+    hosts serve grpc.health.v1 themselves at the address that is named, they answer.
     """
 
     def __init__(self, sessions: HubSessions, *, is_ready: Callable[[], bool]) -> None:

@@ -87,13 +87,17 @@ class CallQueue:
         return list(self._by_place.get(place, {}).values())
 
     def at_or_below(self, places: Iterable[Place]) -> list[Place]:
-        """Return the places with waiting calls for which hosts that stand at `places` will do."""
+        """
+        Return the places with waiting calls for which hosts that stand at `places` may do: those at
+        or below one, and at a service's full name, which its default address may stand for.
+        """
         standing = set(places)
         return [
             (address, service)
             for address, service in self._by_place
             if any(
-                service == name and (address == path or address.startswith(f"{path}/"))
+                service == name
+                and (address in (path, service) or address.startswith(f"{path}/"))
                 for path, name in standing
             )
         ]

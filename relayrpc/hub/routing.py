@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from relayrpc.contract.address import ADDRESS_BYTES_MAX
+from relayrpc.contract.address import ADDRESS_BYTES_MAX, address_of
 from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
@@ -110,6 +110,8 @@ class Router:
         self._random = random
         self._by_link: dict[Link, dict[int, Registration]] = {}
         self._by_place: dict[Place, _Standing] = {}
+        # How many registrations say so of each service, last the one that came last.
+        self._default_addresses: dict[str, dict[str, int]] = {}
         # How many registrations stand there for each service.
         self._services_by_address: dict[str, dict[str, int]] = {}
 
@@ -129,6 +131,9 @@ class Router:
         for address, service in registration.places:
             counts = self._services_by_address.setdefault(address, {})
             counts[service] = counts.get(service, 0) + 1
+        for service, address in _declared_addresses(announce):
+            counts = self._default_addresses.setdefault(service, {})
+            counts[address] = counts.pop(address, 0) + 1
         return registration
 
     def add_unannounced(self, link: Link, address: str, service: str) -> Registration:
@@ -148,7 +153,7 @@ class Router:
         registration = Registration(link, announce, announce.slots, announce.priority)
         for service in {entry.name: entry for entry in announce.services}.values():
             name = service.name
-            place = (announce.address or name, name)
+            place = (address_of(announce.address, service), name)
             registration.places.append(place)
             standing = self._by_place.setdefault(place, _Standing(place))
             standing.hosts.append(registration)
@@ -175,6 +180,13 @@ class Router:
                 del counts[service]
                 if not counts:
                     del self._services_by_address[address]
+        for service, address in _declared_addresses(registration.announce):
+            counts = self._default_addresses[service]
+            counts[address] -= 1
+            if not counts[address]:
+                del counts[address]
+                if not counts:
+                    del self._default_addresses[service]
         return registration
 
     def _leave(self, registration: Registration) -> None:
@@ -301,9 +313,19 @@ class Router:
                 standing = by_place.get((prefix, service))
                 if standing is not None:
                     break
+        if standing is None and address == service:
+            default = self._default_address(service)
+            if default != service:
+                standing = self._standing(default, service)
         return standing
 
+    def _default_address(self, service: str) -> str:
+        """Return where calls go that name a service's full name and no other address."""
+        return next(reversed(self._default_addresses.get(service, {})), service)
+
     def _nobody(self, address: str, service: str) -> RoutingRefusal:
+        if address == service:
+            address = self._default_address(service)
         place = (address, service)
         if any(prefix in self._services_by_address for prefix in _prefixes(address)):
             return RoutingRefusal(
@@ -313,6 +335,13 @@ class Router:
                 place,
             )
         return _no_host(Lack.ABSENT, address, "", place)
+
+
+def _declared_addresses(announce: pb.Announce) -> Iterator[tuple[str, str]]:
+    """Yield the services of an announcement that have a default address, with it."""
+    for service in {entry.name: entry for entry in announce.services}.values():
+        if service.default_address:
+            yield service.name, service.default_address
 
 
 # More calls than any host has open.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from relayrpc.contract.address import address_of
 from relayrpc.v1 import hub_pb2 as pb
 
 
@@ -49,7 +50,7 @@ class Selection:
         if not all(name in has and has[name] == value for name, value in self._labels.items()):
             return False
         return any(
-            self._takes_service(service) and self._is_there(host.address or service.name)
+            self._takes_service(service) and self._is_there(address_of(host.address, service))
             for service in host.services
         )
 

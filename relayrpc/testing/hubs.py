@@ -81,7 +81,7 @@ class ScratchHub(abc.ABC):
         Make a server at an address of this hub. Add servicers to it, and start it.
 
         Args:
-            address: "contoso/greeter"; empty: each service at its full name.
+            address: "contoso/greeter"; empty: each service at its default address.
             options: Those of relayrpc.aio.server().
 
         Raises:
@@ -97,7 +97,7 @@ class ScratchHub(abc.ABC):
         Make a channel to an address of this hub; it connects with its first call.
 
         Args:
-            address: "contoso/greeter"; empty: each call goes to its service's full name.
+            address: "contoso/greeter"; empty: each call goes to its service's default address.
             options: Those of relayrpc.aio.channel().
 
         Raises:

@@ -195,14 +195,16 @@ class Method(_message.Message):
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Union[Shape, str]] = ...) -> None: ...
 
 class ServiceDescription(_message.Message):
-    __slots__ = ("name", "methods", "fingerprint")
+    __slots__ = ("name", "methods", "fingerprint", "default_address")
     NAME_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     name: str
     methods: _containers.RepeatedCompositeFieldContainer[Method]
     fingerprint: bytes
-    def __init__(self, name: _Optional[str] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
+    default_address: str
+    def __init__(self, name: _Optional[str] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[bytes] = ..., default_address: _Optional[str] = ...) -> None: ...
 
 class Announce(_message.Message):
     __slots__ = ("id", "address", "services", "slots", "priority", "labels")

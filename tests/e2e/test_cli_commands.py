@@ -29,6 +29,7 @@ from relayrpc.cli.main import main
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
 from samples.greeter.host import Greeter
 from tests.e2e.processes import RunningHub, running_hub
+from tests.support import declared_contract
 
 
 pytestmark = pytest.mark.e2e
@@ -457,6 +458,45 @@ async def test_call_has_the_contract_from_the_hub(hub: RunningHub, scheme: str) 
     assert one.lines == [{"message": "Hello, Ada"}]
     assert (many.code, many.err) == (0, "")
     assert many.lines == [{"text": "you said: a"}, {"text": "you said: b"}]
+
+
+ANY = '{"@type": "type.googleapis.com/google.protobuf.Duration", "value": "1.500s"}'
+
+
+async def test_call_and_ls_know_the_default_address_of_a_contract(hub: RunningHub) -> None:
+    server = relayrpc.aio.server(url(hub))
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+    server.add_registered_method_handlers(declared_contract.SERVICE, {"Do": handler})
+    await server.start()
+    method = declared_contract.METHOD.removeprefix("/")
+    without = await relayrpc_("call", url(hub), method, ANY)
+    there = await relayrpc_("call", url(hub, f"/{declared_contract.ADDRESS}"), method, ANY)
+    listed = await relayrpc_("ls", url(hub, f"/{declared_contract.ADDRESS}"))
+    contracts = await relayrpc_("ls", url(hub), "--contracts")
+    await server.stop(None)
+    for done in (without, there):
+        assert (done.code, done.err) == (0, "")
+        assert done.lines == [json.loads(ANY)]
+    assert listed.out.splitlines()[1].startswith(f"{declared_contract.ADDRESS}  ")
+    assert f"{declared_contract.ADDRESS}  {declared_contract.SERVICE}  Do  " in contracts.out
+
+
+async def test_call_compiles_a_proto_with_contract_options(
+    hub: RunningHub, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.proto"
+    own.write_text(
+        'syntax = "proto3"; package own; import "relayrpc/v1/contract.proto";'
+        'message M {} service S { option (relayrpc.v1.contract) = { address: "own/s" };'
+        " rpc Do(M) returns (M); }"
+    )
+    server = relayrpc.aio.server(url(hub, "/own/s"))
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+    server.add_registered_method_handlers("own.S", {"Do": handler})
+    await server.start()
+    done = await relayrpc_("call", url(hub, "/own/s"), "own.S/Do", "--proto", str(own))
+    await server.stop(None)
+    assert (done.code, done.out, done.err) == (0, "{}\n", "")
 
 
 async def test_call_says_what_it_does_not_find_in_the_hubs_contract(hub: RunningHub) -> None:

@@ -17,9 +17,13 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2, status_pb2
 
 import relayrpc.aio
+from relayrpc.contract.descriptors import load_pool
+from relayrpc.v1 import contract_pb2
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
 from samples.greeter.host import Greeter
 from tests.e2e.node import NodeClient, needs_grpc_js, node_client
@@ -115,13 +119,30 @@ async def hosted(
     *,
     address: str = "/contoso/greeter",
     options: Any = None,
+    descriptor_pool: DescriptorPool | None = None,
 ) -> AsyncIterator[tuple[relayrpc.aio.Server, NodeClient]]:
-    server = relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}{address}")
+    server = relayrpc.aio.server(
+        f"ws://127.0.0.1:{hub.http_port}{address}", descriptor_pool=descriptor_pool
+    )
     greeter_pb2_grpc.add_GreeterServicer_to_server(greeter, server)
     await server.start()
     async with node_client(f"127.0.0.1:{hub.grpc_port}", PROTO, options=options) as client:
         yield server, client
     await server.stop(0)
+
+
+@pytest.mark.parametrize("address", ["", "/contoso/greeter"])
+async def test_calls_without_an_address_go_to_the_contracts_default(
+    hub: RunningHub, address: str
+) -> None:
+    file = FileDescriptorProto.FromString(greeter_pb2.DESCRIPTOR.serialized_pb)
+    file.service[0].options.Extensions[contract_pb2.contract].address = "contoso/greeter"
+    pool = load_pool({file.name: file.SerializeToString()})
+    greeter = WordyGreeter()
+    async with hosted(hub, greeter, address=address, descriptor_pool=pool) as (_, client):
+        for metadata in ((), AT):
+            hello = client.open(f"{SERVICE}/SayHello", {"name": "Ada"}, metadata=metadata)
+            assert (await hello.message())["message"] == "Hello, Ada"
 
 
 async def test_calls_of_every_shape(hub: RunningHub) -> None:

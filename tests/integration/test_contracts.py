@@ -17,19 +17,25 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf import message_factory
+from google.protobuf.descriptor_pb2 import (
+    FieldDescriptorProto,
+    FileDescriptorProto,
+    FileDescriptorSet,
+)
 from grpc_reflection.v1alpha import reflection
 
 import relayrpc.aio
 from relayrpc.contract.descriptors import collect, load_pool
-from relayrpc.contract.fingerprint import fingerprint_of
+from relayrpc.contract.fingerprint import fingerprint_of, parse_file
 from relayrpc.endpoint.contracts import GET_DESCRIPTOR_SET
 from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.server import Hub
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.link.messages import encode_message
+from relayrpc.v1 import contract_pb2
 from tests.support.contract_hosts import Liar, ask_contract, get_contract, serving_contract
-from tests.support.contracts import make_file, make_pool, make_set, raw_set
+from tests.support.contracts import make_file, make_pool, make_set, raw_set, set_pool, varint
 from tests.support.exposed import SERVICE, descriptor_set, running_backend, running_exposed
 from tests.support.log_records import hub_records
 from tests.support.relay import ADDRESS, running_hub
@@ -308,6 +314,12 @@ def _other(liar: Liar, call: Any, opening: Any) -> None:
     liar.give(call, opening, make_set(V2))
 
 
+def _contradicting() -> FileDescriptorProto:
+    file = make_file()
+    file.service[0].method[0].options.Extensions[contract_pb2.operation].terminating = True
+    return file
+
+
 WRONG: dict[str, tuple[Callable[[], Liar], str]] = {
     "silent": (lambda: Liar(fingerprint(V1), _silence), "DEADLINE_EXCEEDED: "),
     "unimplemented": (lambda: Liar(fingerprint(V1), _refuse), "UNIMPLEMENTED: Method not found!"),
@@ -325,6 +337,10 @@ WRONG: dict[str, tuple[Callable[[], Liar], str]] = {
     "circle": (
         lambda: Liar.of(raw_set(make_file(imports=["t.proto"]))),
         "'t.proto' imports 't.proto', which does not stand before it",
+    ),
+    "contradicting options": (
+        lambda: Liar.of(make_set(_contradicting())),
+        "t.proto: t.Service.Do: terminating, but the contract's session is ALLOWED",
     ),
     "not the service": (
         lambda: Liar.of(make_set(make_file(service="Other"))),
@@ -354,6 +370,38 @@ async def test_contract_that_is_wrong_is_logged_and_its_host_serves(name: str) -
     assert record.fields["instance"] == "wrong"
     if name != "not the service":
         assert reason in details
+
+
+async def test_versions_of_the_options_themselves_live_side_by_side() -> None:
+    """A host of a newer relayrpc has other options in the file of the same name."""
+    old = FileDescriptorProto.FromString(contract_pb2.DESCRIPTOR.serialized_pb)
+    new = FileDescriptorProto.FromString(contract_pb2.DESCRIPTOR.serialized_pb)
+    added = new.message_type[0].field.add(name="region", number=99)
+    added.type, added.label = FieldDescriptorProto.TYPE_STRING, FieldDescriptorProto.LABEL_OPTIONAL
+    file = make_file(imports=[old.name])
+    file.service[0].options.Extensions[contract_pb2.contract].address = "a"
+    # The address, and a region.
+    value = b"\x0a\x01b" + varint(99 << 3 | 2) + b"\x02eu"
+    newer = parse_file(make_file(imports=[old.name]).SerializeToString())
+    key = varint(contract_pb2.CONTRACT_FIELD_NUMBER << 3 | 2)
+    newer.service[0].options.MergeFromString(key + varint(len(value)) + value)
+    async with (
+        running_hub() as hub,
+        serving_contract(at(hub, ""), old, file),
+        serving_contract(at(hub, ""), new, newer),
+    ):
+        found = {address: (await get_contract(hub, address)) for address in "ab"}
+        assert await is_served(hub, "a")
+        assert await is_served(hub, "b")
+    assert found["a"].descriptor_set == make_set(old, file)
+    assert found["b"].descriptor_set == make_set(new, newer)
+    # Whoever reads it with the newer file sees the region.
+    pool = set_pool(found["b"].descriptor_set)
+    options = message_factory.GetMessageClass(
+        pool.FindMessageTypeByName("google.protobuf.ServiceOptions")
+    ).FromString(newer.service[0].options.SerializeToString())
+    region = options.Extensions[pool.FindExtensionByName("relayrpc.v1.contract")].region
+    assert region == "eu"
 
 
 async def test_honest_host_is_asked_after_one_that_lies() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,12 +23,16 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 import relayrpc.aio
+from relayrpc.contract.options import ContractOptions, read_options
 from relayrpc.hub.server import Hub
 from relayrpc.limits import DEFAULT_LIMITS
+from relayrpc.v1 import contract_pb2
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
+from tests.support import declared_contract
 from tests.support.contract_hosts import Liar, get_contract, serving_contract
-from tests.support.contracts import make_file
+from tests.support.contracts import make_file, make_set
 from tests.support.relay import running_hub
+from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
@@ -155,6 +160,29 @@ async def test_grpcio_reflections_client_reads_a_relayed_service(
     assert methods == [*greeter_pb2.DESCRIPTOR.services_by_name["Greeter"].methods_by_name]
 
 
+def read_declared(port: int) -> ContractOptions:
+    """Read a contract's options as a tool does that knows relayrpc's own."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        number = contract_pb2.CONTRACT_FIELD_NUMBER
+        assert database.FindAllExtensionNumbers("google.protobuf.ServiceOptions") == [number]
+        pool = DescriptorPool(database)
+        service = pool.FindServiceByName(declared_contract.SERVICE)
+        extension = pool.FindExtensionByNumber(
+            pool.FindMessageTypeByName("google.protobuf.ServiceOptions"), number
+        )
+        assert extension.full_name == "relayrpc.v1.contract"
+        return read_options(service)
+
+
+async def test_grpcio_reflections_client_reads_the_options_of_a_contract() -> None:
+    files = declared_contract.FILES
+    async with running_hub() as hub, serving_contract(at(hub, ""), *files):
+        await get_contract(hub, "", declared_contract.SERVICE)
+        options = await asyncio.to_thread(read_declared, hub.grpc_port)
+    assert options.address == declared_contract.ADDRESS
+
+
 # --- which contracts ---
 
 
@@ -204,6 +232,11 @@ async def test_stream_without_an_address_gets_the_default_address_first() -> Non
                 assert fields_of(await ask(file_containing_symbol="t.M")) == ["x", "y"]
 
 
+async def is_known(hub: Hub, descriptor_set: bytes) -> bool:
+    """Say whether the hub has fetched a version of what is at "a"."""
+    return (await get_contract(hub, "a")).descriptor_set == descriptor_set
+
+
 async def test_one_stream_gets_files_that_belong_together() -> None:
     """Two versions at one address: the newer one, down to its imports."""
 
@@ -217,7 +250,9 @@ async def test_one_stream_gets_files_that_belong_together() -> None:
         serving_contract(at(hub, "a"), *version(1)),
     ):
         await get_contract(hub, "a")
+        newer = make_set(*version(2))
         async with serving_contract(at(hub, "a"), *version(2)), asking(hub, address="a") as ask:
+            await until(functools.partial(is_known, hub, newer))
             root, common = files(await ask(file_containing_symbol="t.Service"))
             assert root.message_type[0].field[0].number == 2
             assert len(common.message_type[0].field) == 2

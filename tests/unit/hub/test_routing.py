@@ -35,9 +35,14 @@ def _add(
     announcement_id: int,
     address: str,
     services: frozenset[str],
+    *,
+    default_address: str = "",
     **options: int,
 ) -> Registration:
-    described = [pb.ServiceDescription(name=name) for name in sorted(services)]
+    described = [
+        pb.ServiceDescription(name=name, default_address=default_address)
+        for name in sorted(services)
+    ]
     announce = pb.Announce(
         id=announcement_id, address=address, services=described, **options
     )
@@ -116,6 +121,56 @@ def test_longest_prefix_that_serves_the_service_is_chosen() -> None:
     assert _picked(router.pick("a/b/c/d", "s/M")).link is long
     assert _picked(router.pick("a/x", "s/M")).link is short
     assert _picked(router.pick("a/b/c/d", "t/M")).link is other
+
+
+def test_host_without_an_address_stands_at_the_default_of_its_contract() -> None:
+    router = _router()
+    link = _link()
+    registration = _add(router, link, 1, "", frozenset({"s"}), default_address="a/b")
+    assert registration.places == [("a/b", "s")]
+    assert router.place_of("a/b", "s/M") == ("a/b", "s")
+    assert router.services_at("a/b") == {"s"}
+
+
+def test_call_without_an_address_goes_to_the_default_that_was_announced_last() -> None:
+    router = _router()
+    links = [_link() for _ in range(3)]
+    _add(router, links[0], 1, "", frozenset({"s"}), default_address="a")
+    _add(router, links[1], 1, "", frozenset({"s"}), default_address="b")
+    assert router.place_of("s", "s/M") == ("b", "s")
+    _add(router, links[2], 1, "", frozenset({"s"}), default_address="a")
+    assert router.place_of("s", "s/M") == ("a", "s")
+    router.remove_link(links[0])
+    router.remove_link(links[2])
+    assert router.place_of("s", "s/M") == ("b", "s")
+    router.remove_link(links[1])
+    assert router.place_of("s", "s/M") is None
+    assert router.pick("s", "s/M") == router.pick("s", "s/N")
+
+
+def test_hosts_at_a_services_name_go_before_its_default_address() -> None:
+    router = _router()
+    named, declared = _link(), _link()
+    _add(router, declared, 1, "", frozenset({"s"}), default_address="a")
+    _add(router, named, 1, "", frozenset({"s"}))
+    assert _picked(router.pick("s", "s/M")).link is named
+    assert _picked(router.pick("a", "s/M")).link is declared
+
+
+def test_default_address_counts_wherever_its_host_stands() -> None:
+    router = _router()
+    _add(router, _link(), 1, "x", frozenset({"s"}), default_address="a/b")
+    refusal = router.pick("s", "s/M")
+    assert isinstance(refusal, RoutingRefusal)
+    assert (refusal.lack, refusal.place) == (Lack.ABSENT, ("a/b", "s"))
+    above = _add(router, _link(), 1, "a", frozenset({"s"}))
+    assert _picked(router.pick("s", "s/M")) is above
+
+
+def test_default_address_that_is_the_services_name_leads_nowhere_else() -> None:
+    router = _router()
+    _add(router, _link(), 1, "x", frozenset({"s"}), default_address="s")
+    assert _lack(router.pick("s", "s/M")) is Lack.ABSENT
 
 
 def test_nothing_is_looked_for_above_what_is_too_long_for_an_address() -> None:
