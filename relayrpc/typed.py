@@ -27,12 +27,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from relayrpc.contract.contract import Contract
+from relayrpc.endpoint.context import Context as ServicerContext
 from relayrpc.endpoint.handlers import SHAPES
+from relayrpc.endpoint.sync_context import SyncContext as ServicerContextSync
 
 
 __all__ = [
-    "Caller",
-    "CallerSync",
+    "CallerBase",
+    "CallerBaseSync",
     "Channel",
     "ChannelSync",
     "Contract",
@@ -64,14 +66,11 @@ Channel: TypeAlias = grpc.aio.Channel
 ChannelSync: TypeAlias = grpc.Channel
 Server: TypeAlias = grpc.aio.Server
 ServerSync: TypeAlias = grpc.Server
-ServicerContextSync: TypeAlias = grpc.ServicerContext
 if TYPE_CHECKING:
-    ServicerContext: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
     class EOFType:
         """What `read()` gives behind the last message: `grpc.aio.EOF`."""
 else:
-    ServicerContext = grpc.aio.ServicerContext
     EOFType = type(grpc.aio.EOF)
 
 Metadata: TypeAlias = grpc.aio.Metadata | Sequence[tuple[str, str | bytes]]
@@ -145,7 +144,7 @@ class StreamStreamCall(
     """Both ways at once."""
 
 
-class Caller:
+class CallerBase:
     """What generated callers are, on the channel's event loop."""
 
     contract: ClassVar[Contract]
@@ -185,7 +184,7 @@ class StreamCallSync(Iterator[_Response_co], Protocol[_Response_co]):
     def details(self) -> str: ...
 
 
-class CallerSync:
+class CallerBaseSync:
     """What generated blocking callers are; any number of threads may use one."""
 
     contract: ClassVar[Contract]
@@ -206,7 +205,7 @@ class CallerSync:
 # --- joints ---
 
 
-def _bind(caller: Caller | CallerSync, channel: Channel | ChannelSync) -> None:
+def _bind(caller: CallerBase | CallerBaseSync, channel: Channel | ChannelSync) -> None:
     """Make what starts the calls of each method."""
     for method in caller.contract.descriptor.methods:
         shape, _ = SHAPES[bool(method.client_streaming), bool(method.server_streaming)]

@@ -151,7 +151,7 @@ def _contract(service: Service, own: Import) -> list[str]:
 def _caller(service: Service, colour: _Colour) -> Iterator[str]:
     if service.is_deprecated:
         yield from _deprecation(service.full_name, indent=0)
-    yield f"class {_caller_name(service, colour)}(typed.Caller{colour.suffix}):"
+    yield f"class {_caller_name(service, colour)}(typed.CallerBase{colour.suffix}):"
     summary = colour.caller_summary.format(service.full_name)
     yield from docstring(summary, service.comment, indent=4)
     yield ""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, assert_type
 
+import greeter_relay
 import grpc
 import grpc.aio
 from greeter_pb2 import HelloReply, HelloRequest, ListGreetingsRequest
@@ -42,3 +43,22 @@ def block() -> None:
         plain: grpc.Channel = channel
         reply = GreeterStub(plain).SayHello(HelloRequest(name="Ada"))
         assert_type(reply, HelloReply)
+
+
+class OfGrpcio:
+    """A servicer with the contexts of grpcio, served by generated code."""
+
+    async def SayHello(
+        self,
+        request: HelloRequest,
+        context: grpc.aio.ServicerContext[HelloRequest, HelloReply],
+    ) -> HelloReply:
+        return HelloReply()
+
+    ListGreetings: Any
+    CollectNames: Any
+    Chat: Any
+
+
+def serve_typed(server: relayrpc.aio.Server) -> None:
+    greeter_relay.add_GreeterServicer_to_server(OfGrpcio(), server)

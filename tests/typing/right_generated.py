@@ -47,8 +47,13 @@ def block() -> None:
 class Greeter:
     """Has what is needed; the names of parameters are its own."""
 
-    async def SayHello(self, hello: HelloRequest, _: typed.ServicerContext) -> HelloReply:
-        return HelloReply(message=hello.name)
+    async def SayHello(self, hello: HelloRequest, context: typed.ServicerContext) -> HelloReply:
+        if context.session is not None:
+            context.session.data["greeted"] = hello.name
+        assert_type(context.time_remaining(), float | None)
+        caller = context.callback(greeter_relay.GreeterCaller)
+        assert_type(caller, greeter_relay.GreeterCaller)
+        return await caller.SayHello(hello)
 
     async def ListGreetings(
         self, request: ListGreetingsRequest, context: typed.ServicerContext
@@ -92,7 +97,15 @@ class GreeterSync(greeter_relay.GreeterServicerSync):
 async def serve() -> None:
     server = relayrpc.aio.server("relay://hub:7350/a")
     greeter_relay.add_GreeterServicer_to_server(Greeter(), server)
+    greeter_relay.add_GreeterServicer_to_server(relayrpc.servicer(Greeter), server)
     await server.start()
+
+
+async def call_within_session(channel: relayrpc.aio.Channel) -> None:
+    async with channel.session() as session:
+        await greeter_relay.GreeterCaller(session).SayHello(HelloRequest())
+    callbacks = [(greeter_relay.add_GreeterServicer_to_server, Greeter())]
+    relayrpc.aio.channel("relay://hub:7350/a", callbacks=callbacks)
 
 
 def serve_blocking() -> None:

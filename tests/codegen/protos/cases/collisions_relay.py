@@ -45,7 +45,7 @@ ContractCallerContract: Final = typed.Contract(
 Protocol_Contract: Final = typed.Contract(collisions_pb2.DESCRIPTOR, "Protocol_")
 
 
-class ContractCaller(typed.Caller):
+class ContractCaller(typed.CallerBase):
     """
     Calls cases.collisions.Contract.
 
@@ -543,7 +543,7 @@ def add_ContractServicer_to_server(
     typed.add_to_server(server, ContractContract, handlers)
 
 
-class ContractCallerSync(typed.CallerSync):
+class ContractCallerSync(typed.CallerBaseSync):
     """
     Calls cases.collisions.Contract and waits.
 
@@ -1073,7 +1073,7 @@ def add_ContractServicerSync_to_server(
     typed.add_to_server(server, ContractContract, handlers)
 
 
-class ContractCallerCaller(typed.Caller):
+class ContractCallerCaller(typed.CallerBase):
     """
     Calls cases.collisions.ContractCaller.
 
@@ -1125,7 +1125,7 @@ def add_ContractCallerServicer_to_server(
     typed.add_to_server(server, ContractCallerContract, handlers)
 
 
-class ContractCallerCallerSync(typed.CallerSync):
+class ContractCallerCallerSync(typed.CallerBaseSync):
     """
     Calls cases.collisions.ContractCaller and waits.
 
@@ -1179,7 +1179,7 @@ def add_ContractCallerServicerSync_to_server(
     typed.add_to_server(server, ContractCallerContract, handlers)
 
 
-class Protocol_Caller(typed.Caller):
+class Protocol_Caller(typed.CallerBase):
     """Calls cases.collisions.Protocol_."""
 
     contract = Protocol_Contract
@@ -1223,7 +1223,7 @@ def add_Protocol_Servicer_to_server(
     typed.add_to_server(server, Protocol_Contract, handlers)
 
 
-class Protocol_CallerSync(typed.CallerSync):
+class Protocol_CallerSync(typed.CallerBaseSync):
     """Calls cases.collisions.Protocol_ and waits."""
 
     contract = Protocol_Contract

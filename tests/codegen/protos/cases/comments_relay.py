@@ -23,7 +23,7 @@ __all__ = [
 CommentsContract: Final = typed.Contract(comments_pb2.DESCRIPTOR, "Comments")
 
 
-class CommentsCaller(typed.Caller):
+class CommentsCaller(typed.CallerBase):
     """
     Calls cases.comments.Comments.
 
@@ -399,7 +399,7 @@ def add_CommentsServicer_to_server(
     typed.add_to_server(server, CommentsContract, handlers)
 
 
-class CommentsCallerSync(typed.CallerSync):
+class CommentsCallerSync(typed.CallerBaseSync):
     """
     Calls cases.comments.Comments and waits.
 

@@ -24,7 +24,7 @@ __all__ = [
 EditionContract: Final = typed.Contract(edition_pb2.DESCRIPTOR, "Edition")
 
 
-class EditionCaller(typed.Caller):
+class EditionCaller(typed.CallerBase):
     """Calls cases.edition.Edition."""
 
     contract = EditionContract
@@ -68,7 +68,7 @@ def add_EditionServicer_to_server(
     typed.add_to_server(server, EditionContract, handlers)
 
 
-class EditionCallerSync(typed.CallerSync):
+class EditionCallerSync(typed.CallerBaseSync):
     """Calls cases.edition.Edition and waits."""
 
     contract = EditionContract

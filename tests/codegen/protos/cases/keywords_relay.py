@@ -24,7 +24,7 @@ __all__ = [
 KeywordsContract: Final = typed.Contract(keywords_pb2.DESCRIPTOR, "Keywords")
 
 
-class KeywordsCaller(typed.Caller):
+class KeywordsCaller(typed.CallerBase):
     """Calls cases.keywords.Keywords."""
 
     contract = KeywordsContract
@@ -93,7 +93,7 @@ def add_KeywordsServicer_to_server(
     typed.add_to_server(server, KeywordsContract, handlers)
 
 
-class KeywordsCallerSync(typed.CallerSync):
+class KeywordsCallerSync(typed.CallerBaseSync):
     """Calls cases.keywords.Keywords and waits."""
 
     contract = KeywordsContract

@@ -29,7 +29,7 @@ ServiceWhoseNameIsAsLongAsItMayBeContract: Final = typed.Contract(
 )
 
 
-class ServiceWhoseNameIsAsLongAsItMayBeCaller(typed.Caller):
+class ServiceWhoseNameIsAsLongAsItMayBeCaller(typed.CallerBase):
     """Calls cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe."""
 
     contract = ServiceWhoseNameIsAsLongAsItMayBeContract
@@ -196,7 +196,7 @@ def add_ServiceWhoseNameIsAsLongAsItMayBeServicer_to_server(
     typed.add_to_server(server, ServiceWhoseNameIsAsLongAsItMayBeContract, handlers)
 
 
-class ServiceWhoseNameIsAsLongAsItMayBeCallerSync(typed.CallerSync):
+class ServiceWhoseNameIsAsLongAsItMayBeCallerSync(typed.CallerBaseSync):
     """Calls cases.long_names.ServiceWhoseNameIsAsLongAsItMayBe and waits."""
 
     contract = ServiceWhoseNameIsAsLongAsItMayBeContract

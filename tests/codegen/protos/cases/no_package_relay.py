@@ -26,7 +26,7 @@ CasesNoPackageContract: Final = typed.Contract(
 )
 
 
-class CasesNoPackageCaller(typed.Caller):
+class CasesNoPackageCaller(typed.CallerBase):
     """Calls CasesNoPackage."""
 
     contract = CasesNoPackageContract
@@ -70,7 +70,7 @@ def add_CasesNoPackageServicer_to_server(
     typed.add_to_server(server, CasesNoPackageContract, handlers)
 
 
-class CasesNoPackageCallerSync(typed.CallerSync):
+class CasesNoPackageCallerSync(typed.CallerBaseSync):
     """Calls CasesNoPackage and waits."""
 
     contract = CasesNoPackageContract

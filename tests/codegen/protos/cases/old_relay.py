@@ -23,7 +23,7 @@ __all__ = [
 OldContract: Final = typed.Contract(old_pb2.DESCRIPTOR, "Old")
 
 
-class OldCaller(typed.Caller):
+class OldCaller(typed.CallerBase):
     """Calls cases.old.Old."""
 
     contract = OldContract
@@ -64,7 +64,7 @@ def add_OldServicer_to_server(servicer: OldServicer, server: typed.Server) -> No
     typed.add_to_server(server, OldContract, handlers)
 
 
-class OldCallerSync(typed.CallerSync):
+class OldCallerSync(typed.CallerBaseSync):
     """Calls cases.old.Old and waits."""
 
     contract = OldContract

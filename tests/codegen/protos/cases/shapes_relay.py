@@ -42,7 +42,7 @@ ShelvesContract: Final = typed.Contract(shapes_pb2.DESCRIPTOR, "Shelves")
 NothingContract: Final = typed.Contract(shapes_pb2.DESCRIPTOR, "Nothing")
 
 
-class ParcelsCaller(typed.Caller):
+class ParcelsCaller(typed.CallerBase):
     """
     Calls cases.shapes.Parcels.
 
@@ -247,7 +247,7 @@ def add_ParcelsServicer_to_server(
     typed.add_to_server(server, ParcelsContract, handlers)
 
 
-class ParcelsCallerSync(typed.CallerSync):
+class ParcelsCallerSync(typed.CallerBaseSync):
     """
     Calls cases.shapes.Parcels and waits.
 
@@ -459,7 +459,7 @@ def add_ParcelsServicerSync_to_server(
 
 
 @deprecated("cases.shapes.Shelves is deprecated")
-class ShelvesCaller(typed.Caller):
+class ShelvesCaller(typed.CallerBase):
     """Calls cases.shapes.Shelves."""
 
     contract = ShelvesContract
@@ -504,7 +504,7 @@ def add_ShelvesServicer_to_server(
 
 
 @deprecated("cases.shapes.Shelves is deprecated")
-class ShelvesCallerSync(typed.CallerSync):
+class ShelvesCallerSync(typed.CallerBaseSync):
     """Calls cases.shapes.Shelves and waits."""
 
     contract = ShelvesContract
@@ -550,7 +550,7 @@ def add_ShelvesServicerSync_to_server(
     typed.add_to_server(server, ShelvesContract, handlers)
 
 
-class NothingCaller(typed.Caller):
+class NothingCaller(typed.CallerBase):
     """
     Calls cases.shapes.Nothing.
 
@@ -577,7 +577,7 @@ def add_NothingServicer_to_server(
     typed.add_to_server(server, NothingContract, handlers)
 
 
-class NothingCallerSync(typed.CallerSync):
+class NothingCallerSync(typed.CallerBaseSync):
     """
     Calls cases.shapes.Nothing and waits.
 

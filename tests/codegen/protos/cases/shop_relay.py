@@ -26,7 +26,7 @@ __all__ = [
 ShopContract: Final = typed.Contract(shop_pb2.DESCRIPTOR, "Shop")
 
 
-class ShopCaller(typed.Caller):
+class ShopCaller(typed.CallerBase):
     """Calls cases.shop.Shop."""
 
     contract = ShopContract
@@ -92,7 +92,7 @@ def add_ShopServicer_to_server(servicer: ShopServicer, server: typed.Server) -> 
     typed.add_to_server(server, ShopContract, handlers)
 
 
-class ShopCallerSync(typed.CallerSync):
+class ShopCallerSync(typed.CallerBaseSync):
     """Calls cases.shop.Shop and waits."""
 
     contract = ShopContract

@@ -30,7 +30,7 @@ __all__ = [
 ClockContract: Final = typed.Contract(well_known_pb2.DESCRIPTOR, "Clock")
 
 
-class ClockCaller(typed.Caller):
+class ClockCaller(typed.CallerBase):
     """Calls cases.well_known.Clock."""
 
     contract = ClockContract
@@ -151,7 +151,7 @@ def add_ClockServicer_to_server(servicer: ClockServicer, server: typed.Server) -
     typed.add_to_server(server, ClockContract, handlers)
 
 
-class ClockCallerSync(typed.CallerSync):
+class ClockCallerSync(typed.CallerBaseSync):
     """Calls cases.well_known.Clock and waits."""
 
     contract = ClockContract

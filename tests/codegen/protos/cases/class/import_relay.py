@@ -26,7 +26,7 @@ __all__ = [
 defContract: Final = typed.Contract(import_pb2.DESCRIPTOR, "def")
 
 
-class defCaller(typed.Caller):
+class defCaller(typed.CallerBase):
     """Calls cases.class.def."""
 
     contract = defContract
@@ -121,7 +121,7 @@ def add_defServicer_to_server(servicer: defServicer, server: typed.Server) -> No
     typed.add_to_server(server, defContract, handlers)
 
 
-class defCallerSync(typed.CallerSync):
+class defCallerSync(typed.CallerBaseSync):
     """Calls cases.class.def and waits."""
 
     contract = defContract

@@ -25,7 +25,7 @@ __all__ = [
 Plain_Contract: Final = typed.Contract(is_not_pb2.DESCRIPTOR, "Plain_")
 
 
-class Plain_Caller(typed.Caller):
+class Plain_Caller(typed.CallerBase):
     """Calls cases.class.from.Plain_."""
 
     contract = Plain_Contract
@@ -69,7 +69,7 @@ def add_Plain_Servicer_to_server(
     typed.add_to_server(server, Plain_Contract, handlers)
 
 
-class Plain_CallerSync(typed.CallerSync):
+class Plain_CallerSync(typed.CallerBaseSync):
     """Calls cases.class.from.Plain_ and waits."""
 
     contract = Plain_Contract

@@ -23,7 +23,7 @@ __all__ = [
 BankContract: Final = typed.Contract(money_pb2.DESCRIPTOR, "Bank")
 
 
-class BankCaller(typed.Caller):
+class BankCaller(typed.CallerBase):
     """Calls cases.left.Bank."""
 
     contract = BankContract
@@ -64,7 +64,7 @@ def add_BankServicer_to_server(servicer: BankServicer, server: typed.Server) -> 
     typed.add_to_server(server, BankContract, handlers)
 
 
-class BankCallerSync(typed.CallerSync):
+class BankCallerSync(typed.CallerBaseSync):
     """Calls cases.left.Bank and waits."""
 
     contract = BankContract

@@ -24,7 +24,7 @@ __all__ = [
 BankContract: Final = typed.Contract(_cases_right_money_pb2.DESCRIPTOR, "Bank")
 
 
-class BankCaller(typed.Caller):
+class BankCaller(typed.CallerBase):
     """Calls cases.right.Bank."""
 
     contract = BankContract
@@ -65,7 +65,7 @@ def add_BankServicer_to_server(servicer: BankServicer, server: typed.Server) -> 
     typed.add_to_server(server, BankContract, handlers)
 
 
-class BankCallerSync(typed.CallerSync):
+class BankCallerSync(typed.CallerBaseSync):
     """Calls cases.right.Bank and waits."""
 
     contract = BankContract
