@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from relayrpc._sync import channel as channel
     from relayrpc._sync import server as server
     from relayrpc.endpoint.call_credentials import call_credentials as call_credentials
+    from relayrpc.endpoint.faults import Fault as Fault
     from relayrpc.endpoint.instances import service as service
     from relayrpc.endpoint.instances import servicer as servicer
     from relayrpc.endpoint.throttle import Throttle as Throttle
@@ -34,6 +35,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "Channel",
     "DeadlineExceededError",
+    "Fault",
     "Limits",
     "RpcError",
     "Server",
@@ -52,6 +54,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _ENDPOINT = {
+    "Fault": "faults",
     "Throttle": "throttle",
     "call_credentials": "call_credentials",
     "service": "instances",

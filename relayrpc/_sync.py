@@ -33,6 +33,8 @@ from relayrpc.limits import DEFAULT_LIMITS, Limits
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from relayrpc.endpoint.failure import ErrorHandler
+
 
 __all__ = [
     "Channel",
@@ -60,6 +62,8 @@ def server(
     tls: TLSOptions | None = None,
     instance: str | None = None,
     include_exception_detail: bool = False,
+    strict_faults: bool | None = None,
+    error_handlers: Sequence[ErrorHandler] = (),
     slots: int = 0,
     priority: int = 0,
     labels: Mapping[str, str] | None = None,
@@ -75,8 +79,10 @@ def server(
         interceptors: Outermost first; they run on the threads of the handlers.
         include_exception_detail: Tell callers the text of handlers' exceptions, as grpc does.
         xds: Must be False: who serves a call is the hub's to choose.
+        error_handlers: As for `relayrpc.aio.server`; they run on the threads of the handlers, and
+            may block.
         url, handlers, options, maximum_concurrent_rpcs, compression, carrier, keep_trying, tls,
-            instance, slots, priority, labels, descriptor_pool, limits: As for
+            instance, strict_faults, slots, priority, labels, descriptor_pool, limits: As for
             `relayrpc.aio.server`.
 
     Raises:
@@ -102,6 +108,8 @@ def server(
         interceptors=interceptors or (),
         maximum_concurrent_rpcs=maximum_concurrent_rpcs,
         include_exception_detail=include_exception_detail,
+        strict_faults=strict_faults,
+        error_handlers=error_handlers,
         slots=slots,
         priority=priority,
         labels=labels,

@@ -37,6 +37,8 @@ from relayrpc.limits import DEFAULT_LIMITS, Limits
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from relayrpc.endpoint.failure import ErrorHandler
+
 
 __all__ = [
     "Caller",
@@ -66,6 +68,8 @@ def server(
     tls: TLSOptions | None = None,
     instance: str | None = None,
     include_exception_detail: bool = False,
+    strict_faults: bool | None = None,
+    error_handlers: Sequence[ErrorHandler] = (),
     slots: int = 0,
     priority: int = 0,
     labels: Mapping[str, str] | None = None,
@@ -93,6 +97,11 @@ def server(
         tls: How to verify a hub reached with relays:// or wss://; None: the system's certificates.
         instance: This host's instance id; None: random.
         include_exception_detail: Tell callers the text of handlers' exceptions, as grpc.aio does.
+        strict_faults: Send callers only the faults that the operation declares. None: for contracts
+            of which any operation declares one. What is not sent is as any exception.
+        error_handlers: Called in turn with what a handler raised, but for aborts and faults that
+            are sent, and its context; the first `Fault` or `grpc.Status` that one returns is what
+            the call ends with. They must not block.
         slots: Calls at once; more go to other hosts, or wait at the hub. 0: any number. Unlike
             maximum_concurrent_rpcs, nothing is refused here.
         priority: Hosts of the lowest number get the calls; above 0 this one stands by until no
@@ -124,6 +133,8 @@ def server(
         interceptors=interceptors or (),
         maximum_concurrent_rpcs=maximum_concurrent_rpcs,
         include_exception_detail=include_exception_detail,
+        strict_faults=strict_faults,
+        error_handlers=error_handlers,
         slots=slots,
         priority=priority,
         labels=labels,

@@ -37,7 +37,6 @@ __all__ = ["call"]
 _STDIN: Final = "-"
 _STDIN_FD: Final = 0
 _READ_BYTES: Final = 64 * 1024
-_DETAILS_KEY: Final = "grpc-status-details-bin"
 
 _Metadata = list[tuple[str, str | bytes]]
 
@@ -348,6 +347,9 @@ def _tell(error: RpcError, method: Method | None) -> NoReturn:
         error: Its end, or why there was none.
         method: What was called; None: the hub was asked about it, and nothing was called.
     """
+    # A call was made: what this needs is loaded.
+    from relayrpc.endpoint.faults import DETAILS_KEY
+
     code = error.code()
     origin, may_have_executed = error.origin, error.may_have_executed
     if method is None:
@@ -360,7 +362,7 @@ def _tell(error: RpcError, method: Method | None) -> NoReturn:
         f"may_have_executed: {'true' if may_have_executed else 'false'}",
     ]
     for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS_KEY and method is not None:
+        if key == DETAILS_KEY and method is not None:
             lines += [f"detail: {detail}" for detail in method.decode_details(value)]
     for line in lines:
         typer.echo(as_text(line), err=True)

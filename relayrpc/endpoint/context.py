@@ -22,6 +22,7 @@ from relayrpc.endpoint.metadata import (
     MetadataInput,
     Metadatum,
     Pairs,
+    check_size,
     decode_metadata,
     encode_metadata,
 )
@@ -249,6 +250,23 @@ class Context(grpc.aio.ServicerContext):
         self._status = status
         self._details = details
         self._finish()
+
+    def end_with(self, status: grpc.Status) -> None:
+        """
+        End the call as a `grpc.Status` says; OK is UNKNOWN. What was set as trailing metadata goes
+        with it, but for keys that the status has.
+
+        Raises:
+            UsageError, InvalidMetadataError, MetadataTooLargeError, TypeError: Its trailing
+                metadata cannot be sent.
+        """
+        limit_bytes = self.server.limits.metadata_bytes_max
+        pairs = encode_metadata(status.trailing_metadata, limit_bytes=limit_bytes)
+        keys = {key for key, _ in pairs}
+        pairs = (*(pair for pair in self._trailing_pairs if pair[0] not in keys), *pairs)
+        check_size(pairs, limit_bytes)
+        self._trailing_pairs = pairs
+        self.end(status_number(status.code) or STATUS_UNKNOWN, status.details)
 
     def fail(self, details: str | None) -> None:
         """

@@ -13,7 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from relayrpc.endpoint.context import RequestIterator
-from relayrpc.endpoint.failure import fail_call
+from relayrpc.endpoint.failure import HOST_STOPPED, fail_call, find_answer
 from relayrpc.endpoint.handlers import UNRESOLVED
 from relayrpc.endpoint.turns import current_turn
 from relayrpc.link.call import STATUS_CANCELLED, STATUS_UNIMPLEMENTED
@@ -51,9 +51,10 @@ async def run_call(context: Context) -> None:
         context.end(STATUS_CANCELLED, "the handler was cancelled")
         raise
     except Exception as exc:
-        fail_call(context, exc, f"Unexpected {type(exc)}: {exc}")
+        answer = find_answer(context, exc, context)
+        fail_call(context, exc, f"Unexpected {type(exc)}: {exc}", answer)
     except BaseException:
-        context.fail("the host is being stopped")
+        context.fail(HOST_STOPPED)
         raise
     finally:
         context.leave()

@@ -3,7 +3,7 @@ What contracts say of methods that an endpoint holds them to, found once a servi
 
 Owns: which options count at run time, and what is said of a call that they do not allow. Does not
 own: reading options (contract/options.py).
-Source: protos/relayrpc/v1/contract.proto; docs/reference/sessions.md.
+Source: protos/relayrpc/v1/contract.proto; docs/reference/sessions.md, faults.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
 
-__all__ = ["GENERATED_CONTRACTS", "Contracts", "first_call_fault", "session_fault"]
+__all__ = [
+    "GENERATED_CONTRACTS",
+    "Contracts",
+    "first_call_fault",
+    "session_fault",
+    "undeclared_fault",
+]
 
 
 class Contracts:
@@ -73,3 +79,30 @@ def first_call_fault(operation: OperationOptions | None, method: str) -> str:
     if operation is None or operation.initiating:
         return ""
     return f"{method} may not be the first call of a session: the contract says initiating: false"
+
+
+def undeclared_fault(
+    contract: ContractOptions | None, method: str, message: str, *, is_strict: bool | None
+) -> str:
+    """
+    Say why a handler's fault may not be sent; empty: it may.
+
+    Args:
+        contract: Of the method's service; None: unknown.
+        method: "pkg.Service/Method".
+        message: Full name of the fault's message.
+        is_strict: Only declared ones are sent; None: where any operation of the contract declares
+            one.
+    """
+    operations = {} if contract is None else contract.operations
+    operation = operations.get(method.partition("/")[2])
+    if operation is not None and message in operation.faults:
+        return ""
+    if is_strict is None:
+        is_strict = any(each.faults for each in operations.values())
+    if not is_strict:
+        return ""
+    return (
+        f"{method} does not declare the fault {message}; add it to the operation's faults in the "
+        ".proto file, or make the server with strict_faults=False"
+    )

@@ -14,7 +14,7 @@ import contextvars
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from relayrpc.endpoint.failure import fail_call
+from relayrpc.endpoint.failure import HOST_STOPPED, fail_call, find_answer
 from relayrpc.endpoint.handover import Bell
 from relayrpc.endpoint.sync_context import CallOverError, SyncContext, SyncRequestIterator
 from relayrpc.endpoint.thread_io import Sender
@@ -46,6 +46,8 @@ class PlainCall:
             left: Settled when the thread has the call no longer; None: no task waits for that.
         """
         self.context = context
+        # The context as the handler has it.
+        self.given = self.context_kind(context)
         # Rung whenever something changes that the thread may wait for.
         self.bell = Bell()
         self._left = left
@@ -81,11 +83,12 @@ class PlainCall:
             if not context.is_over:
                 self.serve()
         except Exception as exc:
+            answer = find_answer(context, exc, self.given)
             # In what is current here, as above.
             fail = contextvars.copy_context().run
-            submit(fail, fail_call, context, exc, self.describe(exc))
+            submit(fail, fail_call, context, exc, self.describe(exc), answer)
         except BaseException:
-            submit(context.fail, "the host is being stopped")
+            submit(context.fail, HOST_STOPPED)
             raise
         finally:
             submit(self.leave)
@@ -107,7 +110,7 @@ class PlainCall:
 
     def call(self, entry: MethodEntry, request: Any) -> Any:
         """Call the program's function."""
-        return entry.behavior(request, self.context_kind(self.context))
+        return entry.behavior(request, self.given)
 
     def _take_request(self) -> bytes:
         context = self.context

@@ -13,6 +13,7 @@ from typing import Final
 import grpc
 from grpc.aio import AioRpcError, Metadata
 
+from relayrpc.endpoint.faults import as_fault
 from relayrpc.endpoint.metadata import Metadatum, decode_pairs
 from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, CallOutcome, Origin
 
@@ -77,9 +78,9 @@ class DeadlineExceededError(RpcError, TimeoutError):
 
 
 def make_rpc_error(outcome: CallOutcome, initial_metadata: Metadata) -> RpcError:
-    """Make the exception of a call that did not end with OK."""
+    """Make the exception of a call that did not end with OK; a fault, where its class is known."""
     kind = DeadlineExceededError if outcome.status == STATUS_DEADLINE_EXCEEDED else RpcError
-    return kind(
+    error = kind(
         STATUS_BY_NUMBER[outcome.status],
         initial_metadata,
         Metadata(*trailing_metadata_of(outcome)),
@@ -88,6 +89,7 @@ def make_rpc_error(outcome: CallOutcome, initial_metadata: Metadata) -> RpcError
         origin=outcome.origin,
         may_have_executed=outcome.may_have_executed,
     )
+    return as_fault(error, outcome.trailing_metadata)
 
 
 def debug_text_of(outcome: CallOutcome) -> str:

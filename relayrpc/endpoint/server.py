@@ -25,6 +25,7 @@ from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
 from relayrpc.endpoint.dedupe import Runs
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
+from relayrpc.endpoint.failure import check_error_handlers
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.handover import Handover
 from relayrpc.endpoint.host_session import HostSessions
@@ -47,6 +48,7 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from relayrpc.endpoint.failure import ErrorHandler
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.host_session import HostSession
     from relayrpc.endpoint.instances import Instances
@@ -90,6 +92,8 @@ class Server(grpc.aio.Server):
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         maximum_concurrent_rpcs: int | None = None,
         include_exception_detail: bool = False,
+        strict_faults: bool | None = None,
+        error_handlers: Sequence[ErrorHandler] = (),
         slots: int = 0,
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
@@ -107,6 +111,9 @@ class Server(grpc.aio.Server):
                 link's own bound.
             include_exception_detail: Tell callers the text of handlers' exceptions, as grpc.aio
                 does.
+            strict_faults: Send only faults that the operation declares; None: where any operation
+                of the contract declares one.
+            error_handlers: Asked in turn what to answer for an exception of a handler.
             slots: Calls at once, the hub keeps the rest waiting; 0: any number.
             priority: Above 0: stand by for hosts of a lower number.
             labels: By which this host is found; calls are not routed by them.
@@ -115,17 +122,21 @@ class Server(grpc.aio.Server):
 
         Raises:
             ValueError: An interceptor is none, or no call may run.
+            ConfigError: An error handler is none.
             UsageError: A generic handler does not name its service.
             ConfigError: The labels cannot be announced.
         """
         if maximum_concurrent_rpcs is not None and maximum_concurrent_rpcs <= 0:
             raise ValueError("maximum_concurrent_rpcs should be a positive integer")
         self.require_interceptors(interceptors)
+        check_error_handlers(error_handlers)
         self.live = make_live(on_call=self._call_opened)
         self.limits = self.live.limits
         self.clock: Callable[[], float] = self.live.now_s
         self.interceptors = tuple(interceptors)
         self.include_exception_detail = include_exception_detail
+        self.strict_faults = strict_faults
+        self.error_handlers = tuple(error_handlers)
         # Set by start() where the process has an OpenTelemetry SDK; else no handler has a span.
         self.tracing: Tracing | None = None
         # Threads start when the first plain handler is called.

@@ -44,6 +44,11 @@ class SyncContext(grpc.ServicerContext):
 
     # --- about the call ---
 
+    @property
+    def method(self) -> str:
+        """The method that was called, "pkg.Service/Method"."""
+        return self._context.method
+
     def is_active(self) -> bool:
         """Return False once the call is over; a handler that takes long should look."""
         return not self._context.is_over

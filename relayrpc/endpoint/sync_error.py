@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
+from relayrpc.endpoint.faults import as_fault
 from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER, debug_text_of, trailing_metadata_of
 from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, CallOutcome, Origin
 
@@ -151,9 +152,9 @@ class DeadlineExceededError(RpcError, TimeoutError):
 def make_sync_rpc_error(
     outcome: CallOutcome, initial_metadata: tuple[Metadatum, ...]
 ) -> RpcError:
-    """Make the exception of a blocking call that did not end with OK."""
+    """As `make_rpc_error`, of a blocking call."""
     kind = DeadlineExceededError if outcome.status == STATUS_DEADLINE_EXCEEDED else RpcError
-    return kind(
+    error = kind(
         STATUS_BY_NUMBER[outcome.status],
         initial_metadata,
         trailing_metadata_of(outcome),
@@ -162,6 +163,7 @@ def make_sync_rpc_error(
         origin=outcome.origin,
         may_have_executed=outcome.may_have_executed,
     )
+    return as_fault(error, outcome.trailing_metadata)
 
 
 def describe_end(each: object, code: grpc.StatusCode, details: str, debug_text: str = "") -> str:
