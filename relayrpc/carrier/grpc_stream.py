@@ -192,7 +192,7 @@ class GRPCStreamCarrier(Carrier):
         self._is_over = True
         self._pending = None
         assert self._writer is not None
-        self._writer.cancel()
+        self._stop_writing()
         await asyncio.wait([self._writer])
         # A task that was cancelled holds its frames, and so the call and its connection.
         self._writer = None
@@ -224,6 +224,10 @@ class GRPCStreamCarrier(Carrier):
     async def _end_writing(self) -> None: ...
 
     @abstractmethod
+    def _stop_writing(self) -> None:
+        """Have the writer end; the stream is over."""
+
+    @abstractmethod
     async def _outcome(self) -> CarrierLostError | None:
         """Why `_read` returned None; None for an orderly end."""
 
@@ -252,6 +256,12 @@ class GRPCClientCarrier(GRPCStreamCarrier):
     async def _end_writing(self) -> None:
         await self._call.done_writing()
 
+    def _stop_writing(self) -> None:
+        # Its task is not cancelled: what it has begun ends with the call, and gRPC tells the loop
+        # so, which may be closed by then. It tells by way of other loops of the process.
+        self._call.cancel()
+        self._wake_writer()
+
     async def _outcome(self) -> CarrierLostError | None:
         code = await self._call.code()
         if code is grpc.StatusCode.OK:
@@ -262,7 +272,6 @@ class GRPCClientCarrier(GRPCStreamCarrier):
         self._call.cancel()
 
     async def _release(self) -> None:
-        self._call.cancel()
         await self._channel.close()
         # The library keeps the connection for as long as somebody holds one of these.
         del self._call, self._channel
@@ -305,6 +314,11 @@ class GRPCServerCarrier(GRPCStreamCarrier):
     async def _end_writing(self) -> None:
         # Leaving the handler ends the stream with OK.
         self._cancel_stream()
+
+    def _stop_writing(self) -> None:
+        # The stream goes on until its handler returns, and with it a write that nobody reads.
+        assert self._writer is not None
+        self._writer.cancel()
 
     async def _outcome(self) -> CarrierLostError | None:
         # A cancelled stream shows as an end of its messages first, and as a cancellation a moment

@@ -7,6 +7,7 @@ Method: a hub on a thread of its own, and channels and servers of the test's.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import queue
 import re
@@ -21,6 +22,7 @@ import pytest
 import relayrpc
 from relayrpc.errors import ConfigError, ConnectError, LinkRefusedError, UsageError
 from relayrpc.limits import Limits
+from relayrpc.testing import run_hub
 from samples.greeter import greeter_pb2_grpc as rpc
 from tests.support.blocking import HubThread, serving
 from tests.support.plain_greeter import PlainGreeter, check_all_shapes_blocking
@@ -31,6 +33,10 @@ pytestmark = pytest.mark.integration
 
 
 def echo(request: bytes, context: Any) -> bytes:
+    return request
+
+
+async def echo_async(request: bytes, context: Any) -> bytes:
     return request
 
 
@@ -481,3 +487,25 @@ def test_response_stream_waits_for_a_caller_that_does_not_read(relay_hub: HubThr
             call.result(timeout=1)
         assert given < 20_000_000
         assert sum(map(len, call)) == 29_900_000
+
+
+async def test_closing_leaves_nothing_to_the_loops_of_others() -> None:
+    """Whichever loop wakes gets what gRPC has for any of a process; closed ones raise."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with run_hub() as hub:
+        server = hub.server("a", carrier="grpc")
+        server.add_registered_method_handlers("test.Service", make_handlers({"uu:E": echo_async}))
+        await server.start()
+
+        def open_call_and_close() -> None:
+            with (
+                relayrpc.channel(hub.url("a"), carrier="grpc") as channel,
+                ThreadPoolExecutor(8) as pool,
+            ):
+                stub = channel.unary_unary("/test.Service/E")
+                assert list(pool.map(stub, [b"x"] * 32)) == [b"x"] * 32
+
+        for _ in range(12):
+            await asyncio.to_thread(open_call_and_close)
+    assert told == []
