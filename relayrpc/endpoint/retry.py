@@ -43,6 +43,8 @@ BACKOFF_FACTOR: Final = 3.0
 """Growth of the pauses where no service config says another."""
 
 _JITTER: Final = 0.2
+# After which a call is made again: at once, and when a hub has heard that its host left routing.
+_REFUSALS_MAX: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,8 @@ def is_worth_another(failure: Failure, policy: RetryPolicy | None) -> bool:
     return (
         failure.was_lost
         or outcome.may_have_executed
-        or failure.is_refusal
+        # Who refuses again and again is not about to change its mind.
+        or (failure.is_refusal and failure.attempts_count <= _REFUSALS_MAX)
         or (outcome.origin == "caller" and failure.was_linked)
     )
 

@@ -70,8 +70,9 @@ OVER = [
     # There is no host, or no hub: told in one round trip.
     (failure(UNAVAILABLE, "hub"), None),
     (failure(UNAVAILABLE, "caller", was_linked=False), None),
-    # Nor is there one besides the host that refused it.
+    # Nor is there one besides the host that refused it, or who is there refuses all.
     (failure(UNAVAILABLE, "hub", attempts_count=2), None),
+    (failure(UNAVAILABLE, "host", attempts_count=3), None),
     # It may have run, and must not twice: whatever a service config says.
     (failure(UNAVAILABLE, "hub", "maybe"), None),
     (failure(UNAVAILABLE, "hub", "maybe"), POLICY),
