@@ -191,8 +191,9 @@ def test_module_runs_as_the_command() -> None:
 
 
 def examples() -> list[Any]:
-    """The complete programs in the reference and how-to pages."""
-    pages = [*ROOT.glob("docs/howto/*.md"), *ROOT.glob("docs/reference/*.md")]
+    """The complete programs in the pages for users."""
+    folders = ("explanation", "howto", "reference")
+    pages = [page for folder in folders for page in ROOT.glob(f"docs/{folder}/*.md")]
     found = [
         pytest.param(code, id=f"{page.stem}-{number}")
         for page in sorted(pages)
