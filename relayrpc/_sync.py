@@ -68,6 +68,7 @@ def server(
     priority: int = 0,
     labels: Mapping[str, str] | None = None,
     descriptor_pool: DescriptorPool | None = None,
+    validate: bool | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Server:
     """
@@ -82,8 +83,8 @@ def server(
         error_handlers: As for `relayrpc.aio.server`; they run on the threads of the handlers, and
             may block.
         url, handlers, options, maximum_concurrent_rpcs, compression, carrier, keep_trying, tls,
-            instance, strict_faults, slots, priority, labels, descriptor_pool, limits: As for
-            `relayrpc.aio.server`.
+            instance, strict_faults, slots, priority, labels, descriptor_pool, validate, limits: As
+            for `relayrpc.aio.server`.
 
     Raises:
         ConfigError: A URL or an option cannot be used.
@@ -114,6 +115,7 @@ def server(
         priority=priority,
         labels=labels,
         descriptor_pool=descriptor_pool,
+        validate=validate,
     )
     made = Server(core)
     made.add_generic_rpc_handlers(handlers or ())

@@ -74,6 +74,7 @@ def server(
     priority: int = 0,
     labels: Mapping[str, str] | None = None,
     descriptor_pool: DescriptorPool | None = None,
+    validate: bool | None = None,
     limits: Limits = DEFAULT_LIMITS,
     dialling: Dialling = DIALLING,
 ) -> Server:
@@ -109,11 +110,13 @@ def server(
         labels: By which this host is found, as {"region": "eu"}; calls are not routed by them.
         descriptor_pool: Where the contracts of the services are found, for the hub to tell those
             who ask; None: where generated code registers them.
+        validate: Refuse requests that break the protovalidate rules in their contract, before a
+            handler sees them. None: where relayrpc[validation] is installed.
         limits: Bounds of this endpoint.
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
     Raises:
-        ConfigError: A URL or an option cannot be used.
+        ConfigError: A URL or an option cannot be used, or what `validate` needs is not installed.
     """
     urls = parse_urls(url, carrier=carrier)
     make_live = functools.partial(
@@ -139,6 +142,7 @@ def server(
         priority=priority,
         labels=labels,
         descriptor_pool=descriptor_pool,
+        validate=validate,
     )
 
 

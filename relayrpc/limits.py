@@ -235,6 +235,15 @@ class Limits:
     json_depth_max: int = 100
     """Messages within one another there, the outermost counted in; protobuf's own bound."""
 
+    # --- validation ---
+    violations_bytes_max: int = 4 * KIB
+    """Violations of rules that a caller is told of one request; the first ones,"""
+    violations_request_bytes_max: int = 1 * KIB
+    """
+    ... and of a request larger than this only the first: one that breaks rules in every byte would
+    take a second for 32 KiB.
+    """
+
     # --- the endpoint ---
     handler_threads_max: int = 32
     """Threads for plain `def` handlers of one server."""

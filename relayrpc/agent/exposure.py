@@ -224,6 +224,8 @@ class Exposure:
             priority=backend.priority,
             labels=backend.labels,
             descriptor_pool=contract.make_pool(),
+            # Messages are passed on as they are.
+            validate=False,
         )
 
     def _handlers(self, service: str, methods: Mapping[str, int]) -> grpc.GenericRpcHandler:

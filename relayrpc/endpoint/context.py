@@ -16,6 +16,7 @@ import grpc.aio
 
 from relayrpc.endpoint.caller import Caller, Reach
 from relayrpc.endpoint.failure import RefusedError
+from relayrpc.endpoint.faults import DETAILS_KEY
 from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import (
     EMPTY,
@@ -268,6 +269,17 @@ class Context(grpc.aio.ServicerContext):
         self._trailing_pairs = pairs
         self.end(status_number(status.code) or STATUS_UNKNOWN, status.details)
 
+    def refuse(self, error: RefusedError) -> None:
+        """End the call for messages that no handler can have, or that cannot be taken from it."""
+        if error.details:
+            self._trailing_pairs = ((DETAILS_KEY, error.details),)
+        self.end(error.status, str(error), not_executed=error.not_executed)
+
+    def refuse_within(self, error: RefusedError) -> None:
+        """As `refuse()`, of a request for which a handler waits: it is not to go on without it."""
+        self.refuse(error)
+        self.cancel_handler()
+
     def fail(self, details: str | None) -> None:
         """
         End the call of a handler that raised.
@@ -392,9 +404,23 @@ class Context(grpc.aio.ServicerContext):
                     raise RefusedError(STATUS_INTERNAL, "the requests end within a message")
                 return grpc.aio.EOF
             await inbox.wait(self.server.loop)
-        data = inbox.take()
+        return self.make_request(inbox.take())
+
+    def make_request(self, data: bytes) -> Any:
+        """
+        Make the program's object of a request of a stream.
+
+        Raises:
+            RefusedError: The handler may not have it; the call is over.
+        """
         deserializer = self.entry.deserializer
-        return data if deserializer is None else deserializer(data)
+        if deserializer is None:
+            return data
+        try:
+            return deserializer(data)
+        except RefusedError as error:
+            self.refuse_within(error)
+            raise
 
     # --- responses ---
 
@@ -647,9 +673,7 @@ class RequestIterator:
         context = self._context
         inbox = context.inbox
         if inbox is not None and inbox.messages:
-            data = inbox.take()
-            deserializer = context.entry.deserializer
-            return data if deserializer is None else deserializer(data)
+            return context.make_request(inbox.take())
         request = await context.read()
         if request is grpc.aio.EOF:
             raise StopAsyncIteration

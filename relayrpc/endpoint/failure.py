@@ -49,16 +49,20 @@ ErrorHandler: TypeAlias = Callable[[Exception, Any], Answer | None]
 class RefusedError(Exception):
     """Messages cannot be given to a handler, or taken from it; ends the call with a status."""
 
-    def __init__(self, status: int, details: str, *, not_executed: bool = False) -> None:
+    def __init__(
+        self, status: int, text: str, *, not_executed: bool = False, details: bytes = b""
+    ) -> None:
         """
         Args:
             status: gRPC's number.
-            details: What the caller is told.
+            text: What the caller is told.
             not_executed: The handler was not called.
+            details: A serialized google.rpc.Status; empty: there are none.
         """
-        super().__init__(details)
+        super().__init__(text)
         self.status = status
         self.not_executed = not_executed
+        self.details = details
 
 
 HOST_STOPPED: Final = "the host is being stopped"
@@ -157,13 +161,13 @@ def fail_call(
         answer: What `find_answer` found.
     """
     if context.done():
-        if not isinstance(error, grpc.aio.AbortError):
+        if not isinstance(error, grpc.aio.AbortError | RefusedError):
             _LOGGER.warning(
                 "handler of /%s failed after the call's end", context.method, exc_info=error
             )
         return
     if isinstance(error, RefusedError):
-        context.end(error.status, str(error), not_executed=error.not_executed)
+        context.refuse(error)
         return
     if isinstance(error, MetadataTooLargeError | MessageTooLargeError):
         context.end(STATUS_RESOURCE_EXHAUSTED, str(error))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SHAPES",
     "UNRESOLVED",
+    "Guard",
     "HandlerCallDetails",
     "HandlerTable",
     "MethodEntry",
@@ -41,6 +42,10 @@ SHAPES: Final = {
     (True, True): ("stream_stream", pb.SHAPE_STREAM_STREAM),
 }
 """Whether requests and responses are streams -> gRPC's name of the shape, and the link's."""
+
+
+Guard = Callable[[str, grpc.RpcMethodHandler], grpc.RpcMethodHandler]
+"""Given "pkg.Service/Method" and its handler, returns the handler to use."""
 
 
 class _HandlerCallDetails(NamedTuple):
@@ -119,6 +124,7 @@ class HandlerTable:
         self._generic: dict[str, MethodEntry] = {}
         # Handlers that only say when asked what they serve.
         self._opaque: list[grpc.ServiceRpcHandler] = []
+        self._guard: Guard | None = None
         self.entries: Mapping[str, MethodEntry] = self._registered
 
     def add_generic(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
@@ -152,6 +158,16 @@ class HandlerTable:
             self._registered[f"{service}/{method}"] = make_entry(handler)
         self._merge()
 
+    def guard(self, guard: Guard) -> None:
+        """Have every handler replaced by what `guard` makes of it."""
+        self._guard = guard
+        for entries in (self._generic, self._registered):
+            for method, entry in entries.items():
+                handler = guard(method, entry.handler)
+                if handler is not entry.handler:
+                    entries[method] = make_entry(handler)
+        self._merge()
+
     def _merge(self) -> None:
         self.entries = {**self._generic, **self._registered}
 
@@ -167,7 +183,7 @@ class HandlerTable:
             if handler.service_name() == service:
                 found = handler.service(HandlerCallDetails(f"/{method}", metadata()))
                 if found is not None:
-                    return make_entry(found)
+                    return make_entry(found if self._guard is None else self._guard(method, found))
         return None
 
     def services(self) -> set[str]:

@@ -34,6 +34,7 @@ from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import decode_metadata
 from relayrpc.endpoint.operations import Contracts, session_fault
 from relayrpc.endpoint.plain_call import PlainCall
+from relayrpc.endpoint.validation import RequestRules, make_validator
 from relayrpc.link.call import (
     STATUS_FAILED_PRECONDITION,
     STATUS_RESOURCE_EXHAUSTED,
@@ -98,6 +99,7 @@ class Server(grpc.aio.Server):
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
         descriptor_pool: DescriptorPool | None = None,
+        validate: bool | None = None,
     ) -> None:
         """
         Args:
@@ -119,12 +121,14 @@ class Server(grpc.aio.Server):
             labels: By which this host is found; calls are not routed by them.
             descriptor_pool: Where the contracts of the services are found; None: where generated
                 code registers them.
+            validate: Check requests by the rules in their contract; None: where what that takes
+                is installed.
 
         Raises:
             ValueError: An interceptor is none, or no call may run.
             ConfigError: An error handler is none.
             UsageError: A generic handler does not name its service.
-            ConfigError: The labels cannot be announced.
+            ConfigError: The labels cannot be announced, or requests cannot be checked.
         """
         if maximum_concurrent_rpcs is not None and maximum_concurrent_rpcs <= 0:
             raise ValueError("maximum_concurrent_rpcs should be a positive integer")
@@ -152,6 +156,10 @@ class Server(grpc.aio.Server):
         self._contracts = HostContracts()
         self._descriptor_pool = descriptor_pool or Default()
         self.contracts = Contracts(self._descriptor_pool)
+        self._rules: RequestRules | None = None
+        if validate is not False:
+            validator = make_validator(self.limits) if validate else None
+            self._rules = RequestRules(self._descriptor_pool, self.limits, validator)
         # Services whose contracts do not allow calls without a session; set by start().
         self._in_session_only: frozenset[str] = frozenset()
         # What lends the service objects of those that have some; set by start().
@@ -250,6 +258,7 @@ class Server(grpc.aio.Server):
             UsageError: It was started or stopped before, or serves nothing.
             ConnectError: The hub cannot be reached, and the server was not told to keep trying.
             LinkRefusedError: The hub refused the link or the registration.
+            ContractError: Rules in a contract cannot be used.
         """
         if self._is_started or self._stopping is not None:
             raise grpc.aio.UsageError("a server can be started once")
@@ -267,6 +276,8 @@ class Server(grpc.aio.Server):
 
     def start_serving(self, loop: asyncio.AbstractEventLoop) -> None:
         """Be ready for calls, on the loop that they come on."""
+        if self._rules is not None:
+            self._table.guard(self._rules.guard)
         self._is_started = True
         self.loop = loop
         self.handover = Handover(loop)

@@ -161,7 +161,11 @@ class SyncRequestIterator:
             # For a thread there is no other way to say that nothing more comes.
             raise CallOverError("The call is over.")
         if data is not None:
-            return self._deserialize(data)
+            try:
+                return self._deserialize(data)
+            except RefusedError as error:
+                context.server.handover.submit(context.refuse_within, error)
+                raise
         assert context.inbox is not None
         if context.inbox.is_truncated:
             raise RefusedError(STATUS_INTERNAL, "the requests end within a message")

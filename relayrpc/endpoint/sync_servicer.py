@@ -178,6 +178,8 @@ class ServicerCall(PlainCall):
         """Make the program's object of a request."""
         try:
             return super().deserialize(data)
+        except RefusedError:
+            raise
         except Exception as exc:
             _LOGGER.exception("request deserializer of /%s failed", self.context.method)
             # Of a stream the handler has begun.

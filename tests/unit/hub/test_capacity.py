@@ -27,6 +27,7 @@ WEIGHTLESS = {
     # A number or a name for each, less than what is rounded up elsewhere.
     "health_watches_max", "log_keys_max", "log_records_per_s_max", "contract_differences_max",
     # At hosts and callers.
+    "violations_bytes_max", "violations_request_bytes_max",
     "send_queue_bytes_high", "handler_threads_max", "message_sent_bytes_max", "plugin_threads_max",
     "retry_attempts_max", "retry_request_bytes_max", "retry_kept_bytes_max", "retries_waiting_max",
     "dedupe_outcomes_max", "dedupe_bytes_max", "sessions_max", "json_bytes_max", "json_depth_max",

@@ -1,0 +1,47 @@
+"""
+Which messages have rules: the options of buf.validate in a contract. Pure.
+
+Owns: finding out whether there are any, with nothing installed. Does not own: checking messages by
+them (validation.py).
+Source: https://protovalidate.com; buf/validate/validate.proto.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor
+
+
+__all__ = ["has_rules"]
+
+# The number of buf.validate's extension of the options of messages, of oneofs and of fields.
+_EXTENSION_NUMBER: Final = 1159
+
+
+def has_rules(message: Descriptor) -> bool:
+    """Say whether a message, or one that it may hold, has rules; an Any holds nothing here."""
+    seen = {message.full_name}
+    waiting = [message]
+    while waiting:
+        each = waiting.pop()
+        described: list[Any] = [each, *each.fields, *each.oneofs]
+        if any(_has_rule(part.GetOptions()) for part in described if part.has_options):
+            return True
+        for field in each.fields:
+            held = field.message_type
+            if held is not None and held.full_name not in seen:
+                seen.add(held.full_name)
+                waiting.append(held)
+    return False
+
+
+def _has_rule(options: Any) -> bool:
+    """Look among what this process knows of the options, and what it does not."""
+    known = (field.number for field, _ in options.ListFields())
+    unknown: Any = UnknownFieldSet(options)
+    return _EXTENSION_NUMBER in (*known, *(field.field_number for field in unknown))
