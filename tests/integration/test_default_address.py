@@ -13,9 +13,11 @@ import grpc
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 import relayrpc
 import relayrpc.aio
+from relayrpc.agent.backend import Backend
 from relayrpc.contract.fingerprint import fingerprint_of
 from relayrpc.errors import LinkRefusedError
 from relayrpc.hub.server import Hub
@@ -23,6 +25,7 @@ from relayrpc.v1 import hub_pb2
 from tests.support.contract_hosts import Liar, get_contract, serving_contract
 from tests.support.contracts import make_file, make_set
 from tests.support.declared_contract import ADDRESS, FILES, METHOD, SERVICE
+from tests.support.exposed import running_agent
 from tests.support.log_records import hub_records
 from tests.support.relay import running_hub
 from tests.support.until import until
@@ -131,6 +134,22 @@ async def test_sessions_without_a_path_are_there() -> None:
     ):
         assert await session.unary_unary(METHOD)(b"hello") == b"hello"
         assert session.instance == "h"
+
+
+async def test_exposed_server_listens_where_its_reflection_says() -> None:
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+    server.add_registered_method_handlers(SERVICE, {"Do": handler})
+    reflection.enable_server_reflection([SERVICE], server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with running_hub() as hub:
+        backend = Backend(target=f"grpc://127.0.0.1:{port}", at=url(hub))
+        async with running_agent(backend) as (_, reports):
+            assert await call(hub, path=f"/{ADDRESS}") == b"hello"
+            assert await call_plainly(hub) == b"hello"
+    await server.stop(None)
+    assert "at its services' default addresses, 1 service" in reports.lines[0]
 
 
 # --- callers without a path ---

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.duration_pb2 import Duration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayrpc.contract.descriptors import DescriptorSet, collect
-from relayrpc.contract.fingerprint import normalise
+from relayrpc.contract.fingerprint import normalise, parse_file
+from relayrpc.contract.options import read_options
 from relayrpc.errors import ContractError
 from relayrpc.limits import DEFAULT_LIMITS
-from relayrpc.v1 import hub_pb2
-from tests.support.contracts import checked, make_file, make_set, raw_set, set_pool
+from relayrpc.v1 import contract_pb2, hub_pb2
+from tests.support import declared_contract
+from tests.support.contracts import checked, make_file, make_set, raw_set, set_pool, varint
 
 
 _Field = FieldDescriptorProto
@@ -136,7 +139,11 @@ def test_normal_form_is_accepted_and_stays_as_it_is(files: list[FileDescriptorPr
     assert collect(root) == found.data
 
 
-SETS = (collect(hub_pb2.DESCRIPTOR), make_set(make_file("a", package="a", service=""), make_file()))
+SETS = (
+    collect(hub_pb2.DESCRIPTOR),
+    make_set(make_file("a", package="a", service=""), make_file()),
+    make_set(*declared_contract.FILES),
+)
 
 
 @st.composite
@@ -181,8 +188,59 @@ def made_up(draw: st.DrawFn) -> bytes:
     return raw_set(*files)
 
 
+_NAMES = st.sampled_from(
+    ["", ".t.M", "t.M", "t.Service", "t.Service.Do", "M", "x", "\0", "f", "f.f"]
+)
+_DURATIONS = st.builds(
+    Duration, seconds=st.sampled_from([-(2**63), -1, 0, 1, 2**63 - 1]), nanos=st.integers(-2, 2)
+)
+_BOTH = {"default_timeout": _DURATIONS, "maximum_timeout": _DURATIONS}
+_CONTRACTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "address": st.sampled_from(["a/b", "/a", "$hub"]),
+        "session": st.integers(-1, 4),
+        "callback": _NAMES,
+        "scopes": st.lists(_NAMES, max_size=3) | st.just(["s"] * 65),
+        **_BOTH,
+    },
+)
+_OPERATIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "one_way": st.booleans(),
+        "initiating": st.booleans(),
+        "terminating": st.booleans(),
+        "faults": st.lists(_NAMES, max_size=3) | st.just(["f"] * 65),
+        "scopes": st.lists(_NAMES, max_size=3),
+        "sticky_key": _NAMES,
+        "event": st.booleans(),
+        **_BOTH,
+    },
+)
+
+
+@st.composite
+def optioned(draw: st.DrawFn) -> bytes:
+    """Draw a set whose service has options of any kind, or bytes in their place."""
+    file = make_file(fields={"f": 1})
+    service, method = file.service[0], file.service[0].method[0]
+    method.client_streaming, method.server_streaming = draw(st.booleans()), draw(st.booleans())
+    contract = contract_pb2.Contract(**draw(_CONTRACTS))
+    service.options.Extensions[contract_pb2.contract].CopyFrom(contract)
+    operation = contract_pb2.Operation(**draw(_OPERATIONS))
+    method.options.Extensions[contract_pb2.operation].CopyFrom(operation)
+    plain = parse_file(file.SerializeToString())
+    number = draw(st.sampled_from([0, contract_pb2.OPERATION_FIELD_NUMBER]))
+    if number:
+        raw = draw(st.binary(max_size=8))
+        more = varint(number << 3 | 2) + varint(len(raw)) + raw
+        plain.service[0].method[0].options.MergeFromString(more)
+    return raw_set(plain)
+
+
 @settings(max_examples=300)
-@given(data=damaged() | made_up() | st.binary(max_size=64))
+@given(data=damaged() | made_up() | optioned() | st.binary(max_size=64))
 def test_any_bytes_are_accepted_or_refused(data: bytes) -> None:
     found = DescriptorSet(data)
     try:
@@ -196,3 +254,4 @@ def test_any_bytes_are_accepted_or_refused(data: bytes) -> None:
         assert name is not None
         assert pool.FindServiceByName(service).file.name == name
         assert found.with_imports(name)
+        assert read_options(pool.FindServiceByName(service)) == found.contracts[service]
