@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 
-__all__ = ["Contradiction", "OptionsCheck", "check_options"]
+__all__ = ["Contradiction", "OptionsCheck"]
 
 # More of them say nothing new.
 _FOUND_MAX: Final = 100
@@ -62,16 +62,6 @@ class Contradiction:
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
         return f"{where}: {self.element}: {self.reason}"
-
-
-def check_options(
-    file: FileDescriptor, source: FileDescriptorProto
-) -> list[Contradiction]:
-    """Check all services of a file, all steps at once. See `OptionsCheck`."""
-    check = OptionsCheck(file, source)
-    for _ in check.steps():
-        pass
-    return check.found
 
 
 class OptionsCheck:

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from relayrpc.contract.contradictions import OptionsCheck, check_options
+from relayrpc.contract.contradictions import OptionsCheck
 from relayrpc.contract.fingerprint import parse_file
 from relayrpc.contract.options import ContractOptions, OperationOptions, read_options
 from relayrpc.errors import ContractError
@@ -48,8 +48,15 @@ def loaded(file: FileDescriptorProto) -> FileDescriptor:
     return make_pool(file).FindFileByName(file.name)
 
 
+def checked(file: FileDescriptorProto) -> OptionsCheck:
+    checking = OptionsCheck(loaded(file), file)
+    for _ in checking.steps():
+        pass
+    return checking
+
+
 def reasons(file: FileDescriptorProto) -> list[str]:
-    return [each.reason for each in check_options(loaded(file), file)]
+    return [each.reason for each in checked(file).found]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +119,6 @@ def test_contradictions_of_one_service_leave_the_others_their_options() -> None:
     file = with_operation(pb.Operation(terminating=True))
     other = file.service.add(name="Other")
     other.options.Extensions[pb.contract].address = "a/b"
-    checking = OptionsCheck(loaded(file), file)
-    for _ in checking.steps():
-        pass
+    checking = checked(file)
     assert [each.element for each in checking.found] == ["t.Service.Do0"]
     assert [each.address for each in checking.contracts.values()] == ["a/b"]
