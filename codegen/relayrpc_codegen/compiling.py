@@ -21,6 +21,7 @@ from typing import Final
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from relayrpc.contract.fingerprint import leave_out_defaults
 from relayrpc.errors import ConfigError
 from relayrpc.extras import needs_extra
 from relayrpc_codegen.includes import Includes
@@ -95,7 +96,10 @@ def generate_code(files: FileDescriptorSet, wanted: Sequence[str]) -> list[Gener
     with_services = [file.name for file in files.file if file.service and file.name in wanted]
     with tempfile.TemporaryDirectory() as scratch:
         source, target = Path(scratch) / "set", Path(scratch) / "code"
-        source.write_bytes(files.SerializeToString())
+        plain = FileDescriptorSet.FromString(files.SerializeToString())
+        # A set has names of fields in JSON that protoc does not write into code on its own.
+        leave_out_defaults(plain)
+        source.write_bytes(plain.SerializeToString())
         target.mkdir()
         for kinds, names in (("python", "pyi"), wanted), (("grpc_python",), with_services):
             outputs = [f"--{kind}_out={target}" for kind in kinds]

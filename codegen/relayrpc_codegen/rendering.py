@@ -84,11 +84,13 @@ def _imports(module: Module) -> Iterator[str]:
     yield ""
     deprecated = [each.is_deprecated for each in module.services]
     deprecated += [each.is_deprecated for each in methods]
+    yield "from relayrpc import typed"
     if any(deprecated):
         yield "from typing_extensions import deprecated"
+    statements = [_statement(each) for each in module.imports if each.has_statement]
+    if statements:
         yield ""
-    yield from (_statement(each) for each in module.imports if each.has_statement)
-    yield "from relayrpc import typed"
+        yield from statements
     if not module.own.has_statement:
         yield ""
         yield f'{module.own.alias} = importlib.import_module("{module.own.module}")'

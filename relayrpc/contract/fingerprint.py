@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 
-__all__ = ["FINGERPRINT_BYTES", "fingerprint_of", "import_order", "normalise", "parse_file"]
+__all__ = [
+    "FINGERPRINT_BYTES",
+    "fingerprint_of",
+    "import_order",
+    "leave_out_defaults",
+    "normalise",
+    "parse_file",
+]
 
 FINGERPRINT_BYTES: Final = 32
 
@@ -143,15 +150,15 @@ def _normalise_file(file: FileDescriptorProto) -> None:
         indices[:] = sorted(
             ordered.index(names[old]) if 0 <= old < len(names) else old for old in indices
         )
-    _leave_out_defaults(file)
+    leave_out_defaults(file)
 
 
-def _leave_out_defaults(message: Any) -> None:
+def leave_out_defaults(message: Any) -> None:
     """Leave out what some compilers write and others do not, in all that a message holds."""
     for field, value in message.ListFields():
         if field.message_type is not None:
             for each in value if field.is_repeated else (value,):
-                _leave_out_defaults(each)
+                leave_out_defaults(each)
             if field.name == "options" and not value.ByteSize():
                 message.ClearField("options")
         elif field.name == "json_name" and value == _json_name(message.name):

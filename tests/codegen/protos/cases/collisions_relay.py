@@ -8,10 +8,10 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
+from relayrpc import typed
 from typing_extensions import deprecated
 
 from cases import collisions_pb2
-from relayrpc import typed
 
 __all__ = [
     "ContractCaller",

@@ -8,8 +8,9 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
-from cases import keywords_pb2
 from relayrpc import typed
+
+from cases import keywords_pb2
 
 __all__ = [
     "KeywordsCaller",

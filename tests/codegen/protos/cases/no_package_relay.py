@@ -7,8 +7,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Final, Protocol
 
-from cases import no_package_pb2
 from relayrpc import typed
+
+from cases import no_package_pb2
 
 __all__ = [
     "CasesNoPackageCaller",

@@ -8,6 +8,8 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import Final, Protocol
 
+from relayrpc import typed
+
 from cases import well_known_pb2
 from google.protobuf import any_pb2
 from google.protobuf import duration_pb2
@@ -15,7 +17,6 @@ from google.protobuf import empty_pb2
 from google.protobuf import struct_pb2
 from google.protobuf import timestamp_pb2
 from google.protobuf import wrappers_pb2
-from relayrpc import typed
 
 __all__ = [
     "ClockCaller",

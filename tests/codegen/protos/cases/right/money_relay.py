@@ -7,9 +7,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Final, Protocol
 
+from relayrpc import typed
+
 from cases.left import money_pb2 as _cases_left_money_pb2
 from cases.right import money_pb2 as _cases_right_money_pb2
-from relayrpc import typed
 
 __all__ = [
     "BankCaller",
