@@ -148,6 +148,8 @@ class Limits:
     """What all calls that wait at a hub hold, 1 KiB a call counted in."""
     parked_wait_s: float = 2.0
     """A call waits this long for a host that lost its connection, unless it may wait for ready."""
+    one_way_wait_s: float = 60.0
+    """A one-way call that a hub holds waits this long for a host; then it is lost, and logged."""
     takeovers_max: int = 2
     """New links of one instance that may replace the one before within `takeovers_window_s`;"""
     takeovers_window_s: float = 60.0

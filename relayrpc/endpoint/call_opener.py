@@ -52,6 +52,7 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+    from relayrpc.contract.options import OperationOptions
     from relayrpc.endpoint.call_core import CallCore
     from relayrpc.endpoint.channel import Channel
     from relayrpc.endpoint.options import EndpointOptions
@@ -65,6 +66,7 @@ __all__ = ["CallOpener"]
 _LOGGER: Final = logging.getLogger("relayrpc")
 # 285 years: what is longer, infinity too, waits as long.
 _TIMEOUT_S_MAX: Final = 2.0**53 / 1e6
+_ONE_WAY_SHAPE: Final = "relay-confirm: hub is for calls with one request and one response"
 _DEDUPE_SHAPE: Final = "relay-dedupe-key is for calls with one request and one response"
 _INSECURE: Final = "Call credentials are only valid on secure channels"
 
@@ -84,6 +86,7 @@ class _Opening:
     instance: str = ""
     sticky_key: str = ""
     dedupe_key: str = ""
+    one_way: bool = False
 
 
 class CallOpener:
@@ -106,8 +109,8 @@ class CallOpener:
             options: gRPC's, as read.
             credentials: For every call, before its own; None: none.
             anchor: What every call belongs to; None: nothing.
-            reads_contracts: Default addresses are those that generated code declares here; else the
-                hub says which they are.
+            reads_contracts: What generated code declares here holds: default addresses, one-way calls,
+                default timeouts; else the hub says which addresses there are.
 
         Raises:
             UsageError: The credentials cannot be used, or the link is not secure.
@@ -130,6 +133,9 @@ class CallOpener:
         # Where the process has an OpenTelemetry SDK; else no call has a span.
         self._tracing: Tracing | None = None
         self._anchor = anchor
+        self._contracts = GENERATED_CONTRACTS if reads_contracts else None
+        # Methods whose contracts have a say in how calls are opened: "pkg.Service/Method" -> what.
+        self._operations: dict[str, OperationOptions] = {}
         # The channel says nothing of its calls.
         self._is_plain = not (
             self._service_config or self._agent_pairs or self._plugins or anchor is not None
@@ -152,6 +158,19 @@ class CallOpener:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
     # --- what holds for a method ---
+
+    def learn(self, method: str) -> None:
+        """Look up what its contract says of "pkg.Service/Method", before calls of it."""
+        operation = None if self._contracts is None else self._contracts.of_method(method)
+        if operation is not None and (
+            operation.one_way or operation.default_timeout_s is not None
+        ):
+            self._operations[method] = operation
+
+    def is_one_way(self, method: str) -> bool:
+        """Say whether calls of "pkg.Service/Method" are over once the hub has them."""
+        operation = self._operations.get(method)
+        return operation is not None and operation.one_way
 
     def request_bytes_max(self, method: str) -> int:
         """Return the largest request that may be sent to "pkg.Service/Method"."""
@@ -228,7 +247,13 @@ class CallOpener:
         except MessageTooLargeError as exc:
             core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
             return
-        if metadata or credentials is not None or timeout is not None or not self._is_plain:
+        if (
+            metadata
+            or credentials is not None
+            or timeout is not None
+            or not self._is_plain
+            or method in self._operations
+        ):
             address = self._address_of(method)
             opening = _Opening(method, shape, address, message, half_close=True)
             self._open(core, opening, timeout, metadata, credentials, wait_for_ready)
@@ -288,6 +313,11 @@ class CallOpener:
             if wait_for_ready is None:
                 wait_for_ready = config.wait_for_ready
         opening.wait_for_ready = bool(wait_for_ready)
+        operation = self._operations.get(opening.method)
+        if operation is not None:
+            opening.one_way = operation.one_way
+            if timeout is None:
+                timeout = operation.default_timeout_s
         try:
             self._put_metadata(opening, metadata)
         except MetadataTooLargeError as exc:
@@ -320,6 +350,10 @@ class CallOpener:
         opening.address = relay_keys.address or opening.address
         opening.instance = relay_keys.instance
         opening.sticky_key = relay_keys.sticky_key
+        if relay_keys.confirm:
+            opening.one_way = relay_keys.confirm == "hub"
+            if opening.one_way and opening.shape != pb.SHAPE_UNARY_UNARY:
+                raise grpc.aio.UsageError(_ONE_WAY_SHAPE)
         if relay_keys.dedupe_key:
             if opening.shape != pb.SHAPE_UNARY_UNARY:
                 raise grpc.aio.UsageError(_DEDUPE_SHAPE)
@@ -347,6 +381,7 @@ class CallOpener:
                 instance=opening.instance,
                 wait_for_ready=opening.wait_for_ready,
                 anchor=anchor,
+                one_way=opening.one_way,
                 now_s=self._channel.clock(),
             )
         except AnchorFault as exc:

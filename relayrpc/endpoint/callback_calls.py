@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Awaitable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
@@ -18,20 +18,13 @@ from relayrpc.endpoint.turns import Turn, current_turn
 from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
 
 
+if TYPE_CHECKING:
+    from relayrpc.endpoint.anchor import Anchor
+    from relayrpc.endpoint.call_core import CallCore
+    from relayrpc.endpoint.live_link import LiveLink
+
+
 __all__ = ["CallbackChannel"]
-
-
-def _turn_of_handler() -> Turn | None:
-    """
-    Return the turn of the handler that makes a callback; None: it needs none.
-
-    Raises:
-        UsageError: It would wait for itself.
-    """
-    turn = current_turn.get()
-    if turn is not None:
-        turn.require_callback()
-    return turn
 
 
 async def _wait(turn: Turn | None, waiting: Awaitable[Any]) -> Any:
@@ -50,7 +43,7 @@ def _response(call: UnaryUnaryCall | StreamUnaryCall) -> Generator[Any, None, An
 class _UnaryUnaryCall(UnaryUnaryCall):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._turn = _turn_of_handler()
+        self._turn = current_turn.get()
 
     def __await__(self) -> Generator[Any, None, Any]:
         return _wait(self._turn, _response(self)).__await__()
@@ -59,7 +52,7 @@ class _UnaryUnaryCall(UnaryUnaryCall):
 class _StreamUnaryCall(StreamUnaryCall):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._turn = _turn_of_handler()
+        self._turn = current_turn.get()
 
     def __await__(self) -> Generator[Any, None, Any]:
         return _wait(self._turn, _response(self)).__await__()
@@ -72,7 +65,7 @@ class _StreamUnaryCall(StreamUnaryCall):
 class _UnaryStreamCall(UnaryStreamCall):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._turn = _turn_of_handler()
+        self._turn = current_turn.get()
 
     async def read(self) -> Any:
         """As of any call."""
@@ -85,7 +78,7 @@ class _UnaryStreamCall(UnaryStreamCall):
 class _StreamStreamCall(StreamStreamCall):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._turn = _turn_of_handler()
+        self._turn = current_turn.get()
 
     async def read(self) -> Any:
         """As of any call."""
@@ -106,3 +99,29 @@ class CallbackChannel(Channel):
     unary_stream_call = _UnaryStreamCall
     stream_unary_call = _StreamUnaryCall
     stream_stream_call = _StreamStreamCall
+
+    def __init__(self, live: LiveLink, anchor: Anchor) -> None:
+        """
+        Args:
+            live: The server's.
+            anchor: What callbacks belong to.
+        """
+        super().__init__(live, anchor=anchor, owns_link=False, reads_contracts=True)
+        self.open_unary = self._open_unary  # type: ignore[assignment]  # the same, behind a check
+        self.open_stream = self._open_stream  # type: ignore[assignment]
+
+    def _open_unary(self, core: CallCore, method: str, *arguments: Any) -> None:
+        if not self.opener.is_one_way(method):
+            _require_callback()
+        self.opener.open_unary(core, method, *arguments)
+
+    def _open_stream(self, core: CallCore, method: str, *arguments: Any) -> None:
+        _require_callback()
+        self.opener.open_stream(core, method, *arguments)
+
+
+def _require_callback() -> None:
+    """Raise UsageError where the handler would wait for itself."""
+    turn = current_turn.get()
+    if turn is not None:
+        turn.require_callback()

@@ -152,7 +152,7 @@ class Caller(grpc.aio.Channel):
             reach: What callbacks belong to.
         """
         self._reach = reach
-        self._channel = CallbackChannel(live, anchor=reach, owns_link=False)
+        self._channel = CallbackChannel(live, reach)
 
     def stub(self, stub_class: Callable[[grpc.aio.Channel], _StubT]) -> _StubT:
         """Make a stub whose calls go to the caller."""

@@ -84,6 +84,8 @@ class RelayKeys(NamedTuple):
     """Calls with the same key get the same host while it is there."""
     dedupe_key: str = ""
     """The host runs calls with the same key once."""
+    confirm: str = ""
+    """Who says that a call is over: "host", or "hub" for a one-way call."""
 
 
 _NO_RELAY_KEYS: Final = RelayKeys()
@@ -103,7 +105,11 @@ _RELAY_VALUE_BYTES_MAX: Final = {
     "instance": 128,
     "sticky_key": 128,
     "dedupe_key": 128,
+    "confirm": 4,
 }
+
+
+_CONFIRM: Final = ("hub", "host")
 
 
 class InvalidMetadataError(InternalError):
@@ -171,6 +177,8 @@ def encode_invocation_metadata(
                 f"metadata key {key!r} takes at most {_RELAY_VALUE_BYTES_MAX[name]} bytes"
             )
         taken[name] = value.decode("ascii")
+    if taken.get("confirm", "hub") not in _CONFIRM:
+        raise UsageError(f"metadata key 'relay-confirm' is one of {', '.join(_CONFIRM)}")
     return InvocationMetadata(pairs, RelayKeys(**taken))
 
 

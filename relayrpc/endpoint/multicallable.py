@@ -57,6 +57,7 @@ class MultiCallable:
     ) -> None:
         self._channel = channel
         self._method = method_name(method, channel.limits.name_bytes_max)
+        channel.opener.learn(self._method)
         self._serializer = serializer
         self._deserializer = deserializer
         self._interceptors = interceptors

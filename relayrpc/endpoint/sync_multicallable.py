@@ -65,6 +65,7 @@ class _MultiCallable:
     ) -> None:
         self._channel = channel
         self._method = method_name(method, channel.core.limits.name_bytes_max)
+        channel.core.opener.learn(self._method)
         self._serializer = serializer
         self._deserializer = deserializer
 

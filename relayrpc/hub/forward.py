@@ -20,6 +20,7 @@ from relayrpc.contract.address import check_address
 from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
 from relayrpc.contract.labels import label_fault
 from relayrpc.hub.observer import Observers
+from relayrpc.hub.one_way import hold, is_held, take_over, was_taken_over
 from relayrpc.hub.queue import CallQueue, QueuedCall
 from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal
 from relayrpc.link.call import (
@@ -170,21 +171,39 @@ class Forwarder:
             _strip(opening.metadata)
         opening.caller_identity = came.link.peer_identity
         opening.caller_peer = came.link.peer_address
+        if opening.one_way and opening.half_close and not came.is_ended:
+            self._take_over(came, event)
+            return
         for observe in self.observers.call_opened:
             observe(came, opening)
         if came.is_ended:
             # Its CANCEL came in the same batch: nothing is to be charged to it any more.
             return
+        self._route(came, event)
+
+    def _take_over(self, came: Call, event: CallOpened) -> None:
+        """Have a one-way call held by the hub in its caller's place, or refuse it."""
+        held = hold(came)
+        event.frame.open.time_left_us = 0
+        for observe in self.observers.call_opened:
+            observe(held, event.frame.open)
+        self._route(held, event)
+        if not held.is_ended:
+            take_over(held)
+
+    def _route(self, came: Call, event: CallOpened) -> None:
+        """Hand a call to its host, or have it wait for one, or refuse it."""
+        frame = event.frame
+        credit_bytes = frame.open.credit_bytes
         if came.anchor is not None:
-            self._hand_anchored(came, event.frame, event.data, opening.credit_bytes)
+            self._hand_anchored(came, frame, event.data, credit_bytes)
             return
-        choice = self._pick(came, opening)
+        choice = self._pick(came, frame.open)
         if type(choice) is Registration:
-            self._hand(came, event.frame, choice, event.data, opening.credit_bytes)
+            self._hand(came, frame, choice, event.data, credit_bytes)
         else:
             assert isinstance(choice, RoutingRefusal)
-            entry = QueuedCall(came, event.frame, opening.credit_bytes, self._now_s)
-            self._wait(entry, choice)
+            self._wait(QueuedCall(came, frame, credit_bytes, self._now_s), choice)
 
     def _pick(self, came: Call, opening: pb.Open) -> Registration | RoutingRefusal:
         # What has the same dedupe key is for the host that may remember it.
@@ -299,14 +318,20 @@ class Forwarder:
             return
         lack = refusal.lack
         may_wait = entry.frame.open.wait_for_ready
-        if lack in (Lack.UNSERVED, Lack.FULL) or (
-            lack in (Lack.ABSENT, Lack.LEAVING) and not may_wait
-        ):
+        is_one_way = is_held(entry.call)
+        if (
+            (lack is Lack.FULL and not is_one_way)
+            or (lack in (Lack.ABSENT, Lack.LEAVING) and not may_wait)
+            or lack is Lack.UNSERVED
+        ) and not was_taken_over(entry.call):
             self._refuse(entry.call, refusal.status, refusal.details)
             return
         entry.place = refusal.place
         entry.details = refusal.details
-        if lack is not Lack.PARKED or may_wait:
+        if is_one_way:
+            # Nobody's deadline ends it.
+            entry.until_s = entry.since_s + self._limits.one_way_wait_s
+        elif lack is not Lack.PARKED or may_wait:
             entry.until_s = None
         else:
             entry.until_s = self._now_s + self._limits.parked_wait_s
@@ -321,6 +346,8 @@ class Forwarder:
         for place in self.queue.at_or_below(places):
             blocked = False
             for entry in self.queue.at(place):
+                if blocked and not self.queue.has_choosy(place):
+                    break
                 if entry.call.is_ended or (blocked and not entry.is_choosy):
                     continue
                 choice = self._pick(entry.call, entry.frame.open)
@@ -478,7 +505,7 @@ class Forwarder:
             return
         registration = went.served_by
         registration.calls_open_count -= 1
-        if registration.slots and len(self.queue):
+        if len(self.queue):
             self._serve(registration.places)
 
     # --- drain ---

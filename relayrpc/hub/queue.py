@@ -9,8 +9,8 @@ Source: LINK.md "Resume, takeover, expiry"; DESIGN.md "What a caller is told".
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+import heapq
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 
@@ -48,12 +48,12 @@ class QueuedCall:
     """When it has waited enough; None: it waits to its deadline."""
     size_bytes: int = 0
     """What it counts in the queue's bound, while it is in the queue."""
+    is_choosy: bool = field(init=False)
+    """Not every host at its place will do."""
 
-    @property
-    def is_choosy(self) -> bool:
-        """True when not every host at its place will do."""
+    def __post_init__(self) -> None:
         opening = self.frame.open
-        return bool(
+        self.is_choosy = bool(
             opening.instance or opening.sticky_key or opening.dedupe_key or opening.order_key
         )
 
@@ -66,9 +66,13 @@ class CallQueue:
         self._by_call: dict[Call, QueuedCall] = {}
         self._by_place: dict[Place, dict[Call, QueuedCall]] = {}
         self._used_bytes = 0
-        # Those with an end to their patience, which is the same for all: earliest first. A call
-        # that left the queue or waits for something else by now is skipped.
-        self._impatient: deque[QueuedCall] = deque()
+        # How many of those at a place are choosy, where there are some.
+        self._choosy: dict[Place, int] = {}
+        # Those with an end to their patience, a heap with the earliest first; the number tells
+        # equal ones apart. A call that left the queue or waits for something else by now is
+        # skipped.
+        self._impatient: list[tuple[float, int, QueuedCall]] = []
+        self._added_count = 0
 
     def __len__(self) -> int:
         return len(self._by_call)
@@ -85,6 +89,10 @@ class CallQueue:
     def at(self, place: Place) -> list[QueuedCall]:
         """Return who waits at a place, first come first."""
         return list(self._by_place.get(place, {}).values())
+
+    def has_choosy(self, place: Place) -> bool:
+        """Say whether somebody waits at a place for whom not every host there will do."""
+        return place in self._choosy
 
     def at_or_below(self, places: Iterable[Place]) -> list[Place]:
         """
@@ -114,8 +122,11 @@ class CallQueue:
         self._by_place.setdefault(entry.place, waiting)[entry.call] = entry
         self._by_call[entry.call] = entry
         self._used_bytes += entry.size_bytes
+        if entry.is_choosy:
+            self._choosy[entry.place] = self._choosy.get(entry.place, 0) + 1
         if entry.until_s is not None:
-            self._impatient.append(entry)
+            self._added_count += 1
+            heapq.heappush(self._impatient, (entry.until_s, self._added_count, entry))
         return ""
 
     def take(self, call: Call) -> QueuedCall | None:
@@ -127,21 +138,29 @@ class CallQueue:
         del waiting[call]
         if not waiting:
             del self._by_place[entry.place]
+        if entry.is_choosy:
+            self._choosy[entry.place] -= 1
+            if not self._choosy[entry.place]:
+                del self._choosy[entry.place]
         self._used_bytes -= entry.size_bytes
         return entry
 
     def next_end_s(self) -> float | None:
         """Return when the first call will have waited enough; None: none will."""
         impatient = self._impatient
-        while impatient and self._by_call.get(impatient[0].call) is not impatient[0]:
-            impatient.popleft()
-        return impatient[0].until_s if impatient else None
+        while impatient and not self._waits_so(impatient[0]):
+            heapq.heappop(impatient)
+        return impatient[0][0] if impatient else None
+
+    def _waits_so(self, item: tuple[float, int, QueuedCall]) -> bool:
+        until_s, _, entry = item
+        return self._by_call.get(entry.call) is entry and entry.until_s == until_s
 
     def expired(self, *, now_s: float) -> list[QueuedCall]:
         """Take out the calls that have waited enough."""
         due: list[QueuedCall] = []
         while (end_s := self.next_end_s()) is not None and end_s <= now_s:
-            entry = self._impatient.popleft()
+            _, _, entry = heapq.heappop(self._impatient)
             self.take(entry.call)
             due.append(entry)
         return due

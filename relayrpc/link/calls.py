@@ -339,6 +339,7 @@ class LinkCalls:
         dedupe_key: str = "",
         wait_for_ready: bool = False,
         anchor: Call | None = None,
+        one_way: bool = False,
         credit_bytes: int | None = None,
         now_s: float,
     ) -> Call:
@@ -360,6 +361,7 @@ class LinkCalls:
             dedupe_key: The host runs calls of one key once; empty: each.
             wait_for_ready: Wait for a host.
             anchor: The call on this link that this one belongs to; None: none.
+            one_way: It is over once the hub holds it.
             credit_bytes: First credit for the responses; None: the default.
             now_s: Monotonic seconds.
 
@@ -384,6 +386,8 @@ class LinkCalls:
             opening.dedupe_key = dedupe_key
         if wait_for_ready:
             opening.wait_for_ready = True
+        if one_way:
+            opening.one_way = True
         if credit_bytes is None:
             credit_bytes = self.limits.initial_credit_bytes
         opening.credit_bytes = credit_bytes

@@ -93,7 +93,7 @@ class Metadatum(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("method", "method_text", "address", "address_text", "shape", "time_left_us", "data", "half_close", "credit_bytes", "metadata", "order_key", "wait_for_ready", "caller_identity", "caller_peer", "instance", "sticky_key", "dedupe_key", "is_repeat", "anchor")
+    __slots__ = ("method", "method_text", "address", "address_text", "shape", "time_left_us", "data", "half_close", "credit_bytes", "metadata", "order_key", "wait_for_ready", "caller_identity", "caller_peer", "instance", "sticky_key", "dedupe_key", "is_repeat", "anchor", "one_way")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     METHOD_TEXT_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +113,7 @@ class Open(_message.Message):
     DEDUPE_KEY_FIELD_NUMBER: _ClassVar[int]
     IS_REPEAT_FIELD_NUMBER: _ClassVar[int]
     ANCHOR_FIELD_NUMBER: _ClassVar[int]
+    ONE_WAY_FIELD_NUMBER: _ClassVar[int]
     method: int
     method_text: str
     address: int
@@ -132,7 +133,8 @@ class Open(_message.Message):
     dedupe_key: str
     is_repeat: bool
     anchor: int
-    def __init__(self, method: _Optional[int] = ..., method_text: _Optional[str] = ..., address: _Optional[int] = ..., address_text: _Optional[str] = ..., shape: _Optional[_Union[Shape, str]] = ..., time_left_us: _Optional[int] = ..., data: _Optional[bytes] = ..., half_close: _Optional[bool] = ..., credit_bytes: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., order_key: _Optional[str] = ..., wait_for_ready: _Optional[bool] = ..., caller_identity: _Optional[str] = ..., caller_peer: _Optional[str] = ..., instance: _Optional[str] = ..., sticky_key: _Optional[str] = ..., dedupe_key: _Optional[str] = ..., is_repeat: _Optional[bool] = ..., anchor: _Optional[int] = ...) -> None: ...
+    one_way: bool
+    def __init__(self, method: _Optional[int] = ..., method_text: _Optional[str] = ..., address: _Optional[int] = ..., address_text: _Optional[str] = ..., shape: _Optional[_Union[Shape, str]] = ..., time_left_us: _Optional[int] = ..., data: _Optional[bytes] = ..., half_close: _Optional[bool] = ..., credit_bytes: _Optional[int] = ..., metadata: _Optional[_Iterable[_Union[Metadatum, _Mapping]]] = ..., order_key: _Optional[str] = ..., wait_for_ready: _Optional[bool] = ..., caller_identity: _Optional[str] = ..., caller_peer: _Optional[str] = ..., instance: _Optional[str] = ..., sticky_key: _Optional[str] = ..., dedupe_key: _Optional[str] = ..., is_repeat: _Optional[bool] = ..., anchor: _Optional[int] = ..., one_way: _Optional[bool] = ...) -> None: ...
 
 class Begin(_message.Message):
     __slots__ = ("metadata", "instance", "remembers")

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2
 
 from relayrpc.v1 import contract_pb2
 
 
-__all__ = ["ALONE", "SERVICE"]
+__all__ = ["ALONE", "NOTES", "SERVICE"]
 
 SERVICE = "test.sessions.Account"
 """REQUIRED; `Open` begins one, `Close` ends it, `Put` and `Wait` go between."""
 ALONE = "test.sessions.Alone"
 """NOT_ALLOWED; `Put`."""
+NOTES = "test.sessions.Notes"
+"""`Note` is one-way; `Slow` has a default timeout of 50 ms."""
 
 _CONTRACT: Final[Any] = contract_pb2.contract
 _OPERATION: Final[Any] = contract_pb2.operation
@@ -27,7 +29,11 @@ def _register() -> None:
     file = descriptor_pb2.FileDescriptorProto(
         name="tests/support/session_contract.proto",
         package="test.sessions",
-        dependency=[any_pb2.DESCRIPTOR.name, contract_pb2.DESCRIPTOR.name],
+        dependency=[
+            any_pb2.DESCRIPTOR.name,
+            contract_pb2.DESCRIPTOR.name,
+            empty_pb2.DESCRIPTOR.name,
+        ],
     )
     message = f".{any_pb2.Any.DESCRIPTOR.full_name}"
     account = file.service.add(name="Account")
@@ -37,6 +43,13 @@ def _register() -> None:
         operation = method.options.Extensions[_OPERATION]
         operation.initiating = name == "Open"
         operation.terminating = name == "Close"
+    notes = file.service.add(name="Notes")
+    method = notes.method.add(
+        name="Note", input_type=message, output_type=f".{empty_pb2.Empty.DESCRIPTOR.full_name}"
+    )
+    method.options.Extensions[_OPERATION].one_way = True
+    method = notes.method.add(name="Slow", input_type=message, output_type=message)
+    method.options.Extensions[_OPERATION].default_timeout.nanos = 50_000_000
     alone = file.service.add(name="Alone")
     alone.options.Extensions[_CONTRACT].session = contract_pb2.Contract.NOT_ALLOWED
     alone.method.add(name="Put", input_type=message, output_type=message)
