@@ -131,6 +131,8 @@ class Channel(grpc.aio.Channel):
             anchor=anchor,
             reads_contracts=reads_contracts,
         )
+        # Those that nobody refers to any more have no calls.
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._callbacks = callbacks
         self._owns_link = owns_link
         # What a unary reply is compared with first; a method may have a bound of its own.
@@ -227,6 +229,8 @@ class Channel(grpc.aio.Channel):
                 await self._calls_over(grace)
             for call in list(self._intercepted):
                 call.cancel()
+            for session in list(self._sessions):
+                session.abort()
             for core in list(self.calls):
                 core.cancel_here()
         self.opener.close()
@@ -243,7 +247,9 @@ class Channel(grpc.aio.Channel):
         # Which is a channel itself.
         from relayrpc.endpoint.session import Session
 
-        return Session(self)
+        session = Session(self)
+        self._sessions.add(session)
+        return session
 
     async def _calls_over(self, timeout_s: float) -> None:
         """Wait until the calls are over, those too that interceptors have yet to start."""

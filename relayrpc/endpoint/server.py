@@ -516,14 +516,14 @@ class Server(grpc.aio.Server):
         if self._is_refusing:
             self.refuse(call, STATUS_UNAVAILABLE, "the host is stopping")
             return None
+        service, _, method = call.method.partition("/")
+        if method == SESSION_METHOD and service in self._table.services():
+            self.sessions.opened(call, opening)
+            return None
         if self.interceptors:
             return UNRESOLVED
         entry = self._table.find(call.method, lambda: decode_metadata(opening.metadata))
         if entry is None:
-            service, _, method = call.method.rpartition("/")
-            if method == SESSION_METHOD and service in self._table.services():
-                self.sessions.opened(call, opening)
-                return None
             self.refuse(call, STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND)
         return entry
 

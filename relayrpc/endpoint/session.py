@@ -17,6 +17,8 @@ import contextlib
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Self
 
+import grpc.aio
+
 from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.operations import GENERATED_CONTRACTS, first_call_fault
@@ -177,6 +179,11 @@ class Session(Channel):
         if self._settled is not None and not self._settled.done():
             self._settled.set_result(None)
 
+    def require_open(self) -> None:
+        """Raise what a call on a closed channel raises, and start the link."""
+        self._channel.require_open()
+        super().require_open()
+
     # --- opening ---
 
     def _open(self, method: str, wait_for_ready: bool) -> None:
@@ -221,7 +228,11 @@ class Session(Channel):
             fault = first_call_fault(GENERATED_CONTRACTS.of_method(method), method)
             if fault:
                 raise AnchorFault(STATUS_FAILED_PRECONDITION, fault)
-            self._open(method, wait_for_ready)
+            try:
+                self._open(method, wait_for_ready)
+            except grpc.aio.UsageError as error:
+                # The channel was closed since the call was made.
+                raise AnchorFault(STATUS_UNAVAILABLE, str(error)) from None
         self._waiting_count += 1
         try:
             if self._settled is not None:

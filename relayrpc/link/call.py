@@ -218,6 +218,7 @@ class Call:
         "charged_bytes",
         "deadline_key",
         "deadline_s",
+        "dependents_count",
         "id",
         "is_opener",
         "is_waiting_ready",
@@ -251,6 +252,9 @@ class Call:
         self.address = ""
         # The call on this link that this one belongs to; None: none.
         self.anchor: Call | None = None
+        # Calls opened here that belong to this one and are in no batch yet: what ends this one, or
+        # its direction, goes behind them.
+        self.dependents_count = 0
         # Monotonic seconds; None: no deadline.
         self.deadline_s: float | None = None
         # Where the deadline is watched; 0: nowhere.

@@ -513,7 +513,9 @@ class LinkCalls:
         call.method = method
         call.address = address
         call.app = app
-        call.anchor = anchor
+        if anchor is not None:
+            call.anchor = anchor
+            anchor.dependents_count += 1
         call.open_frame = frame
         call.receive_credit_bytes = credit_bytes
         size = len(data)
@@ -726,7 +728,12 @@ class LinkCalls:
             self._outbox.discard(call)
         data = frame.end.data
         size = len(data)
-        if call.unsent_bytes or size > call.send_credit_bytes or size > self.limits.small_bytes_max:
+        if (
+            call.unsent_bytes
+            or size > call.send_credit_bytes
+            or size > self.limits.small_bytes_max
+            or call.dependents_count
+        ):
             if size:
                 if call.queue is None:
                     call.queue = deque()

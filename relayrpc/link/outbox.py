@@ -137,6 +137,9 @@ class Outbox:
         """
         if call.queue_turn or not call.id or (call.unsent_bytes and call.send_credit_bytes <= 0):
             return
+        if call.dependents_count and not call.unsent_bytes:
+            # The last of them schedules it.
+            return
         if call.unsent_bytes <= self._small_bytes_max:
             call.queue_turn = _SMALL
             self._small.append(call)
@@ -152,12 +155,20 @@ class Outbox:
                 self._sweep()
         if self._grants:
             self._grants.pop(call, None)
+        if call.open_frame is not None and call.anchor is not None:
+            self._anchored_left(call.anchor)
         call.open_frame = None
         call.queue = None
         call.tail = None
         call.unsent_bytes = 0
         if self._budget is not None and call.charged_bytes:
             self._budget.release(call, call.charged_bytes)
+
+    def _anchored_left(self, anchor: Call) -> None:
+        """One less waits to be opened that belongs to a call."""
+        anchor.dependents_count -= 1
+        if anchor.tail is not None and not anchor.dependents_count:
+            self.schedule(anchor)
 
     def _sweep(self) -> None:
         """
@@ -286,6 +297,7 @@ class Outbox:
         if call.anchor is not None:
             # In a batch before this one, or before this one in the batch; else over, and 0.
             opening.anchor = call.anchor.id
+            self._anchored_left(call.anchor)
         if not call.unsent_bytes:
             if call.charged_bytes and self._budget is not None:
                 # Of a call that was not opened yet, nothing but this data is charged.
@@ -297,7 +309,7 @@ class Outbox:
                 room - opening.ByteSize() - _FRAME_OVERHEAD_BYTES,
             )
             opening.data = b"".join(self._take(call, size))
-        if call.tail is not None and not call.unsent_bytes:
+        if call.tail is not None and not (call.unsent_bytes or call.dependents_count):
             opening.half_close = True
             call.tail = None
         call.open_frame = None
@@ -357,7 +369,7 @@ class Outbox:
         size = min(call.unsent_bytes, call.send_credit_bytes, size_max)
         tail = call.tail
         if size <= 0:
-            if tail is None or call.unsent_bytes:
+            if tail is None or call.unsent_bytes or call.dependents_count:
                 # Ended, or out of credit: a grant gives it its turn back.
                 return 0
             part = self._cut_tail(call, tail)
@@ -367,7 +379,7 @@ class Outbox:
         call.send_credit_bytes -= size
         is_last = (
             tail is not None
-            and not call.unsent_bytes
+            and not (call.unsent_bytes or call.dependents_count)
             and size + tail.ByteSize() + 2 * _FRAME_OVERHEAD_BYTES <= room
         )
         if tail is not None and is_last and tail.HasField("end"):

@@ -151,6 +151,52 @@ async def test_leaving_the_block_after_an_error_hides_nothing() -> None:
         await server.stop(0)
 
 
+class PassOn(grpc.aio.ServerInterceptor):
+    """Changes nothing, and sees every call that a handler is looked for."""
+
+    def __init__(self) -> None:
+        self.methods: list[str] = []
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        self.methods.append(details.method)
+        return await continuation(details)
+
+
+async def test_interceptors_see_the_calls_and_not_the_session() -> None:
+    interceptor = PassOn()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url, interceptors=[interceptor])
+        handlers = make_handlers({"uu:Put": Host("host").put})
+        server.add_registered_method_handlers("test.Service", handlers)
+        await server.start()
+        async with relayrpc.aio.channel(url) as channel, channel.session() as session:
+            assert await Stub(session).unary_unary("Put")(b"1") == b"host:1"
+        await server.stop(0)
+    assert interceptor.methods == ["/test.Service/Put"]
+
+
+async def test_a_session_of_a_closed_channel() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        channel = relayrpc.aio.channel(f"{url}/{ADDRESS}")
+        early, late = channel.session(), channel.session()
+        await Stub(early).unary_unary("Put")(b"1")
+        running = Stub(early).unary_unary("Wait")(b"2")
+        await until(lambda: host.is_waiting)
+        await channel.close()
+        assert running.cancelled()
+        assert early.state is SessionState.CLOSED
+        with refused("the session is closed"):
+            await Stub(early).unary_unary("Put")(b"3")
+        for session in (late, channel.session()):
+            with pytest.raises(grpc.aio.UsageError, match=r"Channel is closed\."):
+                await Stub(session).unary_unary("Put")(b"3")
+        await server.stop(0)
+
+
 async def test_no_host_ends_the_first_call_as_without_a_session() -> None:
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"

@@ -33,7 +33,9 @@ from relayrpc.carrier.url import parse_url
 from relayrpc.contract.descriptors import collect
 from relayrpc.contract.options import ContractOptions, OperationOptions
 from relayrpc.endpoint.attempts import make_retries
+from relayrpc.endpoint.callbacks import CallbackServer
 from relayrpc.endpoint.channel import Channel
+from relayrpc.endpoint.instances import ServiceBehavior
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.server import Server
@@ -56,6 +58,12 @@ from tests.simulation.ring2_calls import (
 )
 from tests.simulation.ring2_host import AsyncGreeter, PlainGreeter
 from tests.simulation.ring2_network import HubSessions, Network
+from tests.simulation.ring2_sessions import (
+    Conversation,
+    add_listener,
+    add_notebook,
+    converse,
+)
 
 
 __all__ = [
@@ -159,8 +167,8 @@ def _check_garbage(seed: int) -> None:
         type(each).__name__
         for each in gc.get_objects()
         if type(each).__module__.startswith(("relayrpc.", "tests.simulation.ring2"))
-        # What contracts say is the process's, as the code is that was generated from them.
-        and not isinstance(each, Result | ContractOptions | OperationOptions)
+        # What contracts and servicer classes say is the process's, as their code is.
+        and not isinstance(each, Result | ContractOptions | OperationOptions | ServiceBehavior)
     )
     assert not left, f"seed {seed} of ring 2: objects are left: {dict(left)}"
 
@@ -272,6 +280,8 @@ class _Host:
         greeter = PlainGreeter if self.address == ADDRESS_PLAIN else AsyncGreeter
         servicer = greeter(self.instance, self.address, world.records)
         greeter_pb2_grpc.add_GreeterServicer_to_server(servicer, server)
+        if self.address == ADDRESS_ASYNC:
+            add_notebook(server, self.instance, world.conversations)
         self.server = server
         world.network.trace.add(f"{self.instance} starts")
         try:
@@ -361,18 +371,26 @@ class _Caller:
     def open(self) -> None:
         world = self.world
         dialling = world.network.dialling(self.name)
-        live = LiveLink(
-            [parse_url("relay://hub:7350", carrier=world.carrier)],
-            limits=world.limits,
-            dialling=dialling,
-        )
+
+        def make_live(on_call: Any) -> LiveLink:
+            return LiveLink(
+                [parse_url(f"relay://hub:7350/{ADDRESS_ASYNC}", carrier=world.carrier)],
+                limits=world.limits,
+                on_call=on_call,
+                dialling=dialling,
+            )
+
+        callbacks = CallbackServer(make_live)
+        add_listener(None, callbacks)
         options = read_options(self._options, world.limits)
         interceptors = [kind() for kind in _CLIENT_INTERCEPTORS] if world.has_interceptors else ()
         self.channel = Channel(
-            live,
+            callbacks.live,
+            address=ADDRESS_ASYNC,
             interceptors=interceptors,
             options=options,
             retries=make_retries(options, random=dialling.random),
+            callbacks=callbacks,
         )
         self.is_closing = False
 
@@ -425,6 +443,7 @@ class World:
         self.rng = rng
         self.log = log
         self.records: dict[str, Record] = {}
+        self.conversations: dict[str, Conversation] = {}
         # Harsh: hubs and hosts stop, links are lost for good. Else nothing may be lost, ever.
         self.is_harsh = rng.random() < 0.5
         self.may_be_lost = self.is_harsh
@@ -519,6 +538,8 @@ class World:
     async def _load(self, caller: _Caller) -> None:
         rng = random.Random(self.rng.getrandbits(32))
         for _ in range(rng.randint(2, 8)):
+            if rng.random() < 0.2:
+                await self._converse(caller, rng)
             if rng.random() < 0.5:
                 await asyncio.sleep(rng.uniform(0.0, 2.0))
             if rng.random() < 0.3:
@@ -526,6 +547,14 @@ class World:
                 await asyncio.gather(*(caller.call(plan) for plan in plans))
             else:
                 await caller.call(self._draw_plan(rng))
+
+    async def _converse(self, caller: _Caller, rng: random.Random) -> None:
+        conversation = Conversation(f"s{len(self.conversations)}")
+        self.conversations[conversation.key] = conversation
+        assert caller.channel is not None
+        await converse(caller.channel, conversation, rng)
+        self.network.trace.add(f"{caller.name} {conversation}")
+        self.network.trace.count("session faulted" if conversation.fault else "session closed")
 
     def _draw_plan(self, rng: random.Random) -> Plan:
         self._calls_count += 1
@@ -667,7 +696,9 @@ class World:
         # Every link is up.
         await asyncio.sleep(4 * limits.keepalive_interval_s + limits.resume_window_s)
         for record in self.records.values():
-            assert record.handler_end or not record.instances, f"its handler still runs: {record}"
+            # One with a dedupe key waits for a caller that may come back.
+            is_over = record.handler_end or not record.instances or record.plan.dedupe_key
+            assert is_over, f"its handler still runs: {record}"
         for caller in self.callers:
             assert caller.channel is not None
             await asyncio.wait_for(caller.channel.channel_ready(), _PROGRESS_S)
@@ -692,6 +723,8 @@ class World:
         for record in self.records.values():
             check_truth(record)
             self._count(record)
+        for conversation in self.conversations.values():
+            conversation.check(may_be_lost=self.is_harsh or self.is_tight)
         self.log.check()
         live = self.network.live_connections()
         assert not live, f"connections are left: {[each.near.name for each in live]}"

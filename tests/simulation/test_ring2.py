@@ -55,6 +55,8 @@ _REACHED: Final = (
     "handler returned",
     "hub drained",
     "hub killed",
+    "session closed",
+    "session faulted",
 )
 
 # What a simulation cannot run, and why; everything else in these parts must be run.
@@ -77,6 +79,7 @@ _OUTSIDE: Final = {
     "hub.observer.HubObserver": "has no code",
     "hub.reflection.HubReflection": "is a door's",
     "hub.reflection._Stream": "is a door's",
+    "hub.selection.Selection": "is management's",
     "hub.server.Hub": "is two doors and a hub behind them",
     "hub.tracing.HubTracing": "is there with an SDK only",
     "link.calls.LinkCalls": "runs as Link",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from relayrpc.link.call import STATUS_OK, STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED, Call
-from relayrpc.link.events import CallEnded, CallOpened
+from relayrpc.link.events import CallEnded, CallOpened, HalfCloseReceived
 from relayrpc.v1 import link_pb2 as pb
 from tests.support.hub_core import SERVICE, CorePeer, HubCore
 
@@ -224,3 +224,32 @@ def test_open_within_nothing_is_an_ordinary_open(hub: HubCore, caller: CorePeer)
     (event,) = [event for peer in hub.peers for event in _opened(peer)]
     assert not event.frame.open.HasField("anchor")
     assert event.call.method == f"{SERVICE}/Call"
+
+
+@pytest.mark.parametrize("ending", ["half close", "end"])
+def test_what_ends_a_call_goes_behind_those_that_belong_to_it(hub: HubCore, ending: str) -> None:
+    """On both legs, also where they do not fit in one batch, and where some are cancelled."""
+    host, caller = hub.peer("host", address="a"), hub.peer("caller")
+    first = _open(hub, caller)
+    hub.settle()
+    (came,) = _opened(host)
+    opener, anchor, address = (
+        (caller, first, "a") if ending == "half close" else (host, came.call, "")
+    )
+    calls = [_open(hub, opener, address, anchor=anchor, data=b"x" * 50_000) for _ in range(20)]
+    if ending == "half close":
+        caller.link.half_close(first)
+    else:
+        host.link.end_call(came.call, data=b"bye")
+    opener.link.cancel_call(calls.pop())
+    hub.settle()
+    other = host if ending == "half close" else caller
+    kinds = [
+        type(event)
+        for event in other.events
+        if isinstance(event, CallOpened | HalfCloseReceived)
+        or (isinstance(event, CallEnded) and event.call is first)
+    ]
+    last = HalfCloseReceived if ending == "half close" else CallEnded
+    assert kinds[-20:] == [CallOpened] * 19 + [last]
+    assert not [event for event in opener.events if isinstance(event, CallEnded)]
