@@ -109,8 +109,8 @@ class CallOpener:
             options: gRPC's, as read.
             credentials: For every call, before its own; None: none.
             anchor: What every call belongs to; None: nothing.
-            reads_contracts: What generated code declares here holds: default addresses, one-way calls,
-                default timeouts; else the hub says which addresses there are.
+            reads_contracts: What generated code declares here holds: default addresses, one-way
+                calls, default timeouts; else the hub says which addresses there are.
 
         Raises:
             UsageError: The credentials cannot be used, or the link is not secure.

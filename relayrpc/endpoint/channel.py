@@ -100,8 +100,8 @@ class Channel(grpc.aio.Channel):
             callbacks: Serves the calls that hosts make back; None: the link's own.
             anchor: What every call belongs to; None: nothing.
             owns_link: The link is closed with the channel.
-            reads_contracts: What generated code declares here holds: default addresses, one-way calls,
-                default timeouts; else the hub says which addresses there are.
+            reads_contracts: What generated code declares here holds: default addresses, one-way
+                calls, default timeouts; else the hub says which addresses there are.
 
         Raises:
             ValueError: An interceptor of no known kind.
