@@ -184,6 +184,8 @@ class Limits:
     """One file of them: the hub does nothing else while it checks one."""
     contract_files_max: int = 1_024
     """Files of them."""
+    contract_types_max: int = 16_384
+    """Messages, enums, extensions and services of them: each takes a hundred times its size."""
     contracts_max: int = 4_096
     """Contracts that a hub keeps; those that no host serves any more go first,"""
     contracts_bytes_max: int = 64 * MIB

@@ -15,8 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.contract.compatibility_rules import RULES, Level
-from relayrpc.contract.elements import Elements
+from relayrpc.contract.elements import (
+    Element,
+    Elements,
+    EnumElement,
+    FieldElement,
+    MessageElement,
+    ServiceElement,
+)
 from relayrpc.contract.field_changes import Change, field_changes, shown
+from relayrpc.contract.fingerprint import parse_file
 from relayrpc.contract.type_changes import enum_changes, message_changes, service_changes
 
 
@@ -61,7 +69,7 @@ class Comparison:
         is_cut: Whether there are more than it was to list.
     """
 
-    __slots__ = ("_level", "_new", "_old", "_service", "_sides", "differences", "is_cut")
+    __slots__ = ("_after", "_before", "_level", "_new", "_old", "_service", "differences", "is_cut")
 
     def __init__(
         self, old: DescriptorSet, new: DescriptorSet, service: str, *, level: Level
@@ -77,7 +85,8 @@ class Comparison:
         self._new = new
         self._service = service
         self._level = level
-        self._sides = Elements(), Elements()
+        self._before = Elements()
+        self._after = Elements()
         self.differences: tuple[Difference, ...] = ()
         self.is_cut = False
 
@@ -90,8 +99,9 @@ class Comparison:
         """
         if self._old.fingerprint == self._new.fingerprint:
             return
-        for side, descriptors in zip(self._sides, (self._old, self._new), strict=True):
-            yield from side.read(descriptors)
+        yield from self._before.load(self._old)
+        yield from self._after.load(self._new)
+        yield from self._after.index(self._new)
         found: list[Difference] = []
         for count, change in enumerate(self._changes()):
             if not count % _STEP_ELEMENTS:
@@ -105,37 +115,42 @@ class Comparison:
         self.differences = tuple(found)
 
     def _changes(self) -> Iterator[Change | None]:
-        old, new = self._sides
-        yield from self._service_changes()
-        for name, package in old.packages.items():
-            now = new.packages.get(name, package)
-            if now != package:
-                text = f"the package was {package!r} and is {now!r}"
-                yield Change("FILE_SAME_PACKAGE", package or name, name, text)
-        for name, message in old.messages.items():
-            yield None
-            if name in new.messages:
-                yield from message_changes(message, new.messages[name], self._sides, self._level)
-        for name, enum in old.enums.items():
-            yield None
-            if name in new.enums:
-                yield from enum_changes(enum, new.enums[name])
-        for key, extension in old.extensions.items():
-            yield None
-            if key in new.extensions:
-                yield from field_changes(extension, new.extensions[key], self._sides, self._level)
+        yield from self._changes_of_called()
+        for data in self._old.files():
+            file = parse_file(data)
+            package = self._after.packages.get(file.name, file.package)
+            if package != file.package:
+                text = f"the package was {file.package!r} and is {package!r}"
+                yield Change("FILE_SAME_PACKAGE", file.package or file.name, file.name, text)
+            for element in self._before.declared(file):
+                yield None
+                if element.descriptor.full_name != self._service:
+                    yield from self._element_changes(element)
 
-    def _service_changes(self) -> Iterator[Change | None]:
-        old, new = self._sides
-        # The one that is called comes first.
-        for name in sorted(old.services, key=lambda name: name != self._service):
-            is_called = name == self._service
-            service = old.services[name]
-            if name in new.services:
-                yield from service_changes(service, new.services[name], is_kept=is_called)
-            elif is_called:
-                text = f"{shown(name)}: the service is gone"
-                yield Change("SERVICE_NO_DELETE", name, service.file, text)
+    def _changes_of_called(self) -> Iterator[Change | None]:
+        *_, root = self._old.files()
+        # Services are what a file declares first.
+        for element in self._before.declared(parse_file(root)):
+            if element.descriptor.full_name == self._service:
+                yield from self._element_changes(element)
+                if self._after.counterpart(element) is None:
+                    text = f"{shown(self._service)}: the service is gone"
+                    yield Change("SERVICE_NO_DELETE", self._service, element.file, text)
+            if not isinstance(element, ServiceElement):
+                break
+
+    def _element_changes(self, old: Element) -> Iterator[Change | None]:
+        new = self._after.counterpart(old)
+        match old, new:
+            case ServiceElement(), ServiceElement():
+                is_called = old.descriptor.full_name == self._service
+                yield from service_changes(old, new, is_kept=is_called)
+            case MessageElement(), MessageElement():
+                yield from message_changes(old, new, self._level)
+            case EnumElement(), EnumElement():
+                yield from enum_changes(old, new)
+            case FieldElement(), FieldElement():
+                yield from field_changes(old, new, self._level)
 
 
 def compare(

@@ -112,6 +112,7 @@ class DescriptorSet:
         "_extensions",
         "_files",
         "_imports",
+        "_types_count",
         "contracts",
         "data",
         "fingerprint",
@@ -132,6 +133,7 @@ class DescriptorSet:
         # By file name, in the order of the set: where in the data it is.
         self._files: dict[str, slice] = {}
         self._imports: dict[str, tuple[str, ...]] = {}
+        self._types_count = 0
         # Full names of what stands at the top of files -> the file's name.
         self._declared: dict[str, str] = {}
         # Full name of a message -> numbers of its extensions -> the file's name.
@@ -163,6 +165,7 @@ class DescriptorSet:
             data = self.data[where]
             file = parse_file(data)
             self._check_form(file)
+            self._count_types(file, limits)
             pool.AddSerializedFile(data)
             # Not every implementation looks at a file before somebody asks for it.
             pool.FindFileByName(file.name)
@@ -209,6 +212,18 @@ class DescriptorSet:
                     f"{name!r} imports {imported[:_SHOWN_CHARS_MAX]!r}, which does not stand "
                     "before it"
                 )
+
+    def _count_types(self, file: FileDescriptorProto, limits: Limits) -> None:
+        self._types_count += len(file.service) + len(file.enum_type) + len(file.extension)
+        for message in _messages(file):
+            self._types_count += 1 + len(message.enum_type) + len(message.extension)
+            if self._types_count > limits.contract_types_max:
+                break
+        if self._types_count > limits.contract_types_max:
+            raise ContractError(
+                f"the descriptor set declares more than {limits.contract_types_max} messages, "
+                "enums, extensions and services"
+            )
 
     # --- looking in ---
 

@@ -2,7 +2,8 @@
 What a descriptor set declares, by full name, for whoever compares sets. Pure.
 
 Types and names are as protobuf's own library resolves them; the rest is read from the files. Custom
-options are never parsed: they may be anything.
+options are never parsed: they may be anything. Python's objects for it are many times as large as
+what they stand for, so as little as can be is kept.
 Owns: finding what is declared. Does not own: what a difference means (compatibility.py).
 """
 
@@ -10,128 +11,225 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
-
-from google.protobuf.descriptor import Descriptor as MessageDescriptor
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor, ServiceDescriptor
-from google.protobuf.descriptor_pb2 import (
-    DescriptorProto,
-    EnumDescriptorProto,
-    FieldDescriptorProto,
-    FileDescriptorProto,
-    ServiceDescriptorProto,
-)
+from typing import TYPE_CHECKING, Any, Final
 
 from relayrpc.contract.fingerprint import parse_file
 from relayrpc.contract.standard import standard_pool
 
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import Descriptor as MessageDescriptor
+    from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor, ServiceDescriptor
+    from google.protobuf.descriptor_pb2 import (
+        DescriptorProto,
+        EnumDescriptorProto,
+        FileDescriptorProto,
+        ServiceDescriptorProto,
+    )
+
     from relayrpc.contract.descriptors import DescriptorSet
 
 
-__all__ = ["Element", "Elements", "EnumElement", "FieldElement", "MessageElement", "ServiceElement"]
+__all__ = [
+    "Element",
+    "Elements",
+    "EnumElement",
+    "FieldElement",
+    "MessageElement",
+    "ServiceElement",
+    "fields_of",
+]
 
 # Elements that are noted in one step.
 _STEP_ELEMENTS: Final = 256
 # FeatureSet.JsonFormat.ALLOW.
 _ALLOW: Final = 1
 
-_Descriptor = TypeVar("_Descriptor")
-_Proto = TypeVar("_Proto")
-
 
 @dataclass(frozen=True, slots=True)
-class Element(Generic[_Descriptor, _Proto]):
-    """Something with a full name, as resolved and as written."""
+class MessageElement:
+    """A message, as resolved and as written; also one that stands for the entries of a map."""
 
-    descriptor: _Descriptor
-    proto: _Proto
+    descriptor: MessageDescriptor
+    proto: DescriptorProto
     file: str
     """Name of its file."""
     allows_json: bool
-    """Whether its `json_format` is ALLOW, of messages and enums."""
+    """Whether its `json_format` is ALLOW."""
 
 
-MessageElement = Element[MessageDescriptor, DescriptorProto]
-EnumElement = Element[EnumDescriptor, EnumDescriptorProto]
-FieldElement = Element[FieldDescriptor, FieldDescriptorProto]
-ServiceElement = Element[ServiceDescriptor, ServiceDescriptorProto]
+@dataclass(frozen=True, slots=True)
+class EnumElement:
+    """An enum, likewise."""
+
+    descriptor: EnumDescriptor
+    proto: EnumDescriptorProto
+    file: str
+    allows_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceElement:
+    """A service, likewise."""
+
+    descriptor: ServiceDescriptor
+    proto: ServiceDescriptorProto
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class FieldElement:
+    """A field of a message, or an extension."""
+
+    descriptor: FieldDescriptor
+    file: str
+    is_map: bool = False
+    oneof: str = ""
+    """Name; empty: it is in none."""
+
+
+Element = MessageElement | EnumElement | ServiceElement | FieldElement
+
+
+def fields_of(message: MessageElement) -> Iterator[FieldElement]:
+    """Yield the fields of a message, in the order in which they are written."""
+    prefix = f"{message.descriptor.full_name}."
+    maps = {f"{prefix}{each.name}" for each in message.proto.nested_type if each.options.map_entry}
+    oneofs = [oneof.name for oneof in message.proto.oneof_decl]
+    fields = zip(message.descriptor.fields, message.proto.field, strict=True)
+    for field, proto in fields:
+        type_ = field.message_type
+        # An optional field of proto3 is written as if it were in a oneof.
+        is_alone = proto.proto3_optional or not proto.HasField("oneof_index")
+        yield FieldElement(
+            field,
+            message.file,
+            is_map=field.is_repeated and type_ is not None and type_.full_name in maps,
+            oneof="" if is_alone else oneofs[proto.oneof_index],
+        )
 
 
 class Elements:
     """
-    What one set declares, in the order of the set. Empty before `read()` is through.
+    The elements of one set. Nothing can be looked up before `load()` and `index()` are through.
 
     Attributes:
         packages: Of files, by name.
-        messages: By full name, those within others and the entries of maps too.
-        enums: By full name.
-        extensions: By full name of what is extended, and number.
-        services: By full name.
     """
 
-    __slots__ = ("_pool", "enums", "extensions", "messages", "packages", "services")
+    __slots__ = ("_allow_json", "_extensions", "_named", "_pool", "packages")
 
     def __init__(self) -> None:
         self.packages: dict[str, str] = {}
-        self.messages: dict[str, MessageElement] = {}
-        self.enums: dict[str, EnumElement] = {}
-        self.extensions: dict[tuple[str, int], FieldElement] = {}
-        self.services: dict[str, ServiceElement] = {}
+        # By name of the file: what `json_format` is where nothing says it.
+        self._allow_json: dict[str, bool] = {}
         self._pool = standard_pool()
+        # Full name of a message, enum or service -> it, as written.
+        self._named: dict[str, Any] = {}
+        # Full name of what is extended, and number -> full name.
+        self._extensions: dict[tuple[str, int], str] = {}
 
-    def read(self, descriptors: DescriptorSet) -> Iterator[None]:
+    def load(self, descriptors: DescriptorSet) -> Iterator[None]:
         """
-        Read a set, a bounded part of it with each step. Once.
+        Resolve the files of a set, one with each step. Once.
 
         Args:
             descriptors: One whose `check()` is through.
         """
         for data in descriptors.files():
             self._pool.AddSerializedFile(data)
-            file = parse_file(data)
-            self.packages[file.name] = file.package
-            for count, _ in enumerate(self._read_file(file)):
+            yield
+
+    def index(self, descriptors: DescriptorSet) -> Iterator[None]:
+        """Note what there is to be looked up, a bounded part of it with each step. Once."""
+        for data in descriptors.files():
+            for count, element in enumerate(self.declared(parse_file(data))):
                 if not count % _STEP_ELEMENTS:
                     yield
+                if isinstance(element, FieldElement):
+                    name = element.descriptor.full_name
+                    self._extensions[_key(element)] = name
+                else:
+                    self._named[element.descriptor.full_name] = element.proto
 
-    def _read_file(self, file: FileDescriptorProto) -> Iterator[None]:
-        """Note what a file declares, one element with each step."""
-        prefix = f"{file.package}." if file.package else ""
+    # --- going through a file ---
+
+    def declared(self, file: FileDescriptorProto) -> Iterator[Element]:
+        """Yield what a file declares, within messages too, but for the fields of messages."""
         allows_json = _allows_json(file, is_default=file.syntax in ("proto3", "editions"))
-        yield from self._read_scope(file, prefix, file.name, allows_json=allows_json)
+        self.packages[file.name] = file.package
+        self._allow_json[file.name] = allows_json
+        prefix = f"{file.package}." if file.package else ""
         for service in file.service:
-            name = f"{prefix}{service.name}"
-            found = self._pool.FindServiceByName(name)
-            self.services[name] = Element(found, service, file.name, allows_json)
-            yield
-        # What is within messages is put on the list while it is gone through.
-        messages = [(prefix, allows_json, message) for message in file.message_type]
-        for outer, is_allowed, message in messages:
-            name = f"{outer}{message.name}"
+            found = self._pool.FindServiceByName(f"{prefix}{service.name}")
+            yield ServiceElement(found, service, file.name)
+        yield from self._declared_in(file, prefix, file.name, allows_json=allows_json)
+        # What is left to do: messages with the prefix of their names.
+        left = [(prefix, allows_json, iter(file.message_type))]
+        while left:
+            prefix, is_allowed, messages = left[-1]
+            message = next(messages, None)
+            if message is None:
+                left.pop()
+                continue
+            name = f"{prefix}{message.name}"
             allows = _allows_json(message, is_default=is_allowed)
             type_ = self._pool.FindMessageTypeByName(name)
-            self.messages[name] = Element(type_, message, file.name, allows)
-            yield
-            yield from self._read_scope(message, f"{name}.", file.name, allows_json=allows)
-            messages += [(f"{name}.", allows, each) for each in message.nested_type]
+            yield MessageElement(type_, message, file.name, allows)
+            yield from self._declared_in(message, f"{name}.", file.name, allows_json=allows)
+            left.append((f"{name}.", allows, iter(message.nested_type)))
 
-    def _read_scope(
+    def _declared_in(
         self, scope: Any, prefix: str, file: str, *, allows_json: bool
-    ) -> Iterator[None]:
-        """Note the enums and extensions that a file or message holds itself."""
+    ) -> Iterator[EnumElement | FieldElement]:
+        """Yield the enums and extensions that a file or message holds itself."""
         for enum in scope.enum_type:
-            name = f"{prefix}{enum.name}"
             allows = _allows_json(enum, is_default=allows_json)
-            self.enums[name] = Element(self._pool.FindEnumTypeByName(name), enum, file, allows)
-            yield
+            found = self._pool.FindEnumTypeByName(f"{prefix}{enum.name}")
+            yield EnumElement(found, enum, file, allows)
         for extension in scope.extension:
             field = self._pool.FindExtensionByName(f"{prefix}{extension.name}")
-            assert field.containing_type is not None
-            key = (field.containing_type.full_name, field.number)
-            self.extensions[key] = Element(field, extension, file, allows_json)
-            yield
+            yield FieldElement(field, file)
+
+    # --- looking up ---
+
+    def counterpart(self, element: Element) -> Element | None:
+        """Return what has the same name as an element of another set, and is of its kind."""
+        if isinstance(element, FieldElement):
+            found = self._extensions.get(_key(element))
+            if found is None:
+                return None
+            field: Any = self._pool.FindExtensionByName(found)
+            return FieldElement(field, field.file.name)
+        name = element.descriptor.full_name
+        kind: type[Any] = type(element.proto)
+        proto = self._named.get(name)
+        if not isinstance(proto, kind):
+            return None
+        if isinstance(element, ServiceElement):
+            service = self._pool.FindServiceByName(name)
+            return ServiceElement(service, proto, service.file.name)
+        if isinstance(element, EnumElement):
+            enum = self._pool.FindEnumTypeByName(name)
+            return EnumElement(enum, proto, enum.file.name, self._allows_json(enum))
+        message = self._pool.FindMessageTypeByName(name)
+        return MessageElement(message, proto, message.file.name, self._allows_json(message))
+
+    def _allows_json(self, inner: MessageDescriptor | EnumDescriptor) -> bool:
+        """Return what the `json_format` is that a message or enum has, or gets from around it."""
+        scope: Any = inner
+        while scope is not None:
+            features = self._named[scope.full_name].options.features
+            if features.HasField("json_format"):
+                return _allows_json(self._named[scope.full_name], is_default=False)
+            scope = scope.containing_type
+        return self._allow_json[inner.file.name]
+
+
+def _key(extension: FieldElement) -> tuple[str, int]:
+    extended = extension.descriptor.containing_type
+    assert extended is not None
+    return extended.full_name, extension.descriptor.number
 
 
 def _allows_json(holder: Any, *, is_default: bool) -> bool:

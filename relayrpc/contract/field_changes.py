@@ -22,7 +22,7 @@ from relayrpc.contract.compatibility_rules import Level
 if TYPE_CHECKING:
     from google.protobuf.descriptor import EnumDescriptor
 
-    from relayrpc.contract.elements import Elements, FieldElement
+    from relayrpc.contract.elements import FieldElement
 
 
 __all__ = ["NARROWING", "TYPE_GROUPS", "Change", "field_changes", "shown"]
@@ -106,27 +106,21 @@ class _Field:
     enum: EnumDescriptor | None
     default: float | bytes | None
     """None: it cannot have one."""
-    oneof: str
-    """Empty: it is in none."""
 
 
-def field_changes(
-    old: FieldElement, new: FieldElement, sides: tuple[Elements, Elements], level: Level
-) -> Iterator[Change]:
+def field_changes(old: FieldElement, new: FieldElement, level: Level) -> Iterator[Change]:
     """
     Compare a field, or extension, with the one of the same number.
 
     Args:
         old: As callers have it.
         new: As hosts have it.
-        sides: The sets that they come from.
         level: What has to go on working.
 
     Yields:
         What breaks a rule, of whatever level: whoever asks leaves out what is not of theirs.
     """
-    before = _read(old, sides[0])
-    after = _read(new, sides[1])
+    before, after = _read(old), _read(new)
     name = old.descriptor.full_name
     subject = f"field {new.descriptor.number} ({shown(name)})"
 
@@ -143,36 +137,36 @@ def field_changes(
         text = f"was {before.cardinality} and is {after.cardinality}"
         yield change(f"FIELD_{level.name}_COMPATIBLE_CARDINALITY", text)
     if not _is_same_default(before, after):
-        yield change("FIELD_SAME_DEFAULT", "has another default")
-    if before.oneof != after.oneof:
-        yield change("FIELD_SAME_ONEOF", f"was {_place(before)} and is {_place(after)}")
+        was, now = shown(f"{before.default!r}"), shown(f"{after.default!r}")
+        yield change("FIELD_SAME_DEFAULT", f"had the default {was} and has {now}")
+    if old.oneof != new.oneof:
+        yield change("FIELD_SAME_ONEOF", f"was {_place(old)} and is {_place(new)}")
     yield from _name_changes(old, new, change)
 
 
-def _read(field: FieldElement, side: Elements) -> _Field:
-    descriptor, proto = field.descriptor, field.proto
+def _read(field: FieldElement) -> _Field:
+    descriptor = field.descriptor
     target = descriptor.message_type or descriptor.enum_type
-    type_name = "" if target is None else target.full_name
-    cardinality = "singular"
+    cardinality = "required" if descriptor.is_required else "singular"
     if descriptor.is_repeated:
-        entry = side.messages.get(type_name)
-        is_map = entry is not None and entry.proto.options.map_entry
-        cardinality = "map" if is_map else "repeated"
-    elif descriptor.is_required:
-        cardinality = "required"
-    default = None
-    if not descriptor.is_repeated and descriptor.message_type is None:
-        default = descriptor.default_value
-        default = default.encode() if isinstance(default, str) else default
+        cardinality = "map" if field.is_map else "repeated"
+    return _Field(
+        type=_NAMES[descriptor.type],
+        type_name="" if target is None else target.full_name,
+        cardinality=cardinality,
+        enum=descriptor.enum_type,
+        default=_default(descriptor),
+    )
+
+
+def _default(field: FieldDescriptor) -> float | bytes | None:
+    if field.is_repeated or field.message_type is not None:
+        return None
+    if field.type == field.TYPE_FLOAT:
         # Not every implementation rounds it.
-        default = _to_float32(default) if descriptor.type == descriptor.TYPE_FLOAT else default
-    oneof = ""
-    # An optional field of proto3 is written as if it were in a oneof.
-    if proto.HasField("oneof_index") and not proto.proto3_optional:
-        assert descriptor.containing_oneof is not None
-        oneof = descriptor.containing_oneof.name
-    name = _NAMES[descriptor.type]
-    return _Field(name, type_name, cardinality, descriptor.enum_type, default, oneof)
+        return _to_float32(field.default_value)
+    default = field.default_value
+    return default.encode() if isinstance(default, str) else default
 
 
 # --- types ---
@@ -248,5 +242,5 @@ def _name_changes(
         yield change("FIELD_SAME_JSON_NAME", text)
 
 
-def _place(field: _Field) -> str:
+def _place(field: FieldElement) -> str:
     return f"in the oneof {shown(field.oneof)!r}" if field.oneof else "in no oneof"

@@ -36,10 +36,34 @@ __all__ = [
 
 FINGERPRINT_BYTES: Final = 32
 
+
+
+def _strict_descriptor_file() -> bytes:
+    """
+    Return descriptor.proto, written so that text has to be text: in proto2, what it is written in,
+    not every library looks. The messages' bytes are the same.
+    """
+    file = descriptor_pb2.FileDescriptorProto()
+    descriptor_pb2.DESCRIPTOR.CopyToProto(file)
+    file.syntax, file.edition = "editions", descriptor_pb2.EDITION_2023
+    features = descriptor_pb2.FeatureSet
+    file.options.features.enum_type = features.CLOSED
+    file.options.features.repeated_field_encoding = features.EXPANDED
+    messages = list(file.message_type)
+    # The list grows while it is gone through.
+    for message in messages:
+        messages += message.nested_type
+        for field in message.field:
+            if field.label == field.LABEL_REQUIRED:
+                field.label = field.LABEL_OPTIONAL
+                field.options.features.field_presence = features.LEGACY_REQUIRED
+    return file.SerializeToString()
+
+
 # Classes of a pool of their own know no custom option, whatever this process has imported: else the
 # bytes that are written would depend on that.
 _POOL: Final = descriptor_pool.DescriptorPool()
-_POOL.AddSerializedFile(descriptor_pb2.DESCRIPTOR.serialized_pb)
+_POOL.AddSerializedFile(_strict_descriptor_file())
 
 
 def _message_class(name: str) -> Any:
@@ -62,7 +86,13 @@ def parse_file(data: bytes) -> FileDescriptorProto:
     Raises:
         DecodeError: It is none.
     """
-    file: FileDescriptorProto = _File.FromString(data)
+    try:
+        file: FileDescriptorProto = _File.FromString(data)
+    except UnicodeDecodeError as error:
+        raise DecodeError(str(error)) from error
+    # Not every library looks, and those that do would refuse it.
+    if not file.IsInitialized():
+        raise DecodeError("required fields are missing")
     return file
 
 

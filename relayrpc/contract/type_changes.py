@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, MethodOptions
 
-from relayrpc.contract.elements import Element
+from relayrpc.contract.elements import fields_of
 from relayrpc.contract.field_changes import Change, field_changes, shown
 
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
 
     from relayrpc.contract.compatibility_rules import Level
-    from relayrpc.contract.elements import Elements, EnumElement, MessageElement, ServiceElement
+    from relayrpc.contract.elements import (
+        EnumElement,
+        FieldElement,
+        MessageElement,
+        ServiceElement,
+    )
 
 
 __all__ = ["enum_changes", "message_changes", "service_changes"]
@@ -31,9 +36,7 @@ _Range = tuple[int, int]
 _Step = Change | None
 
 
-def message_changes(
-    old: MessageElement, new: MessageElement, sides: tuple[Elements, Elements], level: Level
-) -> Iterator[_Step]:
+def message_changes(old: MessageElement, new: MessageElement, level: Level) -> Iterator[_Step]:
     """
     Compare a message with the one of the same name.
 
@@ -49,26 +52,27 @@ def message_changes(
     yield from _reserved_changes("MESSAGE", old, new, ranges, reserved, change)
     yield from _required_changes(old, new, change)
     names = set(new.proto.reserved_name)
-    fields = {field.number: (field, each) for field, each in _fields(new)}
-    for field, proto in _fields(old):
+    fields = {field.descriptor.number: field for field in fields_of(new)}
+    for field in fields_of(old):
         yield None
-        if field.number in fields:
-            after, after_proto = fields[field.number]
-            before = Element(field, proto, old.file, old.allows_json)
-            now = Element(after, after_proto, new.file, new.allows_json)
-            yield from field_changes(before, now, sides, level)
-            continue
-        subject = f"field {field.number} ({shown(field.full_name)}) is gone"
-        if not _is_in(field.number, reserved):
-            text = f"{subject} and its number is not reserved"
-            yield Change("FIELD_NO_DELETE_UNLESS_NUMBER_RESERVED", field.full_name, new.file, text)
-        if field.name not in names:
-            text = f"{subject} and its name is not reserved"
-            yield Change("FIELD_NO_DELETE_UNLESS_NAME_RESERVED", field.full_name, new.file, text)
+        number = field.descriptor.number
+        if number in fields:
+            yield from field_changes(field, fields[number], level)
+        else:
+            yield from _deletion_changes(field, new, reserved, names)
 
 
-def _fields(message: MessageElement) -> Iterable[tuple[Any, FieldDescriptorProto]]:
-    return zip(message.descriptor.fields, message.proto.field, strict=True)
+def _deletion_changes(
+    field: FieldElement, new: MessageElement, reserved: list[_Range], names: set[str]
+) -> Iterator[Change]:
+    name, number = field.descriptor.full_name, field.descriptor.number
+    subject = f"field {number} ({shown(name)}) is gone"
+    if not _is_in(number, reserved):
+        text = f"{subject} and its number is not reserved"
+        yield Change("FIELD_NO_DELETE_UNLESS_NUMBER_RESERVED", name, new.file, text)
+    if field.descriptor.name not in names:
+        text = f"{subject} and its name is not reserved"
+        yield Change("FIELD_NO_DELETE_UNLESS_NAME_RESERVED", name, new.file, text)
 
 
 def _required_changes(
@@ -191,7 +195,10 @@ def _maker(what: str, file: str) -> Callable[[str, str], Change]:
 
 
 def _json_format_changes(
-    rule: str, old: Element[Any, Any], new: Element[Any, Any], change: Callable[[str, str], Change]
+    rule: str,
+    old: MessageElement | EnumElement,
+    new: MessageElement | EnumElement,
+    change: Callable[[str, str], Change],
 ) -> Iterator[Change]:
     if old.allows_json and not new.allows_json:
         yield change(rule, "json_format is no longer ALLOW")
@@ -199,8 +206,8 @@ def _json_format_changes(
 
 def _reserved_changes(
     kind: str,
-    old: Element[Any, Any],
-    new: Element[Any, Any],
+    old: MessageElement | EnumElement,
+    new: MessageElement | EnumElement,
     ranges: Iterable[_Range],
     reserved: list[_Range],
     change: Callable[[str, str], Change],

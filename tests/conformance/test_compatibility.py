@@ -2,12 +2,13 @@
 Two versions of a contract are compatible exactly where buf says so, but for the relay's own rules.
 
 Method: the pairs of compatibility/table.py, with what buf said of them in verdicts.json; buf is
-asked again whether it still does.
+asked again whether it still does, and about pairs made at random.
 """
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from relayrpc.contract.fingerprint import normalise
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.conformance.compatibility import record
 from tests.conformance.compatibility.table import PAIRS, Pair
-from tests.support.contracts import checked
+from tests.support.contract_versions import change, draw_contract, render
+from tests.support.contracts import checked, make_set
 
 
 VERDICTS: dict[str, dict[str, list[str]]] = json.loads(record.PATH.read_text(encoding="utf-8"))
@@ -56,9 +58,8 @@ def contract(texts: Mapping[str, str], files: Mapping[str, bytes]) -> Descriptor
     return checked(normalise({name: files[name] for name in texts}, root))
 
 
-def broken(pair: Pair, level: Level, contracts: Compiled) -> set[str]:
-    old, new = contracts[pair.name]
-    found = compare(old, new, f"{pair.name}.S", level=level, limits=DEFAULT_LIMITS)
+def broken(name: str, level: Level, contracts: Compiled) -> set[str]:
+    found = compare(*contracts[name], f"{name}.S", level=level, limits=DEFAULT_LIMITS)
     return {difference.rule for difference in found}
 
 
@@ -75,7 +76,7 @@ def test_rules_are_broken_where_buf_says_so(level: Level, contracts: Compiled) -
     for pair in PAIRS:
         of_buf = set(VERDICTS[pair.name][level.name])
         expected = of_buf | own_rules(pair, of_buf, level)
-        found = broken(pair, level, contracts)
+        found = broken(pair.name, level, contracts)
         if found != expected:
             wrong[pair.name] = {"expected": expected, "found": found}
     assert not wrong
@@ -101,9 +102,31 @@ def test_each_rule_is_broken_by_one_pair_and_nearly_by_another(contracts: Compil
     spared: set[str] = set()
     for pair in PAIRS:
         for level in Level:
-            found = broken(pair, level, contracts)
+            found = broken(pair.name, level, contracts)
             assert not found & pair.near
             shown |= found
         spared |= pair.near
     assert shown == spared == RULES.keys()
     assert len(PAIRS) == len(VERDICTS) >= 150
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(6_000, marks=pytest.mark.slow)])
+def test_random_versions_break_the_rules_that_buf_names(count: int) -> None:
+    files = {}
+    for seed in range(count):
+        rng = random.Random(seed)
+        plan = draw_contract(rng)
+        files[f"p{seed}"] = render(plan, f"p{seed}"), render(change(rng, plan), f"p{seed}")
+    said = record.ask_buf_about_files(*zip(*files.values(), strict=True))
+    rules = record.rules_of_buf()
+    made = {
+        name: (checked(make_set(old)), checked(make_set(new))) for name, (old, new) in files.items()
+    }
+    wrong = {}
+    for name in files:
+        for level in Level:
+            expected = said[f"{name}.proto"] & rules[level.name]
+            found = broken(name, level, made) - RULES_OF_THE_RELAY
+            if found != expected:
+                wrong[name, level] = {"expected": expected, "found": found}
+    assert not wrong

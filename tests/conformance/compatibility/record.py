@@ -13,13 +13,23 @@ import json
 import subprocess
 import sysconfig
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 from tests.conformance.compatibility.table import PAIRS, Pair
 
 
-__all__ = ["CATEGORIES", "PATH", "ask_buf", "record", "rules_of_buf", "write_files"]
+__all__ = [
+    "CATEGORIES",
+    "PATH",
+    "ask_buf",
+    "ask_buf_about_files",
+    "record",
+    "rules_of_buf",
+    "write_files",
+]
 
 PATH = Path(__file__).with_name("verdicts.json")
 CATEGORIES = ("WIRE_JSON", "WIRE")
@@ -53,21 +63,36 @@ def ask_buf(pairs: Collection[Pair]) -> dict[str, set[str]]:
         for pair in pairs:
             write_files(pair.old, Path(folder, "old"))
             write_files(pair.new, Path(folder, "new"))
-        command = [_BUF, "breaking", ".", "--against", "../old", "--error-format", "json"]
-        done = subprocess.run(
-            [*command, "--config", _CONFIG],
-            cwd=Path(folder, "new"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        for path, rule in _breaking(".", "../old", Path(folder, "new")):
+            found[path.partition("/")[0]].add(rule)
+    return found
+
+
+def ask_buf_about_files(
+    old: Collection[FileDescriptorProto], new: Collection[FileDescriptorProto]
+) -> dict[str, set[str]]:
+    """Return the rules of both categories that each file of the new ones breaks, by its name."""
+    found: dict[str, set[str]] = {file.name: set() for file in new}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, files in (("old.binpb", old), ("new.binpb", new)):
+            Path(folder, name).write_bytes(FileDescriptorSet(file=files).SerializeToString())
+        for path, rule in _breaking("new.binpb", "old.binpb", Path(folder)):
+            found[path].add(rule)
+    return found
+
+
+def _breaking(new: str, old: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Run buf in a folder; yields file and rule of each difference."""
+    command = [_BUF, "breaking", new, "--against", old, "--error-format", "json"]
+    done = subprocess.run(
+        [*command, "--config", _CONFIG], cwd=folder, capture_output=True, text=True, check=False
+    )
     # 100 is buf's code for differences, and for files that do not compile.
     if done.returncode not in (0, 100) or '"COMPILE"' in done.stdout:
         raise RuntimeError(done.stdout + done.stderr)
     for line in done.stdout.splitlines():
         difference = json.loads(line)
-        found[difference["path"].partition("/")[0]].add(difference["type"])
-    return found
+        yield difference["path"], difference["type"]
 
 
 def record() -> dict[str, dict[str, list[str]]]:

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from google.protobuf import json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message_factory import GetMessageClass
 
 from relayrpc.contract.compatibility import Comparison, Difference, Level, compare
 from relayrpc.limits import DEFAULT_LIMITS, Limits
-from tests.support.contracts import checked, make_file, make_set
+from tests.support.contracts import checked, make_file, make_pool, make_set
 
 
 def differences(
@@ -117,6 +119,107 @@ def test_service_that_is_called_comes_first() -> None:
         sides.append(file)
     found = [each.what for each in differences(*sides)]
     assert found[:2] == ["t.Service.Do", "t.Other.Do"]
+
+
+# --- what would break later ---
+
+
+def with_enum(**values: int) -> FileDescriptorProto:
+    """Make a file whose message has an open enum."""
+    file = make_file()
+    file.message_type[0].field.add(name="a", number=1, type=14, type_name=".t.E", label=1)
+    enum = file.enum_type.add(name="E")
+    enum.value.add(name="ZERO", number=0)
+    for name, number in values.items():
+        enum.value.add(name=name, number=number)
+    return file
+
+
+def reserving(file: FileDescriptorProto, *reserved: int | str) -> FileDescriptorProto:
+    """Reserve numbers and names in the enum of a file, or in its message where it has none."""
+    holder = file.enum_type[0] if file.enum_type else file.message_type[0]
+    for each in reserved:
+        if isinstance(each, str):
+            holder.reserved_name.append(each)
+        else:
+            holder.reserved_range.add(start=each, end=each + (not file.enum_type))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("versions", "rule", "sent", "got"),
+    [
+        (
+            (
+                make_file(fields={"a": 1}),
+                reserving(make_file(), "a"),
+                reserving(make_file(fields={"b": 1}), "a"),
+            ),
+            "FIELD_NO_DELETE_UNLESS_NUMBER_RESERVED",
+            {"a": 7},
+            {"b": 7},
+        ),
+        (
+            (
+                make_file(fields={"a": 1}),
+                reserving(make_file(), 1),
+                reserving(make_file(fields={"a": 2}), 1),
+            ),
+            "FIELD_NO_DELETE_UNLESS_NAME_RESERVED",
+            '{"a": 7}',
+            {"a": 7},
+        ),
+        (
+            (
+                with_enum(ONE=1),
+                reserving(with_enum(), "ONE"),
+                reserving(with_enum(OTHER=1), "ONE"),
+            ),
+            "ENUM_VALUE_NO_DELETE_UNLESS_NUMBER_RESERVED",
+            {"a": 1},
+            {"a": "OTHER"},
+        ),
+        (
+            (with_enum(ONE=1), reserving(with_enum(), 1), reserving(with_enum(ONE=2), 1)),
+            "ENUM_VALUE_NO_DELETE_UNLESS_NAME_RESERVED",
+            '{"a": "ONE"}',
+            {"a": "ONE"},
+        ),
+    ],
+)
+def test_what_is_not_reserved_may_be_given_away(
+    versions: tuple[FileDescriptorProto, ...], rule: str, sent: object, got: object
+) -> None:
+    """The version after next is compatible with the next one, and misreads what the first sent."""
+    first, second, third = versions
+    assert [each.rule for each in differences(first, second)] == [rule]
+    assert not differences(second, third)
+    classes = [GetMessageClass(make_pool(each).FindMessageTypeByName("t.M")) for each in versions]
+    if isinstance(sent, str):
+        # The first one reads it as it was meant.
+        json_format.Parse(sent, classes[0]())
+        message = json_format.Parse(sent, classes[2]())
+    else:
+        message = classes[2].FromString(classes[0](**sent).SerializeToString())
+    assert json_format.MessageToDict(message) == got
+
+
+@pytest.mark.parametrize(
+    ("versions", "rule"),
+    [
+        (
+            (reserving(make_file(), 1), make_file(), make_file(fields={"b": 1})),
+            "RESERVED_MESSAGE_NO_DELETE",
+        ),
+        ((reserving(with_enum(), 1), with_enum(), with_enum(ONE=1)), "RESERVED_ENUM_NO_DELETE"),
+    ],
+)
+def test_what_is_no_longer_reserved_may_be_given_away(
+    versions: tuple[FileDescriptorProto, ...], rule: str
+) -> None:
+    first, second, third = versions
+    assert [each.rule for each in differences(first, second)] == [rule]
+    assert not differences(second, third)
 
 
 def test_same_contract_is_not_read() -> None:

@@ -37,6 +37,19 @@ def with_unknown_type() -> FileDescriptorProto:
     return file
 
 
+def unfinished() -> bytes:
+    """Make a file that lacks what descriptor.proto requires; upb reads and writes it anyway."""
+    file = make_file()
+    file.options.uninterpreted_option.add().name.add()
+    return file.SerializePartialToString()
+
+
+def with_name_that_is_no_text() -> bytes:
+    file = make_file(fields={"a": 1})
+    file.message_type[0].field[0].json_name = "XY"
+    return file.SerializeToString().replace(b"XY", b"\xff\xff")
+
+
 def many_files(count: int) -> bytes:
     files = [make_file(f"{number:03}", package=f"p{number}", service="") for number in range(count)]
     return make_set(*files, make_file(imports=[file.name for file in files]))
@@ -60,6 +73,8 @@ def many_files(count: int) -> bytes:
         (raw_set(make_file("c", imports=["c"])), "'c' imports 'c', which does not stand before it"),
         (raw_set(A, make_file()), "other files than 't.proto' imports"),
         (raw_set(with_info()), "has source code info"),
+        (raw_set(with_name_that_is_no_text()), "file 1 .* cannot be used: .*(utf-8|UTF-8)"),
+        (raw_set(unfinished()), "file 1 .* cannot be used: required fields are missing"),
         (raw_set(with_unknown_type()), r"file 1 .* cannot be used: .*\.t\.Nothing"),
         (raw_set(make_file(package="a"), A), "file 2 of the descriptor set cannot be used"),
         (raw_set(standard_file("google/protobuf/any.proto")), "protobuf's own"),
@@ -125,6 +140,41 @@ def test_large_set_is_checked_in_steps() -> None:
     assert sum(1 for _ in DescriptorSet(make_set(large)).check(DEFAULT_LIMITS)) > 10
 
 
+def many_types() -> Iterator[FileDescriptorProto]:
+    """Yield files with 10 of each kind of type."""
+    for kind in ("enum", "message", "service", "extension", "nested", "deep"):
+        file = make_file(service="")
+        for number in range(10):
+            message = file.message_type[0]
+            match kind:
+                case "enum":
+                    file.enum_type.add(name=f"E{number}").value.add(name=f"V{number}")
+                case "message":
+                    file.message_type.add(name=f"M{number}")
+                case "service":
+                    file.service.add(name=f"S{number}")
+                case "extension":
+                    file.syntax = "proto2"
+                    message.extension_range.add(start=100 + number, end=101 + number)
+                    message.extension.add(
+                        name=f"x{number}", number=100 + number, type=5, label=1, extendee=".t.M"
+                    )
+                case "nested":
+                    message.nested_type.add(name=f"N{number}")
+                case _:
+                    for _ in range(number):
+                        message = message.nested_type[0]
+                    message.nested_type.add(name="N")
+        yield file
+
+
+@pytest.mark.parametrize("file", list(many_types()))
+def test_types_of_each_kind_count(file: FileDescriptorProto) -> None:
+    checked(raw_set(file), replace(DEFAULT_LIMITS, contract_types_max=11))
+    with pytest.raises(ContractError, match="declares more than 10 messages, enums, extensions"):
+        checked(raw_set(file), replace(DEFAULT_LIMITS, contract_types_max=10))
+
+
 def test_bounds_are_the_limits() -> None:
     data = make_set(A, B)
     size = max(len(A.SerializeToString()), len(B.SerializeToString()))
@@ -133,9 +183,16 @@ def test_bounds_are_the_limits() -> None:
         contract_bytes_max=len(data),
         contract_file_bytes_max=size,
         contract_files_max=2,
+        # A message each, and a service.
+        contract_types_max=3,
     )
     checked(data, exact)
-    for name in ("contract_bytes_max", "contract_file_bytes_max", "contract_files_max"):
+    for name in (
+        "contract_bytes_max",
+        "contract_file_bytes_max",
+        "contract_files_max",
+        "contract_types_max",
+    ):
         with pytest.raises(ContractError):
             checked(data, replace(exact, **{name: getattr(exact, name) - 1}))
 

@@ -23,7 +23,7 @@ WEIGHTLESS = {
     "window_bytes_max", "unacknowledged_bytes_min", "ack_after_bytes", "ack_after_batches",
     "parked_bytes_max", "parked_identity_bytes_max", "native_streams_max", "queue_calls_max",
     "journal_events_max", "takeovers_max", "contracts_max", "contract_file_bytes_max",
-    "contract_files_max", "labels_max", "label_bytes_max",
+    "contract_files_max", "contract_types_max", "labels_max", "label_bytes_max",
     # A number or a name for each, less than what is rounded up elsewhere.
     "health_watches_max", "log_keys_max", "log_records_per_s_max", "contract_differences_max",
     # At hosts and callers.
