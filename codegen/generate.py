@@ -56,6 +56,7 @@ class Job:
 JOBS: Final = (
     Job(include="protos", protos="relayrpc/v1"),
     Job(include=".", protos="samples/greeter", outputs=_STUBS),
+    Job(include=".", protos="samples/chat", outputs=(*_MESSAGES, *_TYPED)),
     Job(include=".", protos="samples/orders", outputs=(*_MESSAGES, *_TYPED)),
     Job(include=".", protos="tests/interop", outputs=_STUBS),
     Job(include=".", protos="benchmarks", outputs=_STUBS),

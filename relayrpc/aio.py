@@ -22,6 +22,7 @@ import grpc.aio
 from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.attempts import make_retries
+from relayrpc.endpoint.callback_set import CallbackSet
 from relayrpc.endpoint.callbacks import CallbackServer
 from relayrpc.endpoint.caller import Caller
 from relayrpc.endpoint.channel import Channel
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "CallbackSet",
     "Caller",
     "Channel",
     "DeadlineExceededError",

@@ -48,6 +48,8 @@ from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
+    import random
+
     from relayrpc.carrier.base import Carrier, CarrierKind
     from relayrpc.carrier.tls import TLSOptions
     from relayrpc.carrier.url import RelayURL
@@ -201,6 +203,11 @@ class LiveLink:
     def now_s(self) -> float:
         """Monotonic seconds, the clock of every deadline on this link."""
         return self._dialling.clock()
+
+    @property
+    def random(self) -> random.Random:
+        """The source of jitter on this link."""
+        return self._dialling.random
 
     def token_hex(self, bytes_count: int) -> str:
         """Make an id of so many random bytes, written in hex."""

@@ -21,6 +21,8 @@ from google.protobuf.descriptor_pool import Default
 
 from relayrpc.contract.labels import require_labels
 from relayrpc.endpoint.anchor import SESSION_METHOD
+from relayrpc.endpoint.attempts import make_retries
+from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
 from relayrpc.endpoint.dedupe import Runs
@@ -33,6 +35,7 @@ from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import decode_metadata
 from relayrpc.endpoint.operations import Contracts, session_fault
+from relayrpc.endpoint.options import EndpointOptions
 from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.endpoint.validation import RequestRules, make_validator
 from relayrpc.link.call import (
@@ -291,6 +294,25 @@ class Server(grpc.aio.Server):
             name
             for name in self._table.services()
             if session_fault(self.contracts.of_service(name), is_within=False)
+        )
+
+    def channel(self, address: str = "") -> Channel:
+        """
+        Make a channel on this server's link, for a process that is host and caller: of two such,
+        each may call the other. Its calls end with the server's link.
+
+        Args:
+            address: Where the calls go, "contoso/greeter"; empty: each to its service's default
+                address.
+        """
+        settings = EndpointOptions(self.limits)
+        return Channel(
+            self.live,
+            address=address,
+            options=settings,
+            retries=make_retries(settings, random=self.live.random, has_next_hub=False),
+            owns_link=False,
+            reads_contracts=True,
         )
 
     async def announce(self) -> None:

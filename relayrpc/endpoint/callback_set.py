@@ -1,0 +1,189 @@
+"""
+Many callers that are told the same things, each at its own pace.
+
+Owns: who is in the set, what waits for each, what becomes of the slow. Does not own: one caller
+(caller.py).
+Source: docs/reference/callbacks.md "Many callers".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+
+import grpc
+
+from relayrpc.endpoint.turns import current_turn
+from relayrpc.errors import ConfigError
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.caller import Caller
+    from relayrpc.endpoint.context import Context
+
+
+__all__ = ["CallbackSet"]
+
+_LOGGER: Final = logging.getLogger("relayrpc")
+_StubT = TypeVar("_StubT")
+
+SlowPolicy = Literal["drop_oldest", "drop_newest", "remove"]
+_POLICIES: Final = ("drop_oldest", "drop_newest", "remove")
+
+
+class CallbackSet(Generic[_StubT]):
+    """
+    Callers to publish to, from handlers or whatever else runs on the server's loop.
+
+        watchers = CallbackSet(OrderEventsStub)
+
+        async def Watch(self, request, context):
+            watchers.add(context)
+            return WatchReply()
+
+        watchers.publish("Shipped", shipment)
+
+    A caller gets what is published in order, one call at a time. What it does not take in time
+    waits, up to `queue_max`; a slow caller holds up nobody else. Callers that are gone leave by
+    themselves.
+
+    Attributes:
+        dropped_count: What was published and not called, because its caller was slow.
+        failed_count: Callbacks that did not end with OK, of callers that are still there.
+    """
+
+    def __init__(
+        self,
+        stub_class: Callable[[grpc.aio.Channel], _StubT],
+        *,
+        queue_max: int = 128,
+        on_slow: SlowPolicy = "drop_oldest",
+        timeout_s: float = 30.0,
+        callers_max: int = 10_000,
+    ) -> None:
+        """
+        Args:
+            stub_class: Of the callback contract.
+            queue_max: What waits for one caller at most.
+            on_slow: When one more comes: drop the oldest that waits, drop the new one, or take the
+                caller out of the set.
+            timeout_s: Deadline of each callback.
+            callers_max: Callers at once.
+
+        Raises:
+            ConfigError: A bound is below 1, or there is no such policy.
+        """
+        for name, value in (("queue_max", queue_max), ("callers_max", callers_max)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}, and must be at least 1")
+        if on_slow not in _POLICIES:
+            raise ConfigError(f"{on_slow!r} is none of {', '.join(_POLICIES)}")
+        self._stub_class = stub_class
+        self._queue_max = queue_max
+        self._on_slow = on_slow
+        self._timeout_s = timeout_s
+        self._callers_max = callers_max
+        self._members: dict[Caller, _Member[_StubT]] = {}
+        self.dropped_count = 0
+        self.failed_count = 0
+
+    def __len__(self) -> int:
+        """Return how many callers are in the set."""
+        return len(self._members)
+
+    def add(self, context: Context) -> Caller:
+        """
+        Add whoever made a call that runs; of a session, once.
+
+        Args:
+            context: Of the call.
+
+        Returns:
+            The caller, for `remove()`.
+
+        Raises:
+            ConfigError: The set is full.
+        """
+        caller = context.caller()
+        if caller in self._members or caller.done():
+            return caller
+        if len(self._members) >= self._callers_max:
+            raise ConfigError(f"{self._callers_max} callers are in the set; raise callers_max")
+        self._members[caller] = _Member(self, caller, caller.stub(self._stub_class))
+        caller.add_done_callback(lambda: self.remove(caller))
+        return caller
+
+    def remove(self, caller: Caller) -> None:
+        """Take a caller out; what waits for it is dropped. No-op for one who is not in the set."""
+        member = self._members.pop(caller, None)
+        if member is not None:
+            member.end()
+
+    def publish(self, method: str, request: Any) -> None:
+        """
+        Call a method of every caller's, with one request and one response; does not wait.
+
+        Args:
+            method: Its name, as of the stub.
+            request: The same for all: not to be changed any more.
+
+        Raises:
+            AttributeError: The stub has no such method.
+        """
+        for member in list(self._members.values()):
+            if len(member.waiting) < self._queue_max:
+                member.put(method, request)
+                continue
+            self.dropped_count += 1
+            if self._on_slow == "drop_oldest":
+                member.waiting.popleft()
+                member.put(method, request)
+            elif self._on_slow == "remove":
+                self.dropped_count += len(member.waiting)
+                self.remove(member.caller)
+
+    async def drain(self) -> None:
+        """Wait until everybody has been called with what was published so far, or is gone."""
+        busy = [member.pump for member in self._members.values() if member.pump is not None]
+        if busy:
+            await asyncio.wait(busy)
+
+
+class _Member(Generic[_StubT]):
+    """One caller of a set."""
+
+    def __init__(self, callers: CallbackSet[_StubT], caller: Caller, stub: _StubT) -> None:
+        self._set = callers
+        self.caller = caller
+        self._stub = stub
+        self.waiting: deque[tuple[Callable[..., Any], Any]] = deque()
+        # Calls while something waits; None: nothing does.
+        self.pump: asyncio.Task[None] | None = None
+
+    def put(self, method: str, request: Any) -> None:
+        self.waiting.append((getattr(self._stub, method), request))
+        if self.pump is None:
+            self.pump = asyncio.get_running_loop().create_task(self._pump())
+
+    def end(self) -> None:
+        self.waiting.clear()
+        if self.pump is not None:
+            self.pump.cancel()
+
+    async def _pump(self) -> None:
+        # No handler waits on these, whoever published.
+        current_turn.set(None)
+        try:
+            while self.waiting:
+                call, request = self.waiting.popleft()
+                try:
+                    await call(request, timeout=self._set._timeout_s)
+                except grpc.RpcError as error:
+                    if not self.caller.done():
+                        self._set.failed_count += 1
+                        _LOGGER.warning("a callback to one of many failed: %s", error)
+        finally:
+            self.pump = None

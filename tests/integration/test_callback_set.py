@@ -1,0 +1,202 @@
+"""
+Goal: a set of callers is told the same things, each in order and at its own pace; a slow one holds
+up nobody, and one that is gone leaves. And: a process that is host and caller on one link.
+
+Method: hosts and callers over a real hub on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+import relayrpc
+import relayrpc.aio
+from relayrpc.aio import CallbackSet
+from relayrpc.errors import ConfigError
+from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
+from tests.support.until import until
+
+
+pytestmark = pytest.mark.integration
+
+
+class Events:
+    """A stub of what the callers serve."""
+
+    def __init__(self, channel: Any) -> None:
+        self.Tell = channel.unary_unary("/test.Events/Tell")
+
+
+class Listener:
+    """Notes what it is told, once it may."""
+
+    def __init__(self, *, is_stuck: bool = False) -> None:
+        self.heard: list[bytes] = []
+        self.go_on = asyncio.Event()
+        if not is_stuck:
+            self.go_on.set()
+
+    async def tell(self, request: bytes, context: Any) -> bytes:
+        await self.go_on.wait()
+        self.heard.append(request)
+        if request == b"fail":
+            raise ValueError("cannot hear it")
+        return b""
+
+
+def add_listener(listener: Listener, server: grpc.aio.Server) -> None:
+    server.add_registered_method_handlers(
+        "test.Events", make_handlers({"uu:Tell": listener.tell})
+    )
+
+
+async def start_host(url: str, callers: CallbackSet[Any]) -> relayrpc.aio.Server:
+    async def watch(request: bytes, context: Any) -> bytes:
+        callers.add(context)
+        return b""
+
+    server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+    server.add_registered_method_handlers("test.Service", make_handlers({"uu:Watch": watch}))
+    await server.start()
+    return server
+
+
+async def watching(url: str, listener: Listener) -> relayrpc.aio.Channel:
+    channel = relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=[(add_listener, listener)])
+    await Stub(channel).unary_unary("Watch")(b"")
+    return channel
+
+
+async def test_everyone_is_told_in_order_and_a_slow_one_holds_up_nobody() -> None:
+    callers: CallbackSet[Any] = CallbackSet(Events, queue_max=10)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, callers)
+        listeners = [Listener(is_stuck=number == 3) for number in range(8)]
+        channels = [await watching(url, listener) for listener in listeners]
+        assert len(callers) == 8
+        sent = [b"%d" % number for number in range(30)]
+        for batch in (sent[:10], sent[10:20], sent[20:]):
+            for data in batch:
+                callers.publish("Tell", data)
+            await until(
+                lambda last=batch[-1]: all(
+                    last in listener.heard for listener in listeners if listener.go_on.is_set()
+                )
+            )
+        stuck = listeners.pop(3)
+        assert all(listener.heard == sent for listener in listeners)
+        assert stuck.heard == []
+        stuck.go_on.set()
+        await callers.drain()
+        # One was on its way, ten waited, the oldest of the others were dropped.
+        assert stuck.heard == [sent[0], *sent[-10:]]
+        assert callers.dropped_count == 19
+        await channels.pop(3).close()
+        await until(lambda: len(callers) == 7)
+        callers.publish("Tell", b"fail")
+        await callers.drain()
+        assert callers.failed_count == 7
+        for channel in channels:
+            await channel.close()
+        await until(lambda: len(callers) == 0)
+        callers.publish("Tell", b"nobody")
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("on_slow", ["drop_newest", "remove"])
+async def test_what_becomes_of_the_slow(on_slow: Any) -> None:
+    callers: CallbackSet[Any] = CallbackSet(Events, queue_max=2, on_slow=on_slow)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, callers)
+        listener = Listener(is_stuck=True)
+        channel = await watching(url, listener)
+        callers.publish("Tell", b"1")
+        await asyncio.sleep(0)
+        for data in (b"2", b"3", b"4"):
+            callers.publish("Tell", data)
+        assert len(callers) == (0 if on_slow == "remove" else 1)
+        assert callers.dropped_count == (3 if on_slow == "remove" else 1)
+        listener.go_on.set()
+        await callers.drain()
+        assert listener.heard == ([] if on_slow == "remove" else [b"1", b"2", b"3"])
+        await channel.close()
+        await server.stop(0)
+
+
+async def test_a_set_is_bounded_and_declared_rightly() -> None:
+    with pytest.raises(ConfigError, match="queue_max is 0"):
+        CallbackSet(Events, queue_max=0)
+    with pytest.raises(ConfigError, match="'wait' is none of"):
+        CallbackSet(Events, on_slow="wait")  # type: ignore[arg-type]
+    callers: CallbackSet[Any] = CallbackSet(Events, callers_max=1)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, callers)
+        first = await watching(url, Listener())
+        with pytest.raises(relayrpc.aio.RpcError):
+            await watching(url, Listener())
+        await first.close()
+        await server.stop(0)
+
+
+async def test_publishing_within_a_turn_is_no_callback_to_wait_on() -> None:
+    """The handler of an object in turns may publish: it does not wait."""
+    callers: CallbackSet[Any] = CallbackSet(Events)
+
+    @relayrpc.service(instances="single", concurrency="single")
+    class Servicer:
+        async def Watch(self, request: bytes, context: Any) -> bytes:
+            callers.add(context)
+            callers.publish("Tell", request)
+            return b""
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+        handlers = make_handlers({"uu:Watch": relayrpc.servicer(Servicer).Watch})
+        server.add_registered_method_handlers("test.Service", handlers)
+        await server.start()
+        listener = Listener()
+        channel = await watching(url, listener)
+        await callers.drain()
+        assert listener.heard == [b""]
+        await channel.close()
+        await server.stop(0)
+
+
+async def test_two_peers_call_each_other_over_a_link_each() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        peers = {}
+        for name in ("ada", "bob"):
+
+            async def say(request: bytes, context: Any, name: str = name) -> bytes:
+                return name.encode() + b" heard " + request
+
+            server = relayrpc.aio.server(f"{url}/chat/{name}", instance=name)
+            server.add_registered_method_handlers(
+                "test.Service", make_handlers({"uu:Say": say})
+            )
+            await server.start()
+            peers[name] = server
+        links = [link for link in hub.sessions.table.links if not link.is_local]
+        assert len(links) == 2
+        for name, other in (("ada", "bob"), ("bob", "ada")):
+            stub = Stub(peers[name].channel(f"chat/{other}"))
+            calls = (stub.unary_unary("Say")(b"%d" % number) for number in range(5))
+            replies = await asyncio.gather(*calls)
+            assert replies == [b"%s heard %d" % (other.encode(), n) for n in range(5)]
+        assert [link for link in hub.sessions.table.links if not link.is_local] == links
+        channel = peers["ada"].channel("chat/bob")
+        await channel.close()
+        again = Stub(peers["ada"].channel("chat/bob"))
+        assert await again.unary_unary("Say")(b"!") == b"bob heard !"
+        for server in peers.values():
+            await server.stop(0)
