@@ -31,7 +31,10 @@ def test_two_chat() -> None:
             for name, other in (("ada", "bob"), ("bob", "ada"))
         )
         with ada, bob:
-            assert ada.stdin and ada.stdout and bob.stdin and bob.stdout
+            assert ada.stdin is not None
+            assert ada.stdout is not None
+            assert bob.stdin is not None
+            assert bob.stdout is not None
             assert ada.stdout.readline() == "ada is here, no port opened\n"
             assert bob.stdout.readline() == "bob is here, no port opened\n"
             ada.stdin.write("hello\nhow are you?\n")
