@@ -140,7 +140,10 @@ class KeepaliveTimeoutError(CarrierLostError, TimeoutError):
 
 
 class LinkRefusedError(RelayError, ConnectionError):
-    """The hub answered the handshake with Close; `.detail` has code."""
+    """
+    The hub answered the handshake with Close, or refused what a host announced; `.detail` has code,
+    or status.
+    """
 
 
 class ContractError(RelayError):

@@ -196,6 +196,21 @@ class Limits:
     """... each has so long to answer."""
     contract_differences_max: int = 64
     """Differences that are listed where two versions of a contract are compared."""
+    contract_decision_timeout_s: float = 30.0
+    """
+    A host whose contract a hub does not know waits so long until it is fetched and compared; then
+    it serves without one.
+    """
+    contract_versions_max: int = 16
+    """Versions of a service at an address that a hub's history holds, and as many refused ones."""
+    contract_history_max: int = 8_192
+    """
+    Versions in a hub's whole history; those go first that no host has served for longest,
+    """
+    contract_history_bytes_max: int = 64 * MIB
+    """... and what their descriptors take in the store."""
+    contract_history_s: float = 60.0
+    """When hosts were last seen is stored so often."""
     reflection_streams_max: int = 256
     """Streams of grpc.reflection on one hub."""
 
@@ -437,6 +452,8 @@ def _relations(limits: Limits) -> list[_Relation]:
         relation("contract_bytes_max", "at most", "contracts_bytes_max"),
         relation("contract_file_bytes_max", "at most", "contract_bytes_max"),
         relation("contract_bytes_max", "at most", "store_value_bytes_max"),
+        relation("contract_bytes_max", "at most", "contract_history_bytes_max"),
+        relation("contract_history_bytes_max", "at most", "store_bytes_max"),
         relation("store_value_bytes_max", "at most", "store_bytes_max"),
         relation("store_value_bytes_max", "at most", "store_writes_waiting_bytes_max"),
         relation("store_value_bytes_max", "at most", "store_log_bytes_max"),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.contract.compatibility_rules import RULES, Level
+from relayrpc.contract.descriptors import shown_few
 from relayrpc.contract.elements import (
     Element,
     Elements,
@@ -89,6 +90,10 @@ class Comparison:
         self._after = Elements()
         self.differences: tuple[Difference, ...] = ()
         self.is_cut = False
+
+    def __str__(self) -> str:
+        """Tell the first few differences, in a line."""
+        return shown_few([str(each) for each in self.differences])
 
     def check(self, limits: Limits) -> Iterator[None]:
         """

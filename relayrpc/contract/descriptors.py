@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from relayrpc.limits import Limits
 
 
-__all__ = ["DescriptorSet", "collect", "load_pool"]
+__all__ = ["DescriptorSet", "collect", "load_pool", "shown_few"]
 
 _FILE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")
 # Of FileDescriptorSet.file, and the only one that a set has.
@@ -187,7 +187,7 @@ class DescriptorSet:
     def _check_options(self, check: OptionsCheck) -> Iterator[None]:
         yield from check.steps()
         if check.found:
-            raise ContractError(_shown_few([str(each) for each in check.found]))
+            raise ContractError(shown_few([str(each) for each in check.found]))
         self.contracts = check.contracts
         for contract in check.contracts.values():
             self.weight_bytes += _ENTRY_BYTES
@@ -302,7 +302,7 @@ class DescriptorSet:
             self.weight_bytes += _ENTRY_BYTES
 
 
-def _shown_few(sentences: list[str]) -> str:
+def shown_few(sentences: Sequence[str]) -> str:
     """Join sentences, as many as somebody reads at once."""
     shown = [sentence[:_SENTENCE_CHARS_MAX] for sentence in sentences[:_SENTENCES_MAX]]
     left = len(sentences) - len(shown)

@@ -51,6 +51,7 @@ class Announcement:
             slots=self.slots,
             priority=self.priority,
             labels=self.labels,
+            was_accepted=self.answer.done() and not self.answer.cancelled(),
         )
         link.flush_soon()
 

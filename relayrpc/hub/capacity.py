@@ -39,6 +39,8 @@ _SERIES_BYTES: Final = 1 * KIB
 # Of 16 bytes an OPEN is answered by an END of 100.
 _ANSWER_RATIO: Final = 8
 _SCRAPE_BYTES: Final = 4 * MIB
+_VERSION_BYTES: Final = 1 * KIB
+"""An entry of the history without its details; half of it was measured."""
 # Descriptors take 80 times their size while they are checked, at the worst; measured.
 _CHECK_FACTOR: Final = 100
 # The doors, the loop, standard streams, files of TLS.
@@ -168,10 +170,18 @@ def _of_hub(limits: Limits) -> tuple[MemoryPart, ...]:
             ("journal_bytes_max", "watchers_max", "batch_bytes_max"),
         ),
         MemoryPart(
-            "contracts: kept, fetched, and one being checked",
+            "contracts: kept, fetched, and two being compared",
             limits.contracts_bytes_max
-            + (2 * limits.contract_pulls_max + _CHECK_FACTOR) * limits.contract_bytes_max,
+            + (2 * limits.contract_pulls_max + 2 * _CHECK_FACTOR) * limits.contract_bytes_max,
             ("contracts_bytes_max", "contract_pulls_max", "contract_bytes_max"),
+        ),
+        MemoryPart(
+            "history of contracts",
+            limits.contract_history_max * (_VERSION_BYTES + limits.details_bytes_max),
+            ("contract_history_max", "details_bytes_max"),
+        ),
+        MemoryPart(
+            "store, where it is in memory", limits.store_bytes_max, ("store_bytes_max",)
         ),
         MemoryPart(
             "answers of reflection",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from relayrpc.errors import ContractError
@@ -23,9 +24,23 @@ if TYPE_CHECKING:
     from relayrpc.hub.routing import Registration
     from relayrpc.limits import Limits
     from relayrpc.link.link import Link
+    from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["Contract", "ContractTable"]
+__all__ = ["Contract", "ContractTable", "Failure"]
+
+
+class Failure(Enum):
+    """Why there are no descriptors from a host that was asked."""
+
+    AWAY = auto()
+    """It gave no answer; it may, if it is asked again."""
+    LIE = auto()
+    """It gave what it had not announced."""
+    BROKEN = auto()
+    """What it gave cannot be used, whoever else gives it."""
+    NO_ROOM = auto()
+    """The hub cannot keep what it gave."""
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +58,10 @@ class Contract:
     """Why they are not here; empty: they are, or somebody can still be asked."""
     is_final: bool = False
     """Nobody is to be asked again: they are here, or whoever has them has no better ones."""
+    is_broken: bool = False
+    """They cannot be used, and so is whoever announces them."""
+    lies: dict[Link, str] = field(default_factory=dict)
+    """Who gave something else, and what."""
 
 
 class ContractTable:
@@ -68,10 +87,9 @@ class ContractTable:
 
     # --- hosts ---
 
-    def host_came(self, registration: Registration) -> None:
+    def announced(self, link: Link, announce: pb.Announce) -> None:
         """Note what a host announced; `next_ask()` may have something new."""
-        link = registration.link
-        for fingerprint in _fingerprints(registration):
+        for fingerprint in _fingerprints(announce):
             contract = self._contracts.get(fingerprint)
             if contract is None:
                 contract = self._contracts[fingerprint] = Contract(fingerprint)
@@ -80,15 +98,15 @@ class ContractTable:
             if not contract.is_final:
                 self._wanted.setdefault(link, {})[fingerprint] = None
 
-    def host_went(self, registration: Registration) -> None:
+    def withdrawn(self, link: Link, announce: pb.Announce) -> None:
         """Forget what a host announced; its descriptors stay for one that comes back."""
-        link = registration.link
-        for fingerprint in _fingerprints(registration):
+        for fingerprint in _fingerprints(announce):
             contract = self._contracts[fingerprint]
             contract.links[link] -= 1
             if contract.links[link]:
                 continue
             del contract.links[link]
+            contract.lies.pop(link, None)
             self._do_not_want(link, fingerprint)
             if not contract.links:
                 if contract.descriptors is None:
@@ -120,6 +138,7 @@ class ContractTable:
     def want_again(self, contract: Contract) -> None:
         """Have the hosts of a contract asked again that could not give it."""
         contract.fault = ""
+        contract.lies.clear()
         for link in contract.links:
             self._wanted.setdefault(link, {})[contract.fingerprint] = None
 
@@ -129,6 +148,11 @@ class ContractTable:
         return contract is not None and any(
             fingerprint in self._wanted.get(link, ()) for link in contract.links
         )
+
+    def is_wanted_of(self, link: Link, announce: pb.Announce) -> bool:
+        """Say whether a host is asked for what it announced, or will be."""
+        wanted = self._wanted.get(link, {})
+        return any(fingerprint in wanted for fingerprint in _fingerprints(announce))
 
     def keep(self, link: Link, descriptors: DescriptorSet) -> None:
         """
@@ -164,23 +188,26 @@ class ContractTable:
         contract.number = self._numbers_given
         contract.fault = ""
 
-    def give_up(self, link: Link, fingerprint: bytes, fault: str, *, is_final: bool) -> None:
+    def give_up(self, link: Link, fingerprint: bytes, failure: Failure, fault: str) -> None:
         """
         Take note that a link gave nothing of use.
 
         Args:
             link: Who was asked.
             fingerprint: For what.
+            failure: In what way.
             fault: Why not.
-            is_final: Whoever announces the fingerprint has nothing better.
         """
         contract = self._answered(link, fingerprint)
         if contract is None:
             return
-        if is_final:
-            self._settle(contract)
-        else:
+        if failure is Failure.AWAY or failure is Failure.LIE:
             self._do_not_want(link, fingerprint)
+        else:
+            self._settle(contract)
+        if failure is Failure.LIE and link in contract.links:
+            contract.lies[link] = fault
+        contract.is_broken = failure is Failure.BROKEN
         contract.fault = fault
 
     def _answered(self, link: Link, fingerprint: bytes) -> Contract | None:
@@ -226,6 +253,11 @@ class ContractTable:
         """Return what is known of a fingerprint; None: nothing."""
         return self._contracts.get(fingerprint)
 
+    def descriptors(self, fingerprint: bytes) -> DescriptorSet | None:
+        """Return what is kept by a fingerprint; None: nothing."""
+        contract = self._contracts.get(fingerprint)
+        return None if contract is None else contract.descriptors
+
     def versions(self, hosts: Iterable[Registration], service: str) -> list[Contract]:
         """Return the contracts that hosts announced for a service, the newest first."""
         found = {
@@ -243,7 +275,7 @@ class ContractTable:
                 yield contract.descriptors
 
 
-def _fingerprints(registration: Registration) -> Iterable[bytes]:
+def _fingerprints(announce: pb.Announce) -> Iterable[bytes]:
     """Return what one announcement has, once each, in its order."""
-    services = registration.announce.services
+    services = announce.services
     return dict.fromkeys(service.fingerprint for service in services if service.fingerprint)

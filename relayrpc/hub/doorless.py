@@ -13,7 +13,7 @@ import asyncio
 import random as random_module
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from relayrpc.contract.descriptors import collect
@@ -26,11 +26,15 @@ from relayrpc.hub.session import HubSessions
 from relayrpc.hub.tracing import HubTracing
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.observe.tracing import find_tracing
+from relayrpc.store.memory import MemoryStore
 from relayrpc.v1 import hub_pb2
 
 
 if TYPE_CHECKING:
     import random
+
+    from relayrpc.hub.addresses import AddressEntry
+    from relayrpc.store.base import Store
 
 
 __all__ = ["DoorlessHub"]
@@ -52,6 +56,8 @@ class DoorlessHub:
         limits: Limits = DEFAULT_LIMITS,
         has_metrics: bool = True,
         logs_every_call: bool = False,
+        addresses: Mapping[str, AddressEntry] | None = None,
+        open_store: Callable[[], Awaitable[Store]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         random: random.Random | None = None,
@@ -62,6 +68,8 @@ class DoorlessHub:
             limits: The hub's bounds.
             has_metrics: Count what happens.
             logs_every_call: Log calls that end well, too.
+            addresses: What holds at them, and below.
+            open_store: Opens what the hub remembers things in; None: they go with it.
             clock: Monotonic seconds.
             wall_clock: Seconds since 1970.
             random: Breaks ties between hosts; None: a source of its own.
@@ -90,13 +98,25 @@ class DoorlessHub:
             wall_clock=wall_clock,
         )
         self.sessions.observers.add(journal)
-        self.contracts = HubContracts(self.sessions)
+        self.contracts = HubContracts(
+            self.sessions, addresses=addresses, wall_clock=wall_clock
+        )
         self.sessions.observers.add(self.contracts)
+        self.sessions.forwarder.gate = self.contracts
         self.contracts.learn(collect(hub_pb2.DESCRIPTOR))
         self._management = Management(self.sessions, journal, self.contracts)
+        self._open_store = open_store or _in_memory(limits, wall_clock)
+        self._store: Store | None = None
 
     async def start(self) -> None:
-        """Serve "$hub"; carriers may come when this returns."""
+        """
+        Open the store and serve "$hub"; carriers may come when this returns.
+
+        Raises:
+            StoreError: The store cannot be opened or read.
+        """
+        self._store = await self._open_store()
+        await self.contracts.registry.open(self._store)
         await self._management.start()
         tracing = find_tracing()
         if tracing is not None:
@@ -108,10 +128,27 @@ class DoorlessHub:
         await self._management.aclose()
         await self.contracts.aclose()
         await self.sessions.drain()
+        await self._close_store()
 
     async def aclose(self) -> None:
         """Stop now: every call ends. Idempotent."""
         await self._management.aclose()
         await self.contracts.aclose()
         await self.sessions.aclose()
+        await self._close_store()
         self._log.close()
+
+    async def _close_store(self) -> None:
+        if self._store is not None:
+            await self.contracts.registry.aclose()
+            await self._store.aclose()
+            self._store = None
+
+
+def _in_memory(
+    limits: Limits, wall_clock: Callable[[], float]
+) -> Callable[[], Awaitable[Store]]:
+    async def open_store() -> Store:
+        return MemoryStore(limits=limits, wall_clock=wall_clock)
+
+    return open_store

@@ -14,7 +14,7 @@ Source: LINK.md "Credit, budget, fairness", "What a call's end may claim"; docs/
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from relayrpc.contract.address import check_address
 from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from relayrpc.link.link import Link
 
 
-__all__ = ["Forwarder"]
+__all__ = ["AnnouncementGate", "Forwarder"]
 
 _RELAY_KEYS: Final = "relay-"
 _DRAINING: Final = "the hub stops, and no host had the call"
@@ -75,13 +75,35 @@ _FINGERPRINT_SIZES: Final = (0, FINGERPRINT_BYTES)
 _HALF_CLOSED: Final = (int(CallState.AWAITING), int(CallState.AWAITING_BEGUN))
 
 
+class AnnouncementGate(Protocol):
+    """Who decides on announcements of the right form."""
+
+    def may_register(self, link: Link, announce: pb.Announce) -> bool:
+        """
+        Say whether a host gets calls at once. Else it waits until `Forwarder.register()` or
+        `Forwarder.refuse()` is called for it, or `withdrawn()`.
+        """
+
+    def withdrawn(self, link: Link, announcement_id: int) -> bool:
+        """Take note that an announcement is taken back; False: it was not waiting."""
+
+    def link_over(self, link: Link) -> None:
+        """Take note that nothing of a link waits any more."""
+
+
 class Forwarder:
-    """Everything one hub decides about calls."""
+    """
+    Everything one hub decides about calls.
+
+    Attributes:
+        gate: Decides on announcements; None: they are registered as they come.
+    """
 
     def __init__(self, router: Router, *, limits: Limits) -> None:
         self.router = router
         self.observers = Observers()
         self.queue = CallQueue(limits)
+        self.gate: AnnouncementGate | None = None
         self._limits = limits
         # Legs whose peer granted credit that the budget of their link did not allow to pass on,
         # longest starved first.
@@ -155,6 +177,8 @@ class Forwarder:
                     observe(link)
                 self._look_elsewhere(link)
             case LinkEnded():
+                if self.gate is not None:
+                    self.gate.link_over(link)
                 for registration in self.router.remove_link(link):
                     self._gone(registration)
             case _:
@@ -608,27 +632,45 @@ class Forwarder:
             fault = fault or f"a fingerprint that has not {FINGERPRINT_BYTES} bytes"
         fault = fault or label_fault(announce.labels)
         if fault:
-            self._refuse_announcement(link, announce, fault)
-            return
+            self._refuse_announcement(link, announce, STATUS_INVALID_ARGUMENT, fault)
+        elif self.gate is None or self.gate.may_register(link, announce):
+            self._register(link, announce)
+
+    def register(self, link: Link, announce: pb.Announce, *, now_s: float) -> None:
+        """Give calls to a host that waited at the gate; its link is not over."""
+        self._now_s = now_s
+        self._register(link, announce)
+        link.flush_soon()
+
+    def refuse(self, link: Link, announce: pb.Announce, *, status: int, details: str) -> None:
+        """Give no calls to a host that waited at the gate; its link is not over."""
+        self._refuse_announcement(link, announce, status, details)
+        link.flush_soon()
+
+    def _register(self, link: Link, announce: pb.Announce) -> None:
         registration = self.router.add(link, announce)
         link.answer_announce(announce.id)
         for observe in self.observers.host_came:
             observe(registration)
         self._serve(registration.places)
 
-    def _refuse_announcement(self, link: Link, announce: pb.Announce, fault: str) -> None:
-        link.answer_announce(announce.id, status=STATUS_INVALID_ARGUMENT, details=fault)
+    def _refuse_announcement(
+        self, link: Link, announce: pb.Announce, status: int, details: str
+    ) -> None:
+        link.answer_announce(announce.id, status=status, details=details)
         for observe in self.observers.host_refused:
-            observe(link, announce, fault)
+            observe(link, announce, details)
 
     def _withdraw(self, link: Link, announcement_id: int) -> None:
         registration = self.router.remove(link, announcement_id)
-        if registration is None:
+        if registration is not None:
+            self._take_back_waiting(link, registration)
+        elif self.gate is None or not self.gate.withdrawn(link, announcement_id):
             return
-        self._take_back_waiting(link, registration)
         # Whatever is still handed to the host is in a batch before this answer.
         link.answer_announce(announcement_id, status=STATUS_CANCELLED, details="withdrawn")
-        self._gone(registration)
+        if registration is not None:
+            self._gone(registration)
 
     def _gone(self, registration: Registration) -> None:
         for observe in self.observers.host_went:

@@ -153,18 +153,22 @@ class HubLog(HubObserver):
     def host_went(self, registration: Registration) -> None:
         log_event(_LOGGER, "host went", **_host(registration.link, registration.announce))
 
-    def contract_refused(
+    def contract_unknown(
         self, link: Link, fingerprint: bytes, services: list[str], reason: str
     ) -> None:
-        if self._throttle.admits((("of", "contract refused"),)):
+        if self._throttle.admits((("of", "contract unknown"),)):
             log_event(
                 _LOGGER,
-                "contract refused",
+                "contract unknown",
                 **_link(link),
                 fingerprint=fingerprint.hex(),
                 services=services,
                 reason=reason,
             )
+
+    def store_failed(self, reason: str) -> None:
+        if self._throttle.admits((("of", "store failed"),)):
+            log_event(_LOGGER, "store failed", reason=reason)
 
     def host_drained(self, registration: Registration) -> None:
         log_event(

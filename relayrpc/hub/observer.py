@@ -59,11 +59,12 @@ class HubObserver:
     def host_went(self, registration: Registration) -> None:
         """A host listens no more."""
 
-    def contract_refused(
+    def contract_unknown(
         self, link: Link, fingerprint: bytes, services: list[str], reason: str
     ) -> None:
         """
-        Descriptors that a host announced are of no use; it serves all the same.
+        Descriptors that a host announced are not to be had, or of no use. Whether it serves all the
+        same is told by `host_came` and `host_refused`.
 
         Args:
             link: The host's.
@@ -72,6 +73,9 @@ class HubObserver:
                 cannot be used at all.
             reason: Why not.
         """
+
+    def store_failed(self, reason: str) -> None:
+        """Something could not be stored, or read; the hub goes on without."""
 
     def host_drained(self, registration: Registration) -> None:
         """An operator drained a host, or took that back: see `is_drained`."""
@@ -134,7 +138,8 @@ class Observers:
         self.host_came: list[Callable[[Registration], None]] = []
         self.host_refused: list[Callable[[Link, pb.Announce, str], None]] = []
         self.host_went: list[Callable[[Registration], None]] = []
-        self.contract_refused: list[Callable[[Link, bytes, list[str], str], None]] = []
+        self.contract_unknown: list[Callable[[Link, bytes, list[str], str], None]] = []
+        self.store_failed: list[Callable[[str], None]] = []
         self.host_drained: list[Callable[[Registration], None]] = []
         self.call_opened: list[Callable[[Call, pb.Open], None]] = []
         self.call_dequeued: list[Callable[[Call, float], None]] = []

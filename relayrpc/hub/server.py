@@ -72,7 +72,10 @@ class Hub:
         self._http_host, self._http_port = listen_address(self.config.http)
         limits = self.config.limits
         self._inside = DoorlessHub(
-            limits=limits, has_metrics=self.config.metrics, logs_every_call=self.config.log_calls
+            limits=limits,
+            has_metrics=self.config.metrics,
+            logs_every_call=self.config.log_calls,
+            addresses=self.config.addresses,
         )
         self.sessions = self._inside.sessions
         self._is_listening = False

@@ -508,6 +508,7 @@ class Link(LinkCalls):
         slots: int = 0,
         priority: int = 0,
         labels: Mapping[str, str] | None = None,
+        was_accepted: bool = False,
     ) -> None:
         """
         Offer services at an address; AnnouncedReceived tells the outcome.
@@ -521,6 +522,7 @@ class Link(LinkCalls):
             slots=slots,
             priority=priority,
             labels=labels,
+            was_accepted=was_accepted,
         )
         frame = encode_frame(pb.Frame(announce=announce))
         limit_bytes = self._outbox.frame_bytes_max

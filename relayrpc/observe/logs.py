@@ -186,12 +186,18 @@ _TABLE: Final = (
         "DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.",
     ),
     LogEvent(
-        "contract refused",
+        "contract unknown",
         logging.WARNING,
         (*_LINK, "fingerprint", "services", "reason"),
         "Descriptors that a host announced are not to be had, cannot be used, or do not define "
-        "what they were announced for. The host serves all the same, and reflection and "
-        "`relayrpc call` do not know the contract.",
+        "what they were announced for. Where the host gave none it serves all the same, and "
+        "reflection and `relayrpc call` do not know the contract; else `host refused` follows.",
+    ),
+    LogEvent(
+        "store failed",
+        logging.WARNING,
+        ("reason",),
+        "Something could not be stored, or read; the hub goes on without.",
     ),
     LogEvent(
         "records held back",

@@ -22,6 +22,13 @@ class HostState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HOST_STATE_PARKED: _ClassVar[HostState]
     HOST_STATE_DRAINED: _ClassVar[HostState]
     HOST_STATE_LEAVING: _ClassVar[HostState]
+
+class ContractVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONTRACT_VERDICT_UNSPECIFIED: _ClassVar[ContractVerdict]
+    CONTRACT_VERDICT_ACCEPTED: _ClassVar[ContractVerdict]
+    CONTRACT_VERDICT_NOT_COMPARED: _ClassVar[ContractVerdict]
+    CONTRACT_VERDICT_REFUSED: _ClassVar[ContractVerdict]
 LINK_STATE_UNSPECIFIED: LinkState
 LINK_STATE_OPEN: LinkState
 LINK_STATE_PARKED: LinkState
@@ -31,6 +38,10 @@ HOST_STATE_SERVING: HostState
 HOST_STATE_PARKED: HostState
 HOST_STATE_DRAINED: HostState
 HOST_STATE_LEAVING: HostState
+CONTRACT_VERDICT_UNSPECIFIED: ContractVerdict
+CONTRACT_VERDICT_ACCEPTED: ContractVerdict
+CONTRACT_VERDICT_NOT_COMPARED: ContractVerdict
+CONTRACT_VERDICT_REFUSED: ContractVerdict
 
 class ListRequest(_message.Message):
     __slots__ = ("address", "service", "fingerprint", "labels")
@@ -249,3 +260,35 @@ class GetContractResponse(_message.Message):
     fingerprint: bytes
     descriptor_set: bytes
     def __init__(self, fingerprint: _Optional[bytes] = ..., descriptor_set: _Optional[bytes] = ...) -> None: ...
+
+class ContractHistory(_message.Message):
+    __slots__ = ("address", "service", "versions")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    service: str
+    versions: _containers.RepeatedCompositeFieldContainer[ContractVersion]
+    def __init__(self, address: _Optional[str] = ..., service: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[ContractVersion, _Mapping]]] = ...) -> None: ...
+
+class ContractVersion(_message.Message):
+    __slots__ = ("fingerprint", "verdict", "level", "details", "first_seen_unix_ms", "last_seen_unix_ms", "instance", "descriptor_set_bytes", "hosts_count")
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEEN_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEEN_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_SET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    fingerprint: bytes
+    verdict: ContractVerdict
+    level: str
+    details: str
+    first_seen_unix_ms: int
+    last_seen_unix_ms: int
+    instance: str
+    descriptor_set_bytes: int
+    hosts_count: int
+    def __init__(self, fingerprint: _Optional[bytes] = ..., verdict: _Optional[_Union[ContractVerdict, str]] = ..., level: _Optional[str] = ..., details: _Optional[str] = ..., first_seen_unix_ms: _Optional[int] = ..., last_seen_unix_ms: _Optional[int] = ..., instance: _Optional[str] = ..., descriptor_set_bytes: _Optional[int] = ..., hosts_count: _Optional[int] = ...) -> None: ...

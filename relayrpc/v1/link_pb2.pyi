@@ -209,7 +209,7 @@ class ServiceDescription(_message.Message):
     def __init__(self, name: _Optional[str] = ..., methods: _Optional[_Iterable[_Union[Method, _Mapping]]] = ..., fingerprint: _Optional[bytes] = ..., default_address: _Optional[str] = ...) -> None: ...
 
 class Announce(_message.Message):
-    __slots__ = ("id", "address", "services", "slots", "priority", "labels")
+    __slots__ = ("id", "address", "services", "slots", "priority", "labels", "was_accepted")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -223,13 +223,15 @@ class Announce(_message.Message):
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    WAS_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     services: _containers.RepeatedCompositeFieldContainer[ServiceDescription]
     slots: int
     priority: int
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[ServiceDescription, _Mapping]]] = ..., slots: _Optional[int] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    was_accepted: bool
+    def __init__(self, id: _Optional[int] = ..., address: _Optional[str] = ..., services: _Optional[_Iterable[_Union[ServiceDescription, _Mapping]]] = ..., slots: _Optional[int] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., was_accepted: _Optional[bool] = ...) -> None: ...
 
 class Announced(_message.Message):
     __slots__ = ("id", "status", "details")

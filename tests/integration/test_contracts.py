@@ -1,6 +1,6 @@
 """
 The contracts of hosts at a hub. Goal: the hub knows what its hosts serve, whatever else happens to
-them, and what is wrong with a contract costs its host nothing but that.
+them; a host that does not tell serves without a contract, and one that tells what is wrong not.
 
 Method: real hubs and hosts in this process; hosts that lie answer the hub by hand.
 """
@@ -29,6 +29,7 @@ import relayrpc.aio
 from relayrpc.contract.descriptors import collect, load_pool
 from relayrpc.contract.fingerprint import fingerprint_of, parse_file
 from relayrpc.endpoint.contracts import GET_DESCRIPTOR_SET
+from relayrpc.errors import LinkRefusedError
 from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.server import Hub
 from relayrpc.limits import DEFAULT_LIMITS
@@ -320,9 +321,11 @@ def _contradicting() -> FileDescriptorProto:
     return file
 
 
-WRONG: dict[str, tuple[Callable[[], Liar], str]] = {
+UNTOLD: dict[str, tuple[Callable[[], Liar], str]] = {
     "silent": (lambda: Liar(fingerprint(V1), _silence), "DEADLINE_EXCEEDED: "),
     "unimplemented": (lambda: Liar(fingerprint(V1), _refuse), "UNIMPLEMENTED: Method not found!"),
+}
+WRONG: dict[str, tuple[Callable[[], Liar], str]] = {
     "no answer": (lambda: Liar(fingerprint(V1), _babble), "the host's answer does not parse"),
     "too large": (lambda: Liar(fingerprint(V1), _large), "RESOURCE_EXHAUSTED: "),
     "another set": (
@@ -344,17 +347,15 @@ WRONG: dict[str, tuple[Callable[[], Liar], str]] = {
     ),
     "not the service": (
         lambda: Liar.of(make_set(make_file(service="Other"))),
-        "they are not defined there",
+        "the descriptors do not define it",
     ),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-async def test_contract_that_is_wrong_is_logged_and_its_host_serves(name: str) -> None:
-    make, reason = WRONG[name]
-    limits = DEFAULT_LIMITS
-    if name == "silent":
-        limits = replace(limits, contract_pull_timeout_s=0.2)
+@pytest.mark.parametrize("name", UNTOLD)
+async def test_contract_that_is_not_told_is_logged_and_its_host_serves(name: str) -> None:
+    make, reason = UNTOLD[name]
+    limits = replace(DEFAULT_LIMITS, contract_pull_timeout_s=0.2)
     async with running_hub(limits=limits) as hub:
         with hub_records() as events:
             async with serving_contract(at(hub), V1, contracts=make(), instance="wrong"):
@@ -365,11 +366,29 @@ async def test_contract_that_is_wrong_is_logged_and_its_host_serves(name: str) -
     assert details.startswith(
         "the hosts of 't.Service' at 'a' announced a contract that cannot be used: "
     )
-    record = next(event for event in events if event.message == "contract refused")
+    record = next(event for event in events if event.message == "contract unknown")
     assert record.fields["reason"].startswith(reason)
     assert record.fields["instance"] == "wrong"
-    if name != "not the service":
-        assert reason in details
+    assert reason in details
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_host_with_a_wrong_contract_is_refused_in_a_sentence(name: str) -> None:
+    make, reason = WRONG[name]
+    async with running_hub() as hub:
+        with hub_records() as events:
+            with pytest.raises(LinkRefusedError) as refused:
+                async with serving_contract(at(hub), V1, contracts=make(), instance="wrong"):
+                    pass
+            assert await refusal(hub) == ("UNAVAILABLE", "no host listens at 'a'")
+        async with serving_contract(at(hub), V1):
+            assert await is_served(hub)
+    text = f"the contract of 't.Service' cannot be used: {reason}"
+    assert str(refused.value).startswith(f"the hub refused to register 'a': {text}")
+    assert refused.value.detail["status"] == 9
+    record = next(event for event in events if event.message == "host refused")
+    assert record.fields["reason"].startswith(text)
+    assert record.fields["instance"] == "wrong"
 
 
 async def test_versions_of_the_options_themselves_live_side_by_side() -> None:
@@ -405,13 +424,14 @@ async def test_versions_of_the_options_themselves_live_side_by_side() -> None:
 
 
 async def test_honest_host_is_asked_after_one_that_lies() -> None:
+    """Two of them, for the same descriptors; what one of them says is no fault of the other."""
     liar = Liar(fingerprint(V1), _other)
-    async with (
-        running_hub() as hub,
-        serving_contract(at(hub), V1, contracts=liar),
-        serving_contract(at(hub), V1),
-    ):
-        assert (await get_contract(hub, "a")).descriptor_set == make_set(V1)
+    async with running_hub() as hub:
+        with pytest.raises(LinkRefusedError, match="have the fingerprint"):
+            async with serving_contract(at(hub), V1, contracts=liar):
+                pass
+        async with serving_contract(at(hub), V1):
+            assert (await get_contract(hub, "a")).descriptor_set == make_set(V1)
     assert liar.asked_count == 1
 
 
@@ -473,7 +493,7 @@ async def test_contracts_beyond_the_bound_are_not_kept() -> None:
 
 async def test_fingerprint_that_is_none_is_refused() -> None:
     async with running_hub() as hub:
-        with pytest.raises(relayrpc.errors.LinkRefusedError, match="has not 32 bytes"):
+        with pytest.raises(LinkRefusedError, match="has not 32 bytes"):
             async with serving_contract(at(hub), V1, contracts=Liar(b"short", _silence)):
                 pass
 

@@ -228,10 +228,10 @@ async def test_hub_notices_that_a_contract_declares_another_address(default_addr
     async with running_hub() as hub:
         with hub_records() as events:
             async with serving_contract(url(hub), *FILES, contracts=contracts):
-                await until(lambda: any(each.message == "contract refused" for each in events))
-    record = next(event for event in events if event.message == "contract refused")
+                await until(lambda: any(each.message == "contract unknown" for each in events))
+    record = next(event for event in events if event.message == "contract unknown")
     assert record.fields["services"] == [SERVICE]
-    assert record.fields["reason"] == "they declare another default address there"
+    assert record.fields["reason"] == "the descriptors declare another default address"
 
 
 @pytest.mark.parametrize("default_address", ["/contoso", "$hub"])

@@ -243,7 +243,7 @@ async def test_one_stream_gets_files_that_belong_together() -> None:
     def version(number: int) -> list[FileDescriptorProto]:
         fields = {f"f{index}": index for index in range(1, number + 1)}
         common = make_file("common.proto", package="common", service="", fields=fields)
-        return [common, make_file(fields={"x": number}, imports=["common.proto"])]
+        return [common, make_file(fields=fields, imports=["common.proto"])]
 
     async with (
         running_hub() as hub,
@@ -254,7 +254,7 @@ async def test_one_stream_gets_files_that_belong_together() -> None:
         async with serving_contract(at(hub, "a"), *version(2)), asking(hub, address="a") as ask:
             await until(functools.partial(is_known, hub, newer))
             root, common = files(await ask(file_containing_symbol="t.Service"))
-            assert root.message_type[0].field[0].number == 2
+            assert len(root.message_type[0].field) == 2
             assert len(common.message_type[0].field) == 2
             assert files(await ask(file_by_filename="common.proto")) == [common]
         async with asking(hub, address="a") as ask:

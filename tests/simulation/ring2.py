@@ -203,7 +203,7 @@ class _Log(logging.Handler):
     _EXPECTED: Final = re.compile(
         "handler of /|no link to|call failed |carrier refused |hub drain cut short "
         # A host was away, or had no room; what it says is never wrong.
-        '|records held back |contract refused .* reason="[A-Z_]+: '
+        '|records held back |contract unknown .* reason="[A-Z_]+: '
     )
     # What begins, and what ends it.
     _ENDS: Final = {

@@ -198,8 +198,9 @@ class Network:
         )
         self.hubs.append(self.hub)
         self.books.append(Books(self.hub, self.loop))
-        self.contracts = HubContracts(self.hub)
+        self.contracts = HubContracts(self.hub, wall_clock=self.loop.time)
         self.hub.observers.add(self.contracts)
+        self.hub.forwarder.gate = self.contracts
         self.trace.add(f"hub {len(self.hubs)} starts")
         return self.hub
 

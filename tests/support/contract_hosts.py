@@ -21,6 +21,12 @@ from tests.support.contracts import make_pool
 __all__ = ["Liar", "ask_contract", "get_contract", "serving_contract"]
 
 
+_HANDLERS = {
+    False: grpc.unary_unary_rpc_method_handler,
+    True: grpc.unary_stream_rpc_method_handler,
+}
+
+
 class Liar(HostContracts):
     """Announces what it is told, and answers the hub as it is told."""
 
@@ -68,14 +74,14 @@ async def serving_contract(
         url: Where.
         files: Each behind what it imports.
         contracts: What is said of them; None: the truth.
-        behavior: Of every method; None: it gives back what it gets.
+        behavior: Of every method; None: it gives back what it gets. Requests are not streamed.
         options: For relayrpc.aio.server().
     """
     server = relayrpc.aio.server(url, descriptor_pool=make_pool(*files), **options)
     for file in files:
         for service in file.service:
             handlers = {
-                method.name: grpc.unary_unary_rpc_method_handler(behavior or _echo)
+                method.name: _HANDLERS[method.server_streaming](behavior or _echo)
                 for method in service.method
             }
             name = f"{file.package}.{service.name}"

@@ -24,6 +24,7 @@ WEIGHTLESS = {
     "parked_bytes_max", "parked_identity_bytes_max", "native_streams_max", "queue_calls_max",
     "journal_events_max", "takeovers_max", "contracts_max", "contract_file_bytes_max",
     "contract_files_max", "contract_types_max", "labels_max", "label_bytes_max",
+    "contract_versions_max", "contract_history_bytes_max",
     # A number or a name for each, less than what is rounded up elsewhere.
     "health_watches_max", "log_keys_max", "log_records_per_s_max", "contract_differences_max",
     # At hosts and callers.
@@ -31,8 +32,8 @@ WEIGHTLESS = {
     "send_queue_bytes_high", "handler_threads_max", "message_sent_bytes_max", "plugin_threads_max",
     "retry_attempts_max", "retry_request_bytes_max", "retry_kept_bytes_max", "retries_waiting_max",
     "dedupe_outcomes_max", "dedupe_bytes_max", "sessions_max", "json_bytes_max", "json_depth_max",
-    # In a store, which no hub has yet.
-    "store_key_bytes_max", "store_value_bytes_max", "store_keys_max", "store_bytes_max",
+    # In a store, within what it may hold, or for what no hub has in it yet.
+    "store_key_bytes_max", "store_value_bytes_max", "store_keys_max",
     "store_deletions_max", "store_watchers_max", "store_leases_max", "store_logs_max",
     "store_log_records_max", "store_log_bytes_max", "store_writes_waiting_max",
     "store_writes_waiting_bytes_max",
@@ -81,6 +82,8 @@ def test_sum_of_round_numbers() -> None:
         scrapes_open_max=0,
         contracts_bytes_max=0,
         contract_bytes_max=0,
+        contract_history_max=0,
+        store_bytes_max=0,
     )
     worst = worst_case(limits)
     parts = {part.what: part.size_bytes // KIB for part in worst.of_link}

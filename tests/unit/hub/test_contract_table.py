@@ -12,7 +12,7 @@ import pytest
 
 from relayrpc.contract.descriptors import DescriptorSet
 from relayrpc.errors import ContractError
-from relayrpc.hub.contract_table import ContractTable
+from relayrpc.hub.contract_table import ContractTable, Failure
 from relayrpc.hub.routing import Registration
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.link.link import Link
@@ -38,10 +38,18 @@ def host(link: Link, *sets: DescriptorSet | bytes) -> Registration:
     return Registration(link, announce, slots=0, priority=0)
 
 
+def came(table: ContractTable, registration: Registration) -> None:
+    table.announced(registration.link, registration.announce)
+
+
+def went(table: ContractTable, registration: Registration) -> None:
+    table.withdrawn(registration.link, registration.announce)
+
+
 def taught(table: ContractTable, *sets: DescriptorSet) -> Registration:
     """Have a host come, and its sets kept."""
     registration = host(make_link(), *sets)
-    table.host_came(registration)
+    came(table, registration)
     while (ask := table.next_ask()) is not None:
         table.keep(ask[0], next(each for each in sets if each.fingerprint == ask[1]))
     return registration
@@ -51,24 +59,24 @@ def test_what_is_lacking_is_asked_for_once() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     links = [make_link() for _ in range(3)]
     for link in links:
-        table.host_came(host(link, V1))
+        came(table, host(link, V1))
     assert table.next_ask() == (links[0], V1.fingerprint)
     assert table.next_ask() is None
     assert table.is_wanted(V1.fingerprint)
     table.keep(links[0], V1)
     assert table.next_ask() is None
     assert not table.is_wanted(V1.fingerprint)
-    table.host_came(host(make_link(), V1))
+    came(table, host(make_link(), V1))
     assert table.next_ask() is None
 
 
 def test_host_without_fingerprints_is_not_asked() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     registration = host(make_link(), b"")
-    table.host_came(registration)
+    came(table, registration)
     assert table.next_ask() is None
     assert table.versions([registration], SERVICE) == []
-    table.host_went(registration)
+    went(table, registration)
 
 
 def test_next_host_is_asked_where_one_fails() -> None:
@@ -76,18 +84,18 @@ def test_next_host_is_asked_where_one_fails() -> None:
     first, second = make_link(), make_link()
     registrations = [host(first, V1), host(second, V1)]
     for each in registrations:
-        table.host_came(each)
+        came(table, each)
     assert table.next_ask() == (first, V1.fingerprint)
-    table.give_up(first, V1.fingerprint, "it is silent", is_final=False)
+    table.give_up(first, V1.fingerprint, Failure.AWAY, "it is silent")
     assert table.is_wanted(V1.fingerprint)
     assert table.next_ask() == (second, V1.fingerprint)
-    table.give_up(second, V1.fingerprint, "it is silent too", is_final=False)
+    table.give_up(second, V1.fingerprint, Failure.AWAY, "it is silent too")
     assert not table.is_wanted(V1.fingerprint)
     (contract,) = table.versions(registrations, SERVICE)
     assert contract.fault == "it is silent too"
     # A third one may do better.
     third = make_link()
-    table.host_came(host(third, V1))
+    came(table, host(third, V1))
     assert table.next_ask() == (third, V1.fingerprint)
     table.keep(third, V1)
     assert (contract.descriptors, contract.fault) == (V1, "")
@@ -97,9 +105,9 @@ def test_hosts_that_failed_are_asked_again_when_somebody_wants_it() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     link = make_link()
     registration = host(link, V1)
-    table.host_came(registration)
+    came(table, registration)
     table.next_ask()
-    table.give_up(link, V1.fingerprint, "it is silent", is_final=False)
+    table.give_up(link, V1.fingerprint, Failure.AWAY, "it is silent")
     (contract,) = table.versions([registration], SERVICE)
     assert not contract.is_final
     table.want_again(contract)
@@ -112,11 +120,11 @@ def test_hosts_that_failed_are_asked_again_when_somebody_wants_it() -> None:
 def test_nobody_else_is_asked_for_what_cannot_be_used() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     first, second = make_link(), make_link()
-    table.host_came(host(first, V1))
-    table.host_came(host(second, V1))
+    came(table, host(first, V1))
+    came(table, host(second, V1))
     assert table.next_ask() == (first, V1.fingerprint)
-    table.give_up(first, V1.fingerprint, "it is broken", is_final=True)
-    table.host_came(host(make_link(), V1))
+    table.give_up(first, V1.fingerprint, Failure.BROKEN, "it is broken")
+    came(table, host(make_link(), V1))
     assert table.next_ask() is None
 
 
@@ -124,29 +132,29 @@ def test_what_was_refused_is_forgotten_with_its_last_host() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     link = make_link()
     registration = host(link, V1)
-    table.host_came(registration)
+    came(table, registration)
     table.next_ask()
-    table.give_up(link, V1.fingerprint, "it is broken", is_final=True)
-    table.host_went(registration)
+    table.give_up(link, V1.fingerprint, Failure.BROKEN, "it is broken")
+    went(table, registration)
     assert table.get(V1.fingerprint) is None
-    table.host_came(registration)
+    came(table, registration)
     assert table.next_ask() == (link, V1.fingerprint)
 
 
 def test_link_is_asked_for_one_thing_at_a_time_and_others_have_their_turn() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     greedy, modest = make_link(), make_link()
-    table.host_came(host(greedy, V1, V2, V3))
-    table.host_came(host(modest, V4))
+    came(table, host(greedy, V1, V2, V3))
+    came(table, host(modest, V4))
     assert table.next_ask() == (greedy, V1.fingerprint)
     assert table.next_ask() == (modest, V4.fingerprint)
     assert table.next_ask() is None
     table.keep(greedy, V1)
-    table.host_came(host(modest, V5))
+    came(table, host(modest, V5))
     table.keep(modest, V4)
     assert table.next_ask() == (greedy, V2.fingerprint)
     assert table.next_ask() == (modest, V5.fingerprint)
-    table.give_up(greedy, V2.fingerprint, "no", is_final=False)
+    table.give_up(greedy, V2.fingerprint, Failure.AWAY, "no")
     assert table.next_ask() == (greedy, V3.fingerprint)
 
 
@@ -154,17 +162,17 @@ def test_host_that_went_is_not_asked_and_its_answer_does_no_harm() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     link = make_link()
     registration = host(link, V1, V2)
-    table.host_came(registration)
+    came(table, registration)
     assert table.next_ask() == (link, V1.fingerprint)
-    table.host_went(registration)
+    went(table, registration)
     assert table.next_ask() is None
     assert table.get(V1.fingerprint) is None
     table.keep(link, V1)
     assert table.get(V1.fingerprint) is None
     # It is back, on the same link, before the answer to an earlier question.
-    table.host_came(registration)
+    came(table, registration)
     assert table.next_ask() == (link, V1.fingerprint)
-    table.give_up(link, V1.fingerprint, "late", is_final=False)
+    table.give_up(link, V1.fingerprint, Failure.AWAY, "late")
     assert table.next_ask() == (link, V2.fingerprint)
 
 
@@ -172,14 +180,14 @@ def test_link_with_two_announcements_keeps_what_the_other_one_has() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     link = make_link()
     first, second = host(link, V1), host(link, V1)
-    table.host_came(first)
-    table.host_came(second)
-    table.host_went(first)
+    came(table, first)
+    came(table, second)
+    went(table, first)
     assert table.next_ask() == (link, V1.fingerprint)
     table.keep(link, V1)
-    table.host_went(second)
+    went(table, second)
     assert list(table.newest_first()) == []
-    table.host_came(second)
+    came(table, second)
     assert list(table.newest_first()) == [V1]
 
 
@@ -188,10 +196,10 @@ def test_what_was_learnt_is_not_asked_for() -> None:
     table.learn(V1)
     assert list(table.newest_first()) == []
     registration = host(make_link(), V1)
-    table.host_came(registration)
+    came(table, registration)
     assert table.next_ask() is None
     assert list(table.newest_first()) == [V1]
-    table.host_went(registration)
+    went(table, registration)
     assert list(table.newest_first()) == []
 
 
@@ -200,11 +208,11 @@ def test_newest_is_what_was_learnt_last_however_often_others_return() -> None:
     old = taught(table, V2)
     new = taught(table, V1)
     for _ in range(2):
-        table.host_went(old)
-        table.host_came(old)
+        went(table, old)
+        came(table, old)
         assert [each.descriptors for each in table.versions([old, new], SERVICE)] == [V1, V2]
         assert list(table.newest_first()) == [V1, V2]
-    table.host_went(new)
+    went(table, new)
     assert list(table.newest_first()) == [V2]
 
 
@@ -212,10 +220,10 @@ def test_descriptors_without_a_host_stay_until_there_is_no_room() -> None:
     table = ContractTable(replace(DEFAULT_LIMITS, contracts_max=3))
     first, second = taught(table, V1), taught(table, V2)
     taught(table, V3)
-    table.host_went(second)
-    table.host_went(first)
-    table.host_came(second)
-    table.host_went(second)
+    went(table, second)
+    went(table, first)
+    came(table, second)
+    went(table, second)
     # V1 has been left for longest.
     taught(table, V4)
     assert table.get(V1.fingerprint) is None
@@ -237,11 +245,11 @@ def test_descriptors_beyond_the_bounds_are_refused_where_all_are_served(limits: 
     taught(table, V1, V2)
     link = make_link()
     registration = host(link, V3)
-    table.host_came(registration)
+    came(table, registration)
     assert table.next_ask() == (link, V3.fingerprint)
     with pytest.raises(ContractError, match="keeps 2 contracts"):
         table.keep(link, V3)
-    table.give_up(link, V3.fingerprint, "no room", is_final=True)
+    table.give_up(link, V3.fingerprint, Failure.NO_ROOM, "no room")
     (contract,) = table.versions([registration], SERVICE)
     assert (contract.descriptors, contract.fault) == (None, "no room")
     assert list(table.newest_first()) == [V2, V1]
