@@ -30,6 +30,7 @@ from relayrpc.contract.contract import Contract
 from relayrpc.endpoint.context import Context as ServicerContext
 from relayrpc.endpoint.handlers import SHAPES
 from relayrpc.endpoint.sync_context import SyncContext as ServicerContextSync
+from relayrpc.errors import UsageError
 
 
 __all__ = [
@@ -223,7 +224,16 @@ def add_to_server(server: Server | ServerSync, contract: Contract, handlers: Han
     Args:
         server: A relay's, or any of grpcio's.
         handlers: All of them.
+
+    Raises:
+        UsageError: They are not those that the descriptors have.
     """
+    odd = contract.descriptor.methods_by_name.keys() ^ handlers.keys()
+    if odd:
+        raise UsageError(
+            f"{contract.name} has other methods in {contract.descriptor.file.name} than in the "
+            f"module generated from it ({', '.join(sorted(odd))}); generate all code anew"
+        )
     made = {}
     for method in contract.descriptor.methods:
         shape, _ = SHAPES[bool(method.client_streaming), bool(method.server_streaming)]
