@@ -28,6 +28,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from relayrpc.contract.contract import Contract
 from relayrpc.endpoint.context import Context as ServicerContext
+from relayrpc.endpoint.faults import Fault
 from relayrpc.endpoint.handlers import SHAPES
 from relayrpc.endpoint.sync_context import SyncContext as ServicerContextSync
 from relayrpc.errors import UsageError
@@ -40,6 +41,7 @@ __all__ = [
     "ChannelSync",
     "Contract",
     "EOFType",
+    "Fault",
     "Handlers",
     "Message",
     "Metadata",
@@ -49,12 +51,14 @@ __all__ = [
     "ServerSync",
     "ServicerContext",
     "ServicerContextSync",
+    "StatusCode",
     "StreamCallSync",
     "StreamStreamCall",
     "StreamUnaryCall",
     "UnaryStreamCall",
     "UnaryUnaryCall",
     "add_to_server",
+    "message_class",
 ]
 
 _Request = TypeVar("_Request")
@@ -65,9 +69,11 @@ _Response_co = TypeVar("_Response_co", covariant=True)
 # installed.
 Channel: TypeAlias = grpc.aio.Channel
 ChannelSync: TypeAlias = grpc.Channel
+StatusCode: TypeAlias = grpc.StatusCode
 Server: TypeAlias = grpc.aio.Server
 ServerSync: TypeAlias = grpc.Server
 if TYPE_CHECKING:
+    from google.protobuf.descriptor import FileDescriptor
 
     class EOFType:
         """What `read()` gives behind the last message: `grpc.aio.EOF`."""
@@ -215,6 +221,11 @@ def _bind(caller: CallerBase | CallerBaseSync, channel: Channel | ChannelSync) -
             request_serializer=GetMessageClass(method.input_type).SerializeToString,
             response_deserializer=GetMessageClass(method.output_type).FromString,
         )
+
+
+def message_class(file: FileDescriptor, full_name: str) -> type[Message]:
+    """Return the class of a message that no program can name; of a file, or what it imports."""
+    return GetMessageClass(file.pool.FindMessageTypeByName(full_name))
 
 
 def add_to_server(server: Server | ServerSync, contract: Contract, handlers: Handlers) -> None:

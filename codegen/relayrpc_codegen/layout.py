@@ -41,15 +41,19 @@ def broken(head: str, parts: Sequence[str], tail: str, *, indent: int) -> list[s
 
 def narrowed(text: str, tail: str, *, indent: int) -> list[str]:
     """
-    Write a line; one that is too long and has square brackets is broken there.
+    Write a line; one that is too long is broken before its last alternative, and in its square
+    brackets.
 
     Args:
         tail: What stands behind the text, on the same line.
     """
     margin = " " * indent
+    first, bar, last = text.rpartition(" | ")
     generic, bracket, rest = text.partition("[")
-    if len(margin + text + tail) <= COLUMNS or not bracket:
+    if len(margin + text + tail) <= COLUMNS or not (bar or bracket):
         return [f"{margin}{text}{tail}"]
+    if bar and "]" not in last:
+        return [*narrowed(first, "", indent=indent), f"{margin}| {last}{tail}"]
     types, _, rest = rest.rpartition("]")
     parts = types.split(", ")
     # Behind one type a comma would make a tuple of it.
@@ -75,7 +79,8 @@ def docstring(summary: str, comment: str = "", *, indent: int) -> list[str]:
         prefix, quotes = "", '"""'
         lines = [line.replace("\\", r"\\").replace(quotes, r"\"\"\"") for line in lines]
     margin = " " * indent
-    if len(lines) == 1 and indent + len(lines[0]) + len(prefix) + 6 <= COLUMNS:
+    if len(lines) == 1:
+        # One that does not fit with its quotes too: no linter wants one line to be three.
         return [f"{margin}{prefix}{quotes}{lines[0]}{quotes}"]
     inner = [f"{margin}{line}".rstrip() for line in lines]
     return [f"{margin}{prefix}{quotes}", *inner, f"{margin}{quotes}"]

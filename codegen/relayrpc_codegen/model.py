@@ -7,9 +7,13 @@ Owns: what is known between reading descriptors and writing text. Does not own: 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
-__all__ = ["Import", "Method", "Module", "Service"]
+__all__ = ["ANY_MESSAGE", "Fault", "Field", "Import", "Method", "Module", "Service"]
+
+ANY_MESSAGE: Final = "typed.Message"
+"""Annotation of a message that no program can name: one called `class`, or of a package `a.def`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,33 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One field of a fault's message."""
+
+    name: str
+    """As the .proto file has it."""
+    python_name: str
+    """What the constructor of the class calls it."""
+    annotation: str
+    """Of what is set: "Iterable[str]"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One message that operations of a file declare as a fault."""
+
+    name: str
+    """Of the class: "OutOfStockFault"."""
+    full_name: str
+    """Of the message."""
+    comment: str
+    """Of the message, where it is in the same file."""
+    message: str
+    """An annotation; ANY_MESSAGE where there is no other."""
+    fields: tuple[Field, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Module:
     """What is generated from one file that has services."""
 
@@ -74,4 +105,6 @@ class Module:
     """The file's own messages, and its descriptor."""
     imports: tuple[Import, ...]
     """All that is imported, `own` too, in the order of the statements."""
+    faults: tuple[Fault, ...]
+    """In the order in which the file first names them."""
     services: tuple[Service, ...]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from relayrpc.errors import ContractError
@@ -20,6 +20,7 @@ from relayrpc.errors import ContractError
 __all__ = [
     "aliases",
     "can_be_imported",
+    "fault_names",
     "is_free",
     "messages_module",
     "module_path",
@@ -103,14 +104,17 @@ def _last(module: str) -> str:
     return module.rpartition(".")[2]
 
 
-def rename(names: Collection[str], reserved: Collection[str]) -> dict[str, str]:
+def rename(
+    names: Collection[str], reserved: Collection[str], *, prefix: str = "method"
+) -> dict[str, str]:
     """
-    Name a service's methods in Python. A name stays what it is, but for keywords, names that the
-    generated code needs, and private ones.
+    Name a service's methods, or a message's fields, in Python. A name stays what it is, but for
+    keywords, names that the generated code needs, and private ones.
 
     Args:
-        names: Of all methods of a service.
-        reserved: What the generated classes cannot have as a name.
+        names: Of all methods of a service, or all fields of a message.
+        reserved: What cannot be a name there.
+        prefix: Of those that are private.
 
     Returns:
         Name -> name in Python; no two are the same, and none begins with an underscore.
@@ -120,9 +124,38 @@ def rename(names: Collection[str], reserved: Collection[str]) -> dict[str, str]:
     taken = {*kept, *reserved}
     for name in names:
         if name not in kept:
-            free = f"method{name}" if name[0] == "_" else f"{name}_"
+            free = f"{prefix}{name}" if name[0] == "_" else f"{name}_"
             while free in taken:
                 free += "_"
             taken.add(free)
             found[name] = free
     return found
+
+
+def fault_names(messages: Mapping[str, str]) -> dict[str, str]:
+    """
+    Name the classes of faults: by the message's own name and those that it is nested in; where that
+    is several messages', by their full names.
+
+    Args:
+        messages: Full name -> name within its package: "Order.Gone".
+
+    Returns:
+        Full name -> name of the class; no two are the same, and all end in "Fault".
+    """
+    short = {full_name: _fault_name(path) for full_name, path in messages.items()}
+    count = Counter(short.values())
+    taken: set[str] = set()
+    found: dict[str, str] = {}
+    for full_name, name in short.items():
+        free = name if count[name] == 1 else _fault_name(full_name)
+        while free in taken:
+            free = f"{free.removesuffix('Fault')}_Fault"
+        taken.add(free)
+        found[full_name] = free
+    return found
+
+
+def _fault_name(path: str) -> str:
+    name = "".join(part[:1].upper() + part[1:] for part in path.split("."))
+    return name if name.endswith("Fault") else f"{name}Fault"

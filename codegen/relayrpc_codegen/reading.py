@@ -12,16 +12,19 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, ServiceDescriptorProto
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    FileDescriptorProto,
+    ServiceDescriptorProto,
+)
 
 from relayrpc.contract.contradictions import OptionsCheck
 from relayrpc.contract.descriptors import load_pool
 from relayrpc.errors import ContractError
-from relayrpc_codegen.model import Import, Method, Module, Service
+from relayrpc_codegen.annotations import Annotations, path_of
+from relayrpc_codegen.model import Fault, Field, Method, Module, Service
 from relayrpc_codegen.names import (
-    aliases,
-    can_be_imported,
-    is_free,
+    fault_names,
     messages_module,
     module_path,
     rename,
@@ -40,10 +43,7 @@ if TYPE_CHECKING:
     from relayrpc.contract.options import ContractOptions, OperationOptions
 
 
-__all__ = ["ANY_MESSAGE", "RESERVED", "read_modules"]
-
-ANY_MESSAGE: Final = "typed.Message"
-"""Annotation of a message that no program can name: one called `class`, or of a package `a.def`."""
+__all__ = ["FAULT_RESERVED", "RESERVED", "read_modules"]
 
 RESERVED: Final = frozenset(
     {
@@ -58,6 +58,9 @@ RESERVED: Final = frozenset(
     }
 )
 """What generated classes need for themselves; modules of messages are such, too."""
+
+FAULT_RESERVED: Final = frozenset({"code", "reason", "self", "super"})
+"""What constructors of faults need for themselves."""
 
 
 def read_modules(
@@ -96,32 +99,43 @@ class _Reader:
             tuple(location.path): location.leading_comments or location.trailing_comments
             for location in source.source_code_info.location
         }
-        used = {
-            messages_module(message.file.name)
-            for method in methods
-            for message in (method.input_type, method.output_type)
+        faults = {
+            name: file.pool.FindMessageTypeByName(name)
+            for contract in self._contracts.values()
+            for operation in contract.operations.values()
+            for name in operation.faults
         }
+        used = [
+            message for method in methods for message in (method.input_type, method.output_type)
+        ]
+        for message in faults.values():
+            used += [message, *_messages_in(message)]
+        fields = [field for message in faults.values() for field in message.fields]
+        require_names(file.name, (field.full_name for field in fields))
         self._own = messages_module(file.name)
-        self._aliases = aliases({self._own, *used})
+        self._annotations = Annotations(self._own, used)
+        self._faults = faults
 
     def read(self) -> Module:
-        imports = {
-            module: Import(module=module, alias=alias, has_statement=can_be_imported(module))
-            for module, alias in self._aliases.items()
-            if module == self._own or can_be_imported(module)
-        }
+        imports = self._annotations.imports()
+        paths = {name: ".".join(path_of(message)) for name, message in self._faults.items()}
+        names = fault_names(paths)
         return Module(
             proto=self._file.name,
             path=module_path(self._file.name),
             own=imports[self._own],
             imports=tuple(imports.values()),
+            faults=tuple(
+                self._fault(message, names[full_name])
+                for full_name, message in self._faults.items()
+            ),
             services=tuple(map(self._service, self._file.services_by_name.values())),
         )
 
     def _service(self, service: ServiceDescriptor) -> Service:
         options = self._contracts[service.full_name]
         names = rename(
-            [method.name for method in service.methods], RESERVED | set(self._aliases.values())
+            [method.name for method in service.methods], RESERVED | self._annotations.aliases
         )
         return Service(
             name=service.name,
@@ -147,26 +161,56 @@ class _Reader:
                 method.index,
             ),
             is_deprecated=method.GetOptions().deprecated,
-            request=self._annotation(method.input_type),
-            response=self._annotation(method.output_type),
+            request=self._annotations.message(method.input_type),
+            response=self._annotations.message(method.output_type),
             has_request_stream=bool(method.client_streaming),
             has_response_stream=bool(method.server_streaming),
             default_timeout_s=options.default_timeout_s,
         )
 
-    def _annotation(self, message: Descriptor) -> str:
-        path = [message.name]
-        outer = message.containing_type
-        while outer is not None:
-            path.insert(0, outer.name)
-            outer = outer.containing_type
-        module = messages_module(message.file.name)
-        if can_be_imported(module) and all(map(is_free, path)):
-            return ".".join((self._aliases[module], *path))
-        return ANY_MESSAGE
+    def _fault(self, message: Descriptor, name: str) -> Fault:
+        names = rename([field.name for field in message.fields], FAULT_RESERVED, prefix="field")
+        return Fault(
+            name=name,
+            full_name=message.full_name,
+            comment=self._message_comment(message),
+            message=self._annotations.message(message),
+            fields=tuple(
+                Field(
+                    name=field.name,
+                    python_name=names[field.name],
+                    annotation=self._annotations.field(field),
+                )
+                for field in message.fields
+            ),
+        )
+
+    def _message_comment(self, message: Descriptor) -> str:
+        """Return the comment of a message; those of other files are not known."""
+        if message.file.name != self._file.name:
+            return ""
+        outermost, *inner = path_of(message)
+        index = list(self._file.message_types_by_name).index(outermost)
+        path = [FileDescriptorProto.MESSAGE_TYPE_FIELD_NUMBER, index]
+        outer = self._file.message_types_by_name[outermost]
+        for name in inner:
+            index = list(outer.nested_types_by_name).index(name)
+            path += [DescriptorProto.NESTED_TYPE_FIELD_NUMBER, index]
+            outer = outer.nested_types_by_name[name]
+        return self._comment(*path)
 
     def _comment(self, *path: int) -> str:
         return inspect.cleandoc(self._comments.get(path, "").expandtabs())
+
+
+def _messages_in(message: Descriptor) -> Iterator[Descriptor]:
+    """Yield the messages that fields are of; of a map, what its values are of."""
+    for field in message.fields:
+        inner = field.message_type
+        if inner is not None and inner.GetOptions().map_entry:
+            inner = inner.fields_by_name["value"].message_type
+        if inner is not None:
+            yield inner
 
 
 def _check(file: FileDescriptor, source: FileDescriptorProto) -> dict[str, ContractOptions]:

@@ -12,15 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from relayrpc_codegen.layout import broken, docstring, fitting, narrowed
+from relayrpc_codegen.layout import COLUMNS, broken, docstring, fitting, narrowed
+from relayrpc_codegen.model import ANY_MESSAGE
 
 
 if TYPE_CHECKING:
-    from relayrpc_codegen.model import Import, Method, Module, Service
+    from relayrpc_codegen.model import Fault, Import, Method, Module, Service
 
 
 __all__ = ["render"]
 
+_BASE_INIT: Final = "super().__init__("
 _DIGITS: Final = re.compile(r"([0-9]+)")
 
 
@@ -61,6 +63,8 @@ def render(module: Module) -> str:
     ]
     for service in module.services:
         lines += _contract(service, module.own)
+    for fault in module.faults:
+        lines += ["", "", *_fault(fault, module.own)]
     for service in module.services:
         for colour in _COLOURS:
             lines += ["", "", *_caller(service, colour)]
@@ -78,8 +82,9 @@ def _imports(module: Module) -> Iterator[str]:
         yield "import importlib"
     if methods:
         yield "from abc import abstractmethod"
-    if any(method.has_request_stream or method.has_response_stream for method in methods):
-        yield "from collections.abc import AsyncIterator, Iterator"
+    generics = _generics(module)
+    if generics:
+        yield f"from collections.abc import {', '.join(sorted(generics))}"
     yield "from typing import Final, Protocol"
     yield ""
     deprecated = [each.is_deprecated for each in module.services]
@@ -96,6 +101,16 @@ def _imports(module: Module) -> Iterator[str]:
         yield f'{module.own.alias} = importlib.import_module("{module.own.module}")'
 
 
+def _generics(module: Module) -> set[str]:
+    """Return what annotations need of collections.abc."""
+    methods = [method for service in module.services for method in service.methods]
+    fields = [field for fault in module.faults for field in fault.fields]
+    found = {field.annotation.partition("[")[0] for field in fields if "[" in field.annotation}
+    if any(method.has_request_stream or method.has_response_stream for method in methods):
+        found |= {"AsyncIterator", "Iterator"}
+    return found
+
+
 def _statement(imported: Import) -> str:
     package, _, name = imported.module.rpartition(".")
     renamed = "" if imported.alias == name else f" as {imported.alias}"
@@ -103,7 +118,8 @@ def _statement(imported: Import) -> str:
 
 
 def _public_names(module: Module) -> list[str]:
-    names = [
+    names = [fault.name for fault in module.faults]
+    names += [
         name
         for service in module.services
         for name in (
@@ -145,6 +161,35 @@ def _contract(service: Service, own: Import) -> list[str]:
         ")",
         indent=0,
     )
+
+
+# --- faults ---
+
+
+def _fault(fault: Fault, own: Import) -> Iterator[str]:
+    yield from fitting(f"class {fault.name}(", [f"typed.Fault[{fault.message}]"], "):", indent=0)
+    yield from docstring(f"The fault {fault.full_name}.", fault.comment, indent=4)
+    if fault.message == ANY_MESSAGE:
+        yield ""
+        found = [f"{own.alias}.DESCRIPTOR", f'"{fault.full_name}"']
+        yield from fitting("message = typed.message_class(", found, ")", indent=4)
+    yield ""
+    parameters = [
+        "self",
+        "*",
+        *(f"{field.python_name}: {field.annotation} | None = None" for field in fault.fields),
+        "code: typed.StatusCode = typed.StatusCode.FAILED_PRECONDITION",
+        'reason: str = ""',
+    ]
+    yield from _signature("def __init__(", parameters, "None")
+    # Not the message's own constructor: which types that takes depends on who writes .pyi files.
+    pairs = [f'"{field.name}": {field.python_name}' for field in fault.fields]
+    fields = f"{{{', '.join(pairs)}}}"
+    lines = fitting(_BASE_INIT, [fields, "code=code", "reason=reason"], ")", indent=8)
+    if any(len(line) > COLUMNS for line in lines):
+        inner = broken("{", pairs, "},", indent=12)
+        lines = [lines[0], *inner, *lines[-3:]]
+    yield from lines
 
 
 # --- callers ---

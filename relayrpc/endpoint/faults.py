@@ -24,7 +24,6 @@ from typing import (
     Generic,
     NamedTuple,
     Self,
-    TypeVar,
     cast,
     get_args,
     get_origin,
@@ -33,6 +32,7 @@ from typing import (
 import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
+from typing_extensions import TypeVar
 
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ __all__ = ["DETAILS_KEY", "Fault", "as_fault"]
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """Where gRPC's libraries have the google.rpc.Status of an error."""
 
-_MessageT = TypeVar("_MessageT", bound=Message)
+_MessageT_co = TypeVar("_MessageT_co", bound=Message, covariant=True, default=Message)
 _ErrorT = TypeVar("_ErrorT", bound=grpc.RpcError)
 
 # Full name of a message -> the classes for it, by where they are defined: each file whose contracts
@@ -66,7 +66,7 @@ class _FaultStatus(_Status, grpc.Status):
     """What `abort_with_status` takes."""
 
 
-class Fault(Exception, Generic[_MessageT]):
+class Fault(Exception, Generic[_MessageT_co]):
     """
     A message that a contract declares for its errors, raised:
 
@@ -89,7 +89,7 @@ class Fault(Exception, Generic[_MessageT]):
 
     def __init__(
         self,
-        detail: _MessageT | Mapping[str, Any],
+        detail: _MessageT_co | Mapping[str, Any],
         *,
         code: grpc.StatusCode = grpc.StatusCode.FAILED_PRECONDITION,
         reason: str = "",
@@ -114,7 +114,7 @@ class Fault(Exception, Generic[_MessageT]):
             raise TypeError(f"{type(self).__name__} takes a {wanted}, not {type(made).__name__}")
         if code is grpc.StatusCode.OK:
             raise ValueError("a fault is an error, and OK is none; give it another code")
-        self.detail = cast("_MessageT", made)
+        self.detail = cast("_MessageT_co", made)
         self._code = code
         self._reason = reason or _words(kind.DESCRIPTOR.name)
         super().__init__(self._reason)
@@ -131,7 +131,7 @@ class Fault(Exception, Generic[_MessageT]):
     @classmethod
     def from_detail(
         cls,
-        detail: _MessageT,
+        detail: _MessageT_co,  # type: ignore[misc]  # asked of a class with its own message
         *,
         code: grpc.StatusCode = grpc.StatusCode.FAILED_PRECONDITION,
         reason: str = "",
@@ -194,7 +194,8 @@ def _message_named_by(cls: type) -> type[Message] | None:
     for base in vars(cls).get("__orig_bases__", ()):
         for argument in get_args(base) if _is_fault(get_origin(base)) else ():
             if isinstance(argument, type) and issubclass(argument, Message):
-                return argument
+                # Message itself stands for one that has no name.
+                return None if argument is Message else argument
     return None
 
 

@@ -18,9 +18,12 @@ from tests.support.generated import PROTOS, Cases, generate_cases
 
 GOLDEN = sorted(PROTOS.rglob("*_relay.py"))
 # Beside the linter's defaults. Where lines end is the formatter's; and comments with both kinds of
-# triple quotes and a backslash fit no raw docstring.
+# triple quotes and a backslash fit no raw docstring, and fields of faults are called what they are.
 RULES = "A,ASYNC,B,D200,D204,D207,D208,D210,D300,D301,E,F,I,PERF,PIE,PYI,RUF,SIM,UP,W"
-EXCEPTIONS = ("--ignore=E501", "--per-file-ignores=comments_relay.py:D301")
+EXCEPTIONS = (
+    "--ignore=E501",
+    "--per-file-ignores=comments_relay.py:D301,faults_relay.py:A002",
+)
 
 
 def run(*command: str | Path, cwd: Path) -> str:

@@ -62,3 +62,20 @@ class OfGrpcio:
 
 def serve_typed(server: relayrpc.aio.Server) -> None:
     greeter_relay.add_GreeterServicer_to_server(OfGrpcio(), server)
+
+
+class ByHand(relayrpc.Fault[HelloRequest]):
+    """A fault without generated code."""
+
+
+def translate(error: Exception, context: Any) -> relayrpc.Fault | grpc.Status | None:
+    if isinstance(error, KeyError):
+        return ByHand({"name": error.args[0]})
+    if isinstance(error, ValueError):
+        return ByHand(HelloRequest()).to_status()
+    return None
+
+
+def serve_with_error_handlers() -> None:
+    relayrpc.aio.server("relay://hub/a", error_handlers=[translate], strict_faults=True)
+    relayrpc.server("relay://hub/a", error_handlers=[translate, lambda error, context: None])

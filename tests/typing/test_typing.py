@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from relayrpc.protos import include_folder
 from tests.support.checkers import Complaint, needs_pyright, run_mypy, run_pyright
 from tests.support.generated import run_protoc
 
@@ -23,7 +24,8 @@ CONTRACT = ROOT / "samples" / "greeter" / "greeter.proto"
 # Behind the code may stand what a checker needs to find the mistake.
 EXPECTED = re.compile(r"# error: ([a-z-]+)(, with types-grpcio)?$")
 PLAIN = ("right.py", "wrong.py")
-GENERATED = ("right_generated.py", "wrong_generated.py")
+GENERATED = ("right_generated.py", "wrong_generated.py", "right_faults.py", "wrong_faults.py")
+MODULES = ("greeter_relay.py", "shop_relay.py")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Programs, and what they are written against."""
     folder = tmp_path_factory.mktemp("programs")
     outputs = [f"--{kind}_out={folder}" for kind in ("python", "mypy", "mypy_grpc", "relayrpc")]
-    done = run_protoc(f"-I{CONTRACT.parent}", *outputs, CONTRACT.name)
+    imports = [f"-I{folder}" for folder in (CONTRACT.parent, HERE, include_folder())]
+    done = run_protoc(*imports, *outputs, CONTRACT.name, "shop.proto")
     assert done.returncode == 0, done.stderr
     for program in (*PLAIN, *GENERATED):
         (folder / program).write_text((HERE / program).read_text(encoding="utf-8"))
@@ -52,7 +55,7 @@ def lines(complaints: set[Complaint]) -> set[tuple[str, int]]:
 
 
 def test_mypy_finds_the_mistakes_and_nothing_else(folder: Path) -> None:
-    programs = [folder / name for name in (*PLAIN, *GENERATED, "greeter_relay.py")]
+    programs = [folder / name for name in (*PLAIN, *GENERATED, *MODULES)]
     found, printed = run_mypy(programs, folder=folder)
     assert found == expected(*PLAIN, *GENERATED), printed
 
@@ -64,7 +67,7 @@ def test_mypy_finds_the_mistakes_without_types_of_grpcio(folder: Path, tmp_path:
     installed = Path(google.protobuf.__path__[0]).parents[1]
     (tmp_path / "relayrpc").symlink_to(ROOT / "relayrpc")
     (tmp_path / "google").symlink_to(installed / "google-stubs")
-    programs = [folder / name for name in (*GENERATED, "greeter_relay.py")]
+    programs = [folder / name for name in (*GENERATED, *MODULES)]
     options = ("--no-site-packages", "--follow-imports=silent")
     found, printed = run_mypy(programs, *options, folder=folder, path=tmp_path)
     assert found == expected(*GENERATED, has_grpc_types=False), printed
@@ -89,6 +92,6 @@ def test_mypy_says_where_what_is_deprecated_is_called(folder: Path) -> None:
 @needs_pyright
 def test_pyright_finds_the_mistakes_and_nothing_else(folder: Path) -> None:
     """Its names of mistakes are others than mypy's."""
-    programs = [folder / name for name in (*GENERATED, "greeter_relay.py")]
+    programs = [folder / name for name in (*GENERATED, *MODULES)]
     found, printed = run_pyright(programs, folder=folder)
     assert lines(found) == lines(expected(*GENERATED)), printed

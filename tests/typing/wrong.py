@@ -17,3 +17,14 @@ async def call() -> None:
     assert reply.no_such_field  # error: attr-defined
     relayrpc.aio.server("relay://hub/a", slot=1)  # error: call-arg
     relayrpc.call_credentials()  # error: call-arg
+    relayrpc.aio.server("relay://hub/a", error_handlers=[translate])  # error: list-item
+    relayrpc.server("relay://hub/a", strict_faults="yes")  # error: arg-type
+    ByHand(7)  # error: arg-type
+
+
+class ByHand(relayrpc.Fault[HelloRequest]):
+    """A fault without generated code."""
+
+
+def translate(error: Exception, context: object) -> int:
+    return 7

@@ -35,6 +35,20 @@ def test_line_that_is_too_long_is_broken_in_its_brackets() -> None:
     assert narrowed(f"x: D[k, {name}]", ":", indent=0)[1:3] == ["    k,", f"    {name},"]
 
 
+def test_line_that_is_too_long_is_broken_before_its_last_alternative() -> None:
+    name = "a" * 80
+    assert narrowed(f"x: {name} | None = None", ",", indent=4) == [
+        f"    x: {name}",
+        "    | None = None,",
+    ]
+    assert narrowed(f"x: L[{name} | str] | None = None", ",", indent=0) == [
+        "x: L[",
+        f"    {name} | str",
+        "]",
+        "| None = None,",
+    ]
+
+
 def test_line_without_brackets_stays_what_it_is() -> None:
     assert narrowed("a" * 100, ",", indent=0) == ["a" * 100 + ","]
 

@@ -12,6 +12,7 @@ from relayrpc.errors import ContractError
 from relayrpc_codegen.names import (
     aliases,
     can_be_imported,
+    fault_names,
     messages_module,
     module_path,
     rename,
@@ -76,6 +77,21 @@ def test_private_names_become_public() -> None:
         "_1": "method_1",
         "_": "method_",
     }
+
+
+def test_faults_are_named_by_their_messages() -> None:
+    messages = {"a.Gone": "Gone", "a.Order.Shut": "Order.Shut", "a.LateFault": "LateFault"}
+    assert fault_names({**messages, "a.lower": "lower"}) == {
+        "a.Gone": "GoneFault",
+        "a.Order.Shut": "OrderShutFault",
+        "a.LateFault": "LateFault",
+        "a.lower": "LowerFault",
+    }
+
+
+def test_faults_whose_messages_have_one_name_are_told_apart() -> None:
+    messages = {"a.b.Gone": "Gone", "a.c.Gone": "Gone", "a.c.GoneFault": "GoneFault"}
+    assert list(fault_names(messages).values()) == ["ABGoneFault", "ACGoneFault", "ACGone_Fault"]
 
 
 @pytest.mark.parametrize(

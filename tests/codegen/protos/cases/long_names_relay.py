@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 from relayrpc import typed
@@ -14,6 +14,7 @@ from typing_extensions import deprecated
 from cases import long_names_pb2
 
 __all__ = [
+    "MessageWhoseNameIsAsLongAsItMayBeOfAFaultOfThisServiceFault",
     "ServiceWhoseNameIsAsLongAsItMayBeCaller",
     "ServiceWhoseNameIsAsLongAsItMayBeCallerSync",
     "ServiceWhoseNameIsAsLongAsItMayBeContract",
@@ -27,6 +28,39 @@ ServiceWhoseNameIsAsLongAsItMayBeContract: Final = typed.Contract(
     long_names_pb2.DESCRIPTOR,
     "ServiceWhoseNameIsAsLongAsItMayBe",
 )
+
+
+class MessageWhoseNameIsAsLongAsItMayBeOfAFaultOfThisServiceFault(
+    typed.Fault[long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeOfAFaultOfThisService],
+):
+    """The fault cases.long_names.MessageWhoseNameIsAsLongAsItMayBeOfAFaultOfThisService."""
+
+    def __init__(
+        self,
+        *,
+        field_whose_name_is_as_long_as_it_may_be_request: long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest
+        | None = None,
+        field_whose_name_is_as_long_as_it_may_be_requests: Iterable[
+            long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest
+        ]
+        | None = None,
+        field_whose_name_is_as_long_as_it_may_be_by_name: Mapping[
+            str,
+            long_names_pb2.MessageWhoseNameIsAsLongAsItMayBeRequest,
+        ]
+        | None = None,
+        code: typed.StatusCode = typed.StatusCode.FAILED_PRECONDITION,
+        reason: str = "",
+    ) -> None:
+        super().__init__(
+            {
+                "field_whose_name_is_as_long_as_it_may_be_request": field_whose_name_is_as_long_as_it_may_be_request,
+                "field_whose_name_is_as_long_as_it_may_be_requests": field_whose_name_is_as_long_as_it_may_be_requests,
+                "field_whose_name_is_as_long_as_it_may_be_by_name": field_whose_name_is_as_long_as_it_may_be_by_name,
+            },
+            code=code,
+            reason=reason,
+        )
 
 
 class ServiceWhoseNameIsAsLongAsItMayBeCaller(typed.CallerBase):

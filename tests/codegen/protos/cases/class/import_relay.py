@@ -14,6 +14,8 @@ from relayrpc import typed
 import_pb2 = importlib.import_module("cases.class.import_pb2")
 
 __all__ = [
+    "ClassFault",
+    "ClassNoneFault",
     "add_defServicerSync_to_server",
     "add_defServicer_to_server",
     "defCaller",
@@ -24,6 +26,37 @@ __all__ = [
 ]
 
 defContract: Final = typed.Contract(import_pb2.DESCRIPTOR, "def")
+
+
+class ClassFault(typed.Fault[typed.Message]):
+    """The fault cases.class.class."""
+
+    message = typed.message_class(import_pb2.DESCRIPTOR, "cases.class.class")
+
+    def __init__(
+        self,
+        *,
+        is_: typed.Message | None = None,
+        from_: str | None = None,
+        code: typed.StatusCode = typed.StatusCode.FAILED_PRECONDITION,
+        reason: str = "",
+    ) -> None:
+        super().__init__({"is": is_, "from": from_}, code=code, reason=reason)
+
+
+class ClassNoneFault(typed.Fault[typed.Message]):
+    """The fault cases.class.class.None."""
+
+    message = typed.message_class(import_pb2.DESCRIPTOR, "cases.class.class.None")
+
+    def __init__(
+        self,
+        *,
+        lambda_: int | None = None,
+        code: typed.StatusCode = typed.StatusCode.FAILED_PRECONDITION,
+        reason: str = "",
+    ) -> None:
+        super().__init__({"lambda": lambda_}, code=code, reason=reason)
 
 
 class defCaller(typed.CallerBase):
