@@ -254,7 +254,7 @@ class HubContracts(HubObserver):
         for _, service in _contracts(registration.announce):
             descriptors = self._table.descriptors(service.fingerprint)
             if descriptors is not None:
-                self._notice(registration.link, service, descriptors)
+                self._notice(registration, service, descriptors)
 
     def host_went(self, registration: Registration) -> None:
         self._seen(registration)
@@ -396,7 +396,7 @@ class HubContracts(HubObserver):
                 for place, service in _contracts(registration.announce):
                     if service.fingerprint != descriptors.fingerprint:
                         continue
-                    self._notice(link, service, descriptors)
+                    self._notice(registration, service, descriptors)
                     if (
                         service.name in descriptors.services
                         and not self.registry.history.is_accepted(place, service.fingerprint)
@@ -428,14 +428,26 @@ class HubContracts(HubObserver):
         return descriptors
 
     def _notice(
-        self, link: Link, service: link_pb2.ServiceDescription, descriptors: DescriptorSet
+        self,
+        registration: Registration,
+        service: link_pb2.ServiceDescription,
+        descriptors: DescriptorSet,
     ) -> None:
-        """Say in what a service that is served was announced otherwise than it is described."""
+        """
+        Hold a service that is served to what its contract says, and say in what it was announced
+        otherwise.
+        """
         options = descriptors.contracts.get(service.name)
+        link = registration.link
         if options is None:
             self._miss(link, service.fingerprint, [service.name], _NOT_DEFINED)
-        elif options.declared_address != service.default_address:
+            return
+        if options.declared_address != service.default_address:
             self._miss(link, service.fingerprint, [service.name], _ELSEWHERE)
+        for name, operation in options.operations.items():
+            if operation.maximum_timeout_s is not None:
+                method = f"{service.name}/{name}"
+                registration.timeouts_max_s[method] = operation.maximum_timeout_s
 
     def _miss(self, link: Link, fingerprint: bytes, services: list[str], reason: str) -> None:
         for observe in self._sessions.observers.contract_unknown:

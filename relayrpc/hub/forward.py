@@ -252,6 +252,8 @@ class Forwarder:
             data: What the OPEN holds.
             credit_bytes: All that the caller takes of the responses now.
         """
+        if choice.timeouts_max_s:
+            self._bound(came, choice)
         went = self._open(came, frame, choice.link, data, credit_bytes, None)
         if went is not None:
             choice.calls_open_count += 1
@@ -288,6 +290,7 @@ class Forwarder:
                     f"{came.method.partition('/')[0]!r} at {came.address!r}",
                 )
                 return
+            self._bound(came, registration)
         link = other.link
         if link.is_draining or link.is_closed:
             self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_LEAVING)
@@ -297,6 +300,12 @@ class Forwarder:
             went = self._open(came, frame, link, data, credit_bytes, other)
             if went is not None:
                 went.served_by = registration
+
+    def _bound(self, came: Call, choice: Registration) -> None:
+        """Have a call end when its contract says so, where that is before its deadline."""
+        timeout_s = choice.timeouts_max_s.get(came.method)
+        if timeout_s is not None:
+            came.link.bound_deadline(came, came.opened_s + timeout_s, now_s=self._now_s)
 
     def _open(
         self,

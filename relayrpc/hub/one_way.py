@@ -71,6 +71,10 @@ class _HubsOwn:
         if self._came is not None:
             self._link.forward_end(self._came, frame, discard=discard)
 
+    def bound_deadline(self, call: Call, deadline_s: float, *, now_s: float) -> None:
+        """Tell the host; nobody here waits."""
+        call.deadline_s = deadline_s
+
     def forward_begin(self, call: Call, frame: pb.Frame) -> None:
         """Drop it."""
 

@@ -57,6 +57,8 @@ class Registration:
     is_drained: bool = False
     """An operator wants it to get no new calls."""
     places: list[Place] = field(default_factory=list)
+    timeouts_max_s: dict[str, float] = field(default_factory=dict)
+    """How long calls may take by the contract, whatever callers say: "pkg.Service/Method" -> s."""
 
     @property
     def has_free_slot(self) -> bool:

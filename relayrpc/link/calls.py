@@ -779,6 +779,15 @@ class LinkCalls:
 
     # --- ending ---
 
+    def bound_deadline(self, call: Call, deadline_s: float, *, now_s: float) -> None:
+        """Let the deadline of a call that the peer opened be no later than this."""
+        if call.deadline_s is not None and call.deadline_s <= deadline_s:
+            return
+        if call.deadline_key:
+            self._deadlines.discard(call)
+        call.deadline_s = deadline_s
+        self._deadlines.add(call, now_s=now_s)
+
     def _deadline_passed(self, call: Call) -> None:
         if not call.is_opener:
             self._events.append(DeadlinePassed(call))

@@ -44,7 +44,9 @@ class Host:
 
     async def start(self, url: str) -> relayrpc.aio.Server:
         server = relayrpc.aio.server(f"{url}/{ADDRESS}")
-        handlers = make_handlers({"uu:Note": self.note, "uu:Slow": self.slow})
+        handlers = make_handlers(
+            {"uu:Note": self.note, "uu:Slow": self.slow, "uu:Bounded": self.slow}
+        )
         server.add_registered_method_handlers(NOTES, handlers)
         await server.start()
         return server
@@ -150,4 +152,29 @@ async def test_default_timeout_of_the_contract() -> None:
             call = slow(b"", timeout=1000)
             assert call.time_remaining() > 900
             call.cancel()
+        await server.stop(0)
+
+
+async def test_maximum_timeout_of_the_contract() -> None:
+    """The hub ends the call, whatever its caller says, in a session too, and the host is told."""
+    host = Host()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await host.start(url)
+        target = f"127.0.0.1:{hub.grpc_port}"
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel,
+            grpc.aio.insecure_channel(target) as plain,
+            channel.session() as session,
+        ):
+            metadata = [("relay-address", ADDRESS)]
+            calls = [
+                notes(channel).unary_unary("Bounded")(b""),
+                notes(channel).unary_unary("Bounded")(b"", timeout=60),
+                notes(session).unary_unary("Bounded")(b""),
+                notes(plain).unary_unary("Bounded")(b"", metadata=metadata),
+            ]
+            for call in calls:
+                assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            await until(lambda: not server._contexts)
         await server.stop(0)

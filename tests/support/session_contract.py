@@ -19,7 +19,7 @@ SERVICE = "test.sessions.Account"
 ALONE = "test.sessions.Alone"
 """NOT_ALLOWED; `Put`."""
 NOTES = "test.sessions.Notes"
-"""`Note` is one-way; `Slow` has a default timeout of 50 ms."""
+"""`Note` is one-way; `Slow` has a default timeout of 50 ms, `Bounded` a maximum of 100 ms."""
 
 _CONTRACT: Final[Any] = contract_pb2.contract
 _OPERATION: Final[Any] = contract_pb2.operation
@@ -50,6 +50,8 @@ def _register() -> None:
     method.options.Extensions[_OPERATION].one_way = True
     method = notes.method.add(name="Slow", input_type=message, output_type=message)
     method.options.Extensions[_OPERATION].default_timeout.nanos = 50_000_000
+    method = notes.method.add(name="Bounded", input_type=message, output_type=message)
+    method.options.Extensions[_OPERATION].maximum_timeout.nanos = 100_000_000
     alone = file.service.add(name="Alone")
     alone.options.Extensions[_CONTRACT].session = contract_pb2.Contract.NOT_ALLOWED
     alone.method.add(name="Put", input_type=message, output_type=message)
