@@ -17,9 +17,14 @@ from samples.orders.orders_pb2 import (
     OpenRequest,
     Order,
     Receipt,
+    Remark,
     ShippedResponse,
 )
-from samples.orders.orders_relay import OrdersCaller, add_OrderEventsServicer_to_server
+from samples.orders.orders_relay import (
+    OrdersCaller,
+    OutOfStockFault,
+    add_OrderEventsServicer_to_server,
+)
 
 
 __all__ = ["order"]
@@ -36,7 +41,7 @@ class Customer:
 
 
 async def order(url: str) -> None:
-    """Order twice, and pay."""
+    """Order twice, and once too much; pay."""
     callbacks = [(add_OrderEventsServicer_to_server, Customer())]
     async with (
         relayrpc.aio.channel(url, callbacks=callbacks) as channel,
@@ -48,10 +53,15 @@ async def order(url: str) -> None:
         for item, count in (("tea", 2), ("cups", 4)):
             receipt = await orders.Place(Order(item=item, count=count))
             print(f"placed    order {receipt.number}", flush=True)
+        try:
+            await orders.Place(Order(item="cups", count=5))
+        except OutOfStockFault as fault:
+            print(f"refused   there are {fault.detail.count} × {fault.detail.item}", flush=True)
+        await orders.Note(Remark(text="as a present"))
         numbers = [str(each.number) async for each in orders.List(ListRequest())]
         print(f"listed    {' '.join(numbers)}", flush=True)
         invoice = await orders.Close(CloseRequest())
-        print(f"closed    {invoice.count} things", flush=True)
+        print(f"closed    {invoice.count} things, {invoice.remarks[0]}", flush=True)
 
 
 def main() -> None:

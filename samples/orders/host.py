@@ -12,6 +12,8 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
+from google.protobuf.empty_pb2 import Empty
+
 import relayrpc
 import relayrpc.aio
 from relayrpc.typed import ServicerContext
@@ -23,14 +25,20 @@ from samples.orders.orders_pb2 import (
     OpenRequest,
     Order,
     Receipt,
+    Remark,
 )
-from samples.orders.orders_relay import OrderEventsCaller, add_OrdersServicer_to_server
+from samples.orders.orders_relay import (
+    OrderEventsCaller,
+    OutOfStockFault,
+    add_OrdersServicer_to_server,
+)
 
 
 __all__ = ["Orders", "serve"]
 
 DEFAULT_URL = "relay://127.0.0.1:7350/contoso/orders"
 GRACE_S = 30.0
+STOCK = {"tea": 10, "cups": 4}
 
 
 # While it waits for the customer's answer it serves the session's other calls.
@@ -40,16 +48,24 @@ class Orders:
 
     def __init__(self) -> None:
         self.receipts: list[Receipt] = []
+        self.remarks: list[str] = []
 
     async def Open(self, request: OpenRequest, context: ServicerContext) -> Account:
         return Account(greeting=f"welcome, {request.customer}")
 
     async def Place(self, request: Order, context: ServicerContext) -> Receipt:
+        in_stock = STOCK.get(request.item, 0)
+        if request.count > in_stock:
+            raise OutOfStockFault(item=request.item, count=in_stock)
         number = len(self.receipts) + 1
         receipt = Receipt(number=number, item=request.item, count=request.count)
         self.receipts.append(receipt)
         await context.callback(OrderEventsCaller).Shipped(receipt)
         return receipt
+
+    async def Note(self, request: Remark, context: ServicerContext) -> Empty:
+        self.remarks.append(request.text)
+        return Empty()
 
     async def List(
         self, request: ListRequest, context: ServicerContext
@@ -58,7 +74,8 @@ class Orders:
             yield receipt
 
     async def Close(self, request: CloseRequest, context: ServicerContext) -> Invoice:
-        return Invoice(count=sum(receipt.count for receipt in self.receipts))
+        count = sum(receipt.count for receipt in self.receipts)
+        return Invoice(count=count, remarks=self.remarks)
 
 
 async def serve(url: str) -> None:

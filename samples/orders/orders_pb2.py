@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from relayrpc.v1 import contract_pb2 as relayrpc_dot_v1_dot_contract__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsamples/orders/orders.proto\x12\x11samples.orders.v1\x1a\x1arelayrpc/v1/contract.proto\"\x1f\n\x0bOpenRequest\x12\x10\n\x08\x63ustomer\x18\x01 \x01(\t\"\x1b\n\x07\x41\x63\x63ount\x12\x10\n\x08greeting\x18\x01 \x01(\t\"$\n\x05Order\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"6\n\x07Receipt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04item\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\r\"\r\n\x0bListRequest\"\x0e\n\x0c\x43loseRequest\"\x18\n\x07Invoice\x12\r\n\x05\x63ount\x18\x01 \x01(\r\"\x11\n\x0fShippedResponse2\xef\x02\n\x06Orders\x12\x42\n\x04Open\x12\x1e.samples.orders.v1.OpenRequest\x1a\x1a.samples.orders.v1.Account\x12\x45\n\x05Place\x12\x18.samples.orders.v1.Order\x1a\x1a.samples.orders.v1.Receipt\"\x06\xf2\xf1#\x02\x10\x00\x12O\n\x04List\x12\x1e.samples.orders.v1.ListRequest\x1a\x1a.samples.orders.v1.Receipt\"\t\x90\x02\x01\xf2\xf1#\x02\x10\x00\x30\x01\x12N\n\x05\x43lose\x12\x1f.samples.orders.v1.CloseRequest\x1a\x1a.samples.orders.v1.Invoice\"\x08\xf2\xf1#\x04\x10\x00\x18\x01\x1a\x39\xea\xf1#5\n\x0e\x63ontoso/orders\x10\x01\x1a\x1dsamples.orders.v1.OrderEvents\"\x02\x08\n2X\n\x0bOrderEvents\x12I\n\x07Shipped\x12\x1a.samples.orders.v1.Receipt\x1a\".samples.orders.v1.ShippedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsamples/orders/orders.proto\x12\x11samples.orders.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1arelayrpc/v1/contract.proto\"\x1f\n\x0bOpenRequest\x12\x10\n\x08\x63ustomer\x18\x01 \x01(\t\"\x1b\n\x07\x41\x63\x63ount\x12\x10\n\x08greeting\x18\x01 \x01(\t\"$\n\x05Order\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"6\n\x07Receipt\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\x0c\n\x04item\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\r\")\n\nOutOfStock\x12\x0c\n\x04item\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\x16\n\x06Remark\x12\x0c\n\x04text\x18\x01 \x01(\t\"\r\n\x0bListRequest\"\x0e\n\x0c\x43loseRequest\")\n\x07Invoice\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0f\n\x07remarks\x18\x02 \x03(\t\"\x11\n\x0fShippedResponse2\xd2\x03\n\x06Orders\x12\x42\n\x04Open\x12\x1e.samples.orders.v1.OpenRequest\x1a\x1a.samples.orders.v1.Account\x12\x63\n\x05Place\x12\x18.samples.orders.v1.Order\x1a\x1a.samples.orders.v1.Receipt\"$\xf2\xf1# \x10\x00\"\x1csamples.orders.v1.OutOfStock\x12\x43\n\x04Note\x12\x19.samples.orders.v1.Remark\x1a\x16.google.protobuf.Empty\"\x08\xf2\xf1#\x04\x08\x01\x10\x00\x12O\n\x04List\x12\x1e.samples.orders.v1.ListRequest\x1a\x1a.samples.orders.v1.Receipt\"\t\x90\x02\x01\xf2\xf1#\x02\x10\x00\x30\x01\x12N\n\x05\x43lose\x12\x1f.samples.orders.v1.CloseRequest\x1a\x1a.samples.orders.v1.Invoice\"\x08\xf2\xf1#\x04\x10\x00\x18\x01\x1a\x39\xea\xf1#5\n\x0e\x63ontoso/orders\x10\x01\x1a\x1dsamples.orders.v1.OrderEvents\"\x02\x08\n2X\n\x0bOrderEvents\x12I\n\x07Shipped\x12\x1a.samples.orders.v1.Receipt\x1a\".samples.orders.v1.ShippedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +36,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERS']._loaded_options = None
   _globals['_ORDERS']._serialized_options = b'\352\361#5\n\016contoso/orders\020\001\032\035samples.orders.v1.OrderEvents\"\002\010\n'
   _globals['_ORDERS'].methods_by_name['Place']._loaded_options = None
-  _globals['_ORDERS'].methods_by_name['Place']._serialized_options = b'\362\361#\002\020\000'
+  _globals['_ORDERS'].methods_by_name['Place']._serialized_options = b'\362\361# \020\000\"\034samples.orders.v1.OutOfStock'
+  _globals['_ORDERS'].methods_by_name['Note']._loaded_options = None
+  _globals['_ORDERS'].methods_by_name['Note']._serialized_options = b'\362\361#\004\010\001\020\000'
   _globals['_ORDERS'].methods_by_name['List']._loaded_options = None
   _globals['_ORDERS'].methods_by_name['List']._serialized_options = b'\220\002\001\362\361#\002\020\000'
   _globals['_ORDERS'].methods_by_name['Close']._loaded_options = None
   _globals['_ORDERS'].methods_by_name['Close']._serialized_options = b'\362\361#\004\020\000\030\001'
-  _globals['_OPENREQUEST']._serialized_start=78
-  _globals['_OPENREQUEST']._serialized_end=109
-  _globals['_ACCOUNT']._serialized_start=111
-  _globals['_ACCOUNT']._serialized_end=138
-  _globals['_ORDER']._serialized_start=140
-  _globals['_ORDER']._serialized_end=176
-  _globals['_RECEIPT']._serialized_start=178
-  _globals['_RECEIPT']._serialized_end=232
-  _globals['_LISTREQUEST']._serialized_start=234
-  _globals['_LISTREQUEST']._serialized_end=247
-  _globals['_CLOSEREQUEST']._serialized_start=249
-  _globals['_CLOSEREQUEST']._serialized_end=263
-  _globals['_INVOICE']._serialized_start=265
-  _globals['_INVOICE']._serialized_end=289
-  _globals['_SHIPPEDRESPONSE']._serialized_start=291
-  _globals['_SHIPPEDRESPONSE']._serialized_end=308
-  _globals['_ORDERS']._serialized_start=311
-  _globals['_ORDERS']._serialized_end=678
-  _globals['_ORDEREVENTS']._serialized_start=680
-  _globals['_ORDEREVENTS']._serialized_end=768
+  _globals['_OPENREQUEST']._serialized_start=107
+  _globals['_OPENREQUEST']._serialized_end=138
+  _globals['_ACCOUNT']._serialized_start=140
+  _globals['_ACCOUNT']._serialized_end=167
+  _globals['_ORDER']._serialized_start=169
+  _globals['_ORDER']._serialized_end=205
+  _globals['_RECEIPT']._serialized_start=207
+  _globals['_RECEIPT']._serialized_end=261
+  _globals['_OUTOFSTOCK']._serialized_start=263
+  _globals['_OUTOFSTOCK']._serialized_end=304
+  _globals['_REMARK']._serialized_start=306
+  _globals['_REMARK']._serialized_end=328
+  _globals['_LISTREQUEST']._serialized_start=330
+  _globals['_LISTREQUEST']._serialized_end=343
+  _globals['_CLOSEREQUEST']._serialized_start=345
+  _globals['_CLOSEREQUEST']._serialized_end=359
+  _globals['_INVOICE']._serialized_start=361
+  _globals['_INVOICE']._serialized_end=402
+  _globals['_SHIPPEDRESPONSE']._serialized_start=404
+  _globals['_SHIPPEDRESPONSE']._serialized_end=421
+  _globals['_ORDERS']._serialized_start=424
+  _globals['_ORDERS']._serialized_end=890
+  _globals['_ORDEREVENTS']._serialized_start=892
+  _globals['_ORDEREVENTS']._serialized_end=980
 # @@protoc_insertion_point(module_scope)

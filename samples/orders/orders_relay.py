@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from relayrpc import typed
 
+from google.protobuf import empty_pb2
 from samples.orders import orders_pb2
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OrdersContract",
     "OrdersServicer",
     "OrdersServicerSync",
+    "OutOfStockFault",
     "add_OrderEventsServicerSync_to_server",
     "add_OrderEventsServicer_to_server",
     "add_OrdersServicerSync_to_server",
@@ -31,6 +33,24 @@ __all__ = [
 
 OrdersContract: Final = typed.Contract(orders_pb2.DESCRIPTOR, "Orders")
 OrderEventsContract: Final = typed.Contract(orders_pb2.DESCRIPTOR, "OrderEvents")
+
+
+class OutOfStockFault(typed.Fault[orders_pb2.OutOfStock]):
+    """
+    The fault samples.orders.v1.OutOfStock.
+
+    Why an order is refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        item: str | None = None,
+        count: int | None = None,
+        code: typed.StatusCode = typed.StatusCode.FAILED_PRECONDITION,
+        reason: str = "",
+    ) -> None:
+        super().__init__({"item": item, "count": count}, code=code, reason=reason)
 
 
 class OrdersCaller(typed.CallerBase):
@@ -77,6 +97,26 @@ class OrdersCaller(typed.CallerBase):
         before this returns.
         """
         return self._unary_unary["Place"](
+            request,
+            timeout=timeout,
+            metadata=metadata,
+            wait_for_ready=wait_for_ready,
+        )
+
+    def Note(
+        self,
+        request: orders_pb2.Remark,
+        *,
+        timeout: float | None = 10.0,
+        metadata: typed.Metadata | None = None,
+        wait_for_ready: bool | None = None,
+    ) -> typed.UnaryUnaryCall[empty_pb2.Empty]:
+        """
+        Call samples.orders.v1.Orders/Note.
+
+        Say something that needs no answer; it stands on the invoice.
+        """
+        return self._unary_unary["Note"](
             request,
             timeout=timeout,
             metadata=metadata,
@@ -159,6 +199,19 @@ class OrdersServicer(Protocol):
         """
 
     @abstractmethod
+    async def Note(
+        self,
+        request: orders_pb2.Remark,
+        context: typed.ServicerContext,
+        /,
+    ) -> empty_pb2.Empty:
+        """
+        Answer samples.orders.v1.Orders/Note.
+
+        Say something that needs no answer; it stands on the invoice.
+        """
+
+    @abstractmethod
     def List(
         self,
         request: orders_pb2.ListRequest,
@@ -193,6 +246,7 @@ def add_OrdersServicer_to_server(
     handlers: typed.Handlers = {
         "Open": servicer.Open,
         "Place": servicer.Place,
+        "Note": servicer.Note,
         "List": servicer.List,
         "Close": servicer.Close,
     }
@@ -246,6 +300,28 @@ class OrdersCallerSync(typed.CallerBaseSync):
         """
         response: orders_pb2.Receipt
         response = self._unary_unary["Place"](
+            request,
+            timeout=timeout,
+            metadata=metadata,
+            wait_for_ready=wait_for_ready,
+        )
+        return response
+
+    def Note(
+        self,
+        request: orders_pb2.Remark,
+        *,
+        timeout: float | None = 10.0,
+        metadata: typed.Metadata | None = None,
+        wait_for_ready: bool | None = None,
+    ) -> empty_pb2.Empty:
+        """
+        Call samples.orders.v1.Orders/Note.
+
+        Say something that needs no answer; it stands on the invoice.
+        """
+        response: empty_pb2.Empty
+        response = self._unary_unary["Note"](
             request,
             timeout=timeout,
             metadata=metadata,
@@ -331,6 +407,19 @@ class OrdersServicerSync(Protocol):
         """
 
     @abstractmethod
+    def Note(
+        self,
+        request: orders_pb2.Remark,
+        context: typed.ServicerContextSync,
+        /,
+    ) -> empty_pb2.Empty:
+        """
+        Answer samples.orders.v1.Orders/Note.
+
+        Say something that needs no answer; it stands on the invoice.
+        """
+
+    @abstractmethod
     def List(
         self,
         request: orders_pb2.ListRequest,
@@ -365,6 +454,7 @@ def add_OrdersServicerSync_to_server(
     handlers: typed.Handlers = {
         "Open": servicer.Open,
         "Place": servicer.Place,
+        "Note": servicer.Note,
         "List": servicer.List,
         "Close": servicer.Close,
     }

@@ -36,8 +36,9 @@ def test_customer_orders_within_a_session_and_is_told_what_is_shipped() -> None:
         "placed    order 1",
         "shipped   4 × cups",
         "placed    order 2",
+        "refused   there are 4 × cups",
         "listed    1 2",
-        "closed    6 things",
+        "closed    6 things, as a present",
     ]
 
 
