@@ -189,14 +189,18 @@ class ServicerCall(PlainCall):
             ) from exc
 
     def serialize(self, response: Any) -> bytes:
-        """Make bytes of a response; as grpc's server, None is none."""
+        """
+        Make bytes of a response. As to grpc's server, None is none; anything else that is none
+        would leave grpc's caller without an answer.
+        """
         try:
-            data = super().serialize(response)
+            serializer = self.context.entry.serializer
+            data = response if serializer is None else serializer(response)
+            if not isinstance(data, bytes):
+                raise TypeError(f"a response is bytes, not {type(data).__name__}")
         except Exception as exc:
             _LOGGER.exception("response serializer of /%s failed", self.context.method)
             raise RefusedError(STATUS_INTERNAL, "Failed to serialize response!") from exc
-        if response is None and self.context.entry.serializer is None:
-            raise RefusedError(STATUS_INTERNAL, "Failed to serialize response!")
         return data
 
     def describe(self, error: Exception) -> str | None:

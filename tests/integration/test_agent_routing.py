@@ -1,52 +1,28 @@
 """
-What hubs and callers make of an agent's backends. Goal: slots, priorities and several hubs work as
-for any host, and a server that was not reached has not run a call.
+What hubs make of an agent's backends. Goal: slots, priorities and several hubs work as for any
+host.
 
-Method: grpc.aio servers that stop, hold calls or do not answer; hubs on loopback that drain.
+Method: grpc.aio servers that stop or hold calls; hubs on loopback that drain.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import grpc
 import grpc.aio
 import pytest
 
 import relayrpc.aio
 from relayrpc.agent.backend import Backend
-from relayrpc.agent.forward import forwarding_handler
 from relayrpc.errors import ConfigError
 from relayrpc.testing import LoopbackHub, run_hub
-from relayrpc.v1 import link_pb2
-from tests.support.exposed import SERVICE, running_agent, running_backend, running_exposed
+from tests.support.exposed import SERVICE, Holding, running_agent, running_backend, running_exposed
 from tests.support.relay import ADDRESS, Stub
 from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
-
-Code = grpc.StatusCode
-
-
-class Holding:
-    """A handler that counts the calls it has at once, and holds them until they are released."""
-
-    def __init__(self) -> None:
-        self.running_count = 0
-        self.running_most = 0
-        self.released = asyncio.Event()
-
-    async def hold(self, request: bytes, _context: Any) -> bytes:
-        self.running_count += 1
-        self.running_most = max(self.running_most, self.running_count)
-        await self.released.wait()
-        self.running_count -= 1
-        return request
-
 
 def named(name: bytes) -> dict[str, Any]:
     async def who(_request: bytes, _context: Any) -> bytes:
@@ -143,111 +119,3 @@ def test_hubs_of_a_backend_have_one_address() -> None:
     backend = Backend(target="grpc://127.0.0.1:1", at=("relay://a/x", "relay://b/y"))
     with pytest.raises(ConfigError, match="cannot use 'relay://b:7350/y' beside 'relay://a:7350"):
         backend.check()
-
-
-# --- servers that were not reached ---
-
-
-KINDS = {
-    "unary_unary": link_pb2.SHAPE_UNARY_UNARY,
-    "unary_stream": link_pb2.SHAPE_UNARY_STREAM,
-    "stream_unary": link_pb2.SHAPE_STREAM_UNARY,
-    "stream_stream": link_pb2.SHAPE_STREAM_STREAM,
-}
-
-
-@asynccontextmanager
-async def forwarding(port: int) -> AsyncIterator[grpc.aio.Channel]:
-    """Forward all kinds of calls to a port whether anybody is there or not, as no agent would."""
-    async with run_hub() as hub:
-        server = hub.server(ADDRESS)
-        url = hub.url(ADDRESS)
-        backend = Backend(target=f"grpc://127.0.0.1:{port}", at=url).open_channel()
-        handlers = {
-            kind: forwarding_handler(backend, f"/{SERVICE}/Who", shape)
-            for kind, shape in KINDS.items()
-        }
-        server.add_registered_method_handlers(SERVICE, handlers)
-        await server.start()
-        yield hub.channel(ADDRESS, options=[("grpc.enable_retries", 0)])
-        await backend.close()
-
-
-async def error_of(channel: grpc.aio.Channel, kind: str, **options: Any) -> Any:
-    call = getattr(channel, kind)(f"/{SERVICE}/{kind}")
-    request = b"" if kind.startswith("unary") else iter([b""])
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        made = call(request, **options)
-        if kind.endswith("stream"):
-            await made.read()
-        else:
-            await made
-    return caught.value
-
-
-@pytest.mark.parametrize("kind", list(KINDS))
-async def test_call_whose_server_is_not_there_has_not_run(kind: str, unused_tcp_port: int) -> None:
-    async with forwarding(unused_tcp_port) as channel:
-        for _ in range(2):
-            error = await error_of(channel, kind)
-            assert error.code() is Code.UNAVAILABLE
-            assert error.details() == "the exposed server cannot be reached"
-            assert (error.origin, error.may_have_executed) == ("host", False)
-
-
-@pytest.mark.parametrize("kind", list(KINDS))
-async def test_call_waits_while_its_server_is_being_connected_to(kind: str) -> None:
-    """A port that accepts and says nothing, and then is closed."""
-    silent: set[asyncio.StreamWriter] = set()
-    accepted = asyncio.Event()
-
-    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        silent.add(writer)
-        accepted.set()
-
-    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
-    async with forwarding(listener.sockets[0].getsockname()[1]) as channel:
-        error = await error_of(channel, kind, timeout=0.2)
-        assert error.code() is Code.DEADLINE_EXCEEDED
-        waiting = asyncio.ensure_future(error_of(channel, kind))
-        await accepted.wait()
-        assert not waiting.done()
-        listener.close()
-        for writer in silent:
-            writer.transport.abort()
-        error = await waiting
-        assert (error.code(), error.may_have_executed) == (Code.UNAVAILABLE, False)
-
-
-async def test_server_that_says_it_did_not_reach_its_own_may_have_run() -> None:
-    """Servers pass on what gRPC tells them of servers behind them, word by word."""
-    details = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:50051"
-
-    async def behind(_request: bytes, context: Any) -> bytes:
-        await context.abort(Code.UNAVAILABLE, details)
-        return b""
-
-    async with (
-        running_backend({"uu:Who": behind}) as (authority, _),
-        running_exposed(authority) as running,
-    ):
-        with pytest.raises(relayrpc.aio.RpcError) as caught:
-            await who(running.channel)
-        assert (caught.value.code(), caught.value.details()) == (Code.UNAVAILABLE, details)
-        assert caught.value.may_have_executed
-
-
-async def test_call_that_its_server_had_when_it_went_may_have_run() -> None:
-    holding = Holding()
-    async with running_backend({"uu:Hold": holding.hold}) as (authority, _):
-        exposing = running_exposed(authority)
-        running = await exposing.__aenter__()
-        held = asyncio.ensure_future(Stub(running.channel).unary_unary("Hold")(b""))
-        await until(lambda: holding.running_count)
-    try:
-        with pytest.raises(relayrpc.aio.RpcError) as caught:
-            await held
-        assert caught.value.code() is Code.UNAVAILABLE
-        assert caught.value.may_have_executed
-    finally:
-        await exposing.__aexit__(None, None, None)

@@ -7,6 +7,10 @@ interceptors that do what they must not; each error's status and text, and a goo
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,12 +20,13 @@ import pytest
 
 import relayrpc.aio
 from relayrpc.errors import ConfigError
-from relayrpc.testing import run_hub
+from relayrpc.testing import LoopbackHub, run_hub
 from tests.integration.peers import calling, host_process
 from tests.integration.watched_hub import WatchedHub
 from tests.support.aio_sides import ServeAio, serving_aio
 from tests.support.carriers import TLSFiles, tls_files
-from tests.support.relay import Stub
+from tests.support.relay import Stub, make_handlers
+from tests.support.until import until
 
 
 __all__ = ["tls_files"]
@@ -216,3 +221,54 @@ async def test_handler_that_blocks_its_loop_costs_its_host_alone(hub: WatchedHub
             assert error.may_have_executed
             assert await well.echo(b"x", timeout=60) == b"x"
     hub.check_unhurt()
+
+
+# --- what is left of all that ---
+
+
+async def raises(request: bytes, context: Any) -> bytes:
+    raise ValueError("x")
+
+
+async def gives_nonsense(request: bytes, context: Any) -> Any:
+    return object()
+
+
+async def test_calls_that_fail_leave_nothing(tls_files: TLSFiles, unused_tcp_port: int) -> None:
+    """No task, no thread and no file descriptor, at the end of as many failures again."""
+    behaviors = {"uu:R": raises, "uu:N": gives_nonsense, "uu:B": begins_with_too_much}
+    trust = relayrpc.aio.TLSOptions(ca_file=tls_files.ca_file)
+
+    async def fail_in_every_way(hub: LoopbackHub) -> None:
+        ports = {"ws": hub.hub.http_port, "relay": hub.hub.grpc_port}
+        for scheme, port in ports.items():
+            for where, tls in (
+                (f"{scheme}://127.0.0.1:{unused_tcp_port}/a", None),
+                (f"{scheme}://no-such-host.invalid:7350/a", None),
+                (f"{scheme}s://127.0.0.1:{port}/a", trust),
+            ):
+                async with relayrpc.aio.channel(where, tls=tls) as channel:
+                    await error_of(Stub(channel).unary_unary("M")(b""))
+        for carrier in ("websocket", "grpc"):
+            server = relayrpc.aio.server(hub.url("a"), carrier=carrier)
+            server.add_registered_method_handlers("test.Service", make_handlers(behaviors))
+            await server.start()
+            async with relayrpc.aio.channel(hub.url("a"), carrier=carrier) as channel:
+                for method in ("R", "N", "B", "Unknown"):
+                    await error_of(Stub(channel).unary_unary(method)(b""))
+            await server.stop(None)
+
+    async with run_hub() as hub:
+        # What gRPC and the loop keep for good is there after the first time.
+        await fail_in_every_way(hub)
+        before = left_over()
+        for _ in range(3):
+            await fail_in_every_way(hub)
+        await until(lambda: all(now <= then for now, then in zip(left_over(), before, strict=True)))
+
+
+def left_over() -> tuple[int, int, int]:
+    """Count tasks, threads but for those of the loop's own pool, and file descriptors."""
+    gc.collect()
+    threads = [each for each in threading.enumerate() if not each.name.startswith("asyncio_")]
+    return len(asyncio.all_tasks()), len(threads), len(os.listdir("/proc/self/fd"))

@@ -318,6 +318,7 @@ async def test_request_over_the_hosts_limit_is_refused(size: int) -> None:
     async with running_relay({"uu:M": _raise}, server_options=options) as relay:
         error = await error_of(Stub(relay.channel).unary_unary("M")(bytes(size)))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() == f"received message larger than max ({size} vs. 4999)"
     assert error.origin == "host"
 
 

@@ -296,3 +296,4 @@ async def test_failing_server_interceptor_fails_its_call(serve_aio: ServeAio) ->
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await Stub(channel).unary_unary("UU")(b"")
     assert caught.value.code() is grpc.StatusCode.UNKNOWN
+    assert caught.value.details() == "Unexpected <class 'ValueError'>: broken"

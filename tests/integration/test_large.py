@@ -50,6 +50,7 @@ async def test_request_over_the_limit_is_refused(stub: RecorderStub) -> None:
     with pytest.raises(relayrpc.aio.RpcError) as caught:
         await stub.exchange(_request(1, _LARGEST + 1), timeout=100)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"larger than max ({_LARGEST + 1} vs. {_LARGEST})" in str(caught.value.details())
     assert await stub.echo(b"next", timeout=60) == b"next"
 
 
@@ -57,6 +58,7 @@ async def test_reply_over_the_limit_is_refused(stub: RecorderStub) -> None:
     with pytest.raises(relayrpc.aio.RpcError) as caught:
         await stub.exchange(_request(_LARGEST + 1, 100), timeout=100)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"larger than max ({_LARGEST + 1} vs. {_LARGEST})" in str(caught.value.details())
     assert await stub.echo(b"next", timeout=60) == b"next"
 
 

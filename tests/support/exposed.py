@@ -19,13 +19,14 @@ from grpc_health.v1 import health, health_pb2_grpc
 import relayrpc.aio
 from relayrpc.agent.agent import Agent
 from relayrpc.agent.backend import Backend
-from relayrpc.limits import DEFAULT_LIMITS
+from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.testing import LoopbackHub, run_hub
 from tests.support.relay import ADDRESS, make_handlers
 
 
 __all__ = [
     "SERVICE",
+    "Holding",
     "PathName",
     "Reports",
     "Running",
@@ -34,11 +35,28 @@ __all__ = [
     "running_agent",
     "running_backend",
     "running_exposed",
+    "written",
 ]
 
 PathName = Literal["direct", "exposed", "exposed by name"]
 """How a caller reaches the server; by name: the agent knows no shapes."""
 SERVICE = "test.Service"
+
+
+class Holding:
+    """A handler that counts the calls it has at once, and holds them until they are released."""
+
+    def __init__(self) -> None:
+        self.running_count = 0
+        self.running_most = 0
+        self.released = asyncio.Event()
+
+    async def hold(self, request: bytes, _context: Any) -> bytes:
+        self.running_count += 1
+        self.running_most = max(self.running_most, self.running_count)
+        await self.released.wait()
+        self.running_count -= 1
+        return request
 
 
 class Reports:
@@ -106,10 +124,12 @@ async def running_backend(
 
 
 @contextlib.asynccontextmanager
-async def running_agent(*backends: Backend) -> AsyncIterator[tuple[Agent, Reports]]:
+async def running_agent(
+    *backends: Backend, limits: Limits = DEFAULT_LIMITS
+) -> AsyncIterator[tuple[Agent, Reports]]:
     """Expose backends; gives the agent and what it says when they are all in routing."""
     reports = Reports()
-    agent = Agent(limits=DEFAULT_LIMITS, report=reports)
+    agent = Agent(limits=limits, report=reports)
     try:
         agent.apply(backends)
         await reports.until("service", len(backends))
@@ -119,14 +139,16 @@ async def running_agent(*backends: Backend) -> AsyncIterator[tuple[Agent, Report
 
 
 @contextlib.asynccontextmanager
-async def running_exposed(authority: str, **settings: Any) -> AsyncIterator[Running]:
+async def running_exposed(
+    authority: str, *, limits: Limits = DEFAULT_LIMITS, **settings: Any
+) -> AsyncIterator[Running]:
     """Expose what listens there, at a hub of its own; gives it when it is in routing."""
     async with run_hub() as hub:
         url = hub.url(ADDRESS, carrier="websocket")
         settings.setdefault("services", (SERVICE,))
         backend = Backend(target=f"grpc://{authority}", at=url, **settings)
         async with (
-            running_agent(backend) as (agent, reports),
+            running_agent(backend, limits=limits) as (agent, reports),
             relayrpc.aio.channel(url) as channel,
         ):
             yield Running(hub, agent, backend, reports, channel)
