@@ -66,7 +66,7 @@ class Reader:
             # Of a traceback pages have the last line.
             lines = out.splitlines()
             is_traceback = bool(lines) and lines[0].startswith("Traceback ")
-            assert (lines[-1:] if is_traceback else lines) == printed, line
+            assert (lines[-1:] if is_traceback else lines) == printed, f"{line}\n{out}"
 
     def _start(self, command: list[str], *, stderr: int) -> subprocess.Popen[str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
