@@ -111,18 +111,21 @@ def enum_changes(old: EnumElement, new: EnumElement) -> Iterator[_Step]:
     values = _names_by_number(new)
     for number, names in _names_by_number(old).items():
         yield None
-        text = f"value {number} ({', '.join(map(shown, names))})"
         if number in values:
             if not set(names) <= set(values[number]):
-                now = ", ".join(map(shown, values[number]))
-                yield change("ENUM_VALUE_SAME_NAME", f"{text} is called {now} now")
+                text = f"{_value(number, names)} is called {shown(', '.join(values[number]))} now"
+                yield change("ENUM_VALUE_SAME_NAME", text)
             continue
         if not _is_in(number, reserved):
-            rule = "ENUM_VALUE_NO_DELETE_UNLESS_NUMBER_RESERVED"
-            yield change(rule, f"{text} is gone and its number is not reserved")
+            text = f"{_value(number, names)} is gone and its number is not reserved"
+            yield change("ENUM_VALUE_NO_DELETE_UNLESS_NUMBER_RESERVED", text)
         if not reserved_names.issuperset(names):
-            rule = "ENUM_VALUE_NO_DELETE_UNLESS_NAME_RESERVED"
-            yield change(rule, f"{text} is gone and its name is not reserved")
+            text = f"{_value(number, names)} is gone and its name is not reserved"
+            yield change("ENUM_VALUE_NO_DELETE_UNLESS_NAME_RESERVED", text)
+
+
+def _value(number: int, names: list[str]) -> str:
+    return f"value {number} ({shown(', '.join(names))})"
 
 
 def _names_by_number(enum: EnumElement) -> dict[int, list[str]]:

@@ -74,6 +74,16 @@ def test_texts_name_what_was_and_what_is() -> None:
     ]
 
 
+def test_enums_are_named_by_number_and_name() -> None:
+    assert texts(with_enum(ONE=1, TWO=2), with_enum(EINS=1)) == [
+        "t.proto: t.E: value 1 (ONE) is called EINS now [ENUM_VALUE_SAME_NAME]",
+        "t.proto: t.E: value 2 (TWO) is gone and its number is not reserved "
+        "[ENUM_VALUE_NO_DELETE_UNLESS_NUMBER_RESERVED]",
+        "t.proto: t.E: value 2 (TWO) is gone and its name is not reserved "
+        "[ENUM_VALUE_NO_DELETE_UNLESS_NAME_RESERVED]",
+    ]
+
+
 def test_narrowing_says_which_types() -> None:
     old, new = make_file(fields={"a": 1}), make_file(fields={"a": 1})
     new.message_type[0].field[0].type = 13
@@ -249,6 +259,16 @@ def test_long_names_are_cut() -> None:
     (found,) = differences(make_file(fields={name: 1}), make_file(), level=Level.WIRE)
     assert len(found.text) < 512
     assert found.what == f"t.M.{'x' * 195}…"
+
+
+def test_many_names_of_one_value_are_cut() -> None:
+    old, new = with_enum(**{f"A{number}": 1 for number in range(1_000)}), with_enum(B=1)
+    for file in (old, new):
+        file.enum_type[0].options.allow_alias = True
+    (found,) = differences(old, new)
+    assert found.text.startswith("t.E: value 1 (A0, A1, A2, ")
+    assert found.text.endswith("…) is called B now")
+    assert len(found.text) < 512
 
 
 def with_fields(count: int) -> FileDescriptorProto:
