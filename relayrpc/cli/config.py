@@ -48,7 +48,7 @@ _OF_KUBERNETES: Final = re.compile(
     r"RELAYRPC_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
 # From the file, these are relative to it.
-_PATHS: Final = ("tls_cert", "tls_key")
+_PATHS: Final = ("store", "tls_cert", "tls_key")
 
 
 @dataclass(frozen=True, slots=True)

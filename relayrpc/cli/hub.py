@@ -83,6 +83,13 @@ def hub(
             help="The HTTP door's URL as peers reach it, ws:// or wss://, where it differs.",
         ),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="SQLite file in which the hub remembers contracts; without it, in memory.",
+        ),
+    ] = None,
     drain_timeout: Annotated[
         float | None,
         typer.Option(
@@ -131,7 +138,7 @@ def hub(
     \b
     Exit codes:
       0  stopped by a signal; with --check-config: nothing is wrong
-      1  could not listen, or failed later
+      1  could not listen, its store cannot be opened, or failed later
       2  a setting cannot be used; nothing was started
     """
     flags = {
@@ -141,6 +148,7 @@ def hub(
         "tls_cert": Flag("--tls-cert", tls_cert),
         "tls_key": Flag("--tls-key", tls_key),
         "http_public": Flag("--http-public", http_public),
+        "store": Flag("--store", store),
         "log_calls": Flag("--log-calls", log_calls or None),
         "limits.drain_timeout_s": Flag("--drain-timeout", drain_timeout),
         "limits.resume_window_s": Flag("--resume-window", resume_window),
@@ -163,6 +171,7 @@ async def serve(hub: Hub) -> None:
 
     Raises:
         ConnectError: If a port cannot be listened on.
+        StoreError: If the store cannot be opened.
     """
     stop = asyncio.Event()
     draining: asyncio.Task[None] | None = None

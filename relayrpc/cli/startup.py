@@ -67,6 +67,7 @@ def start_up(flags: Mapping[str, Flag], *, file: Path | None, is_check: bool) ->
         return None
     configure_logging(form=settings.log_format, level=settings.log_level)
     _log_limits(settings.config.limits, limits, descriptors)
+    log_event(_LOGGER, "store chosen", store=settings.config.store or "memory")
     return hub
 
 

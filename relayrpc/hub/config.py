@@ -39,6 +39,8 @@ class HubConfig:
     """PEM file with its key."""
     http_public: str | None = None
     """URL of the HTTP door as peers reach it, "wss://relay.example:443", where it differs."""
+    store: str | None = None
+    """File in which the hub remembers contracts, made where there is none; else in memory."""
     metrics: bool = True
     """Count, and tell whoever reaches the HTTP door at /metrics: addresses, methods, statuses."""
     log_calls: bool = False

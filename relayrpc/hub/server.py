@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -26,6 +27,8 @@ from relayrpc.hub.http_door import Answer, HTTPDoor
 from relayrpc.hub.reflection import HubReflection
 from relayrpc.hub.session import HubSessions
 from relayrpc.observe.metrics import CONTENT_TYPE
+from relayrpc.store.base import Store
+from relayrpc.store.sqlite import SQLiteStore
 
 
 __all__ = ["GRPCGateway", "Hub"]
@@ -76,6 +79,7 @@ class Hub:
             has_metrics=self.config.metrics,
             logs_every_call=self.config.log_calls,
             addresses=self.config.addresses,
+            open_store=self._open_store if self.config.store else None,
         )
         self.sessions = self._inside.sessions
         self._is_listening = False
@@ -115,12 +119,17 @@ class Hub:
         """Where the HTTP door listens, after start()."""
         return self._http_port
 
+    async def _open_store(self) -> Store:
+        assert self.config.store
+        return await SQLiteStore.open(Path(self.config.store), limits=self.config.limits)
+
     async def start(self) -> None:
         """
-        Listen on both doors; returns when both accept.
+        Open the store and listen on both doors; returns when both accept.
 
         Raises:
             OSError: A port cannot be listened on.
+            StoreError: The store cannot be opened or read.
         """
         await self._inside.start()
         self._http_port = await self._http.start(self._http_host, self._http_port)

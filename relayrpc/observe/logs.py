@@ -194,6 +194,13 @@ _TABLE: Final = (
         "reflection and `relayrpc call` do not know the contract; else `host refused` follows.",
     ),
     LogEvent(
+        "store chosen",
+        logging.INFO,
+        ("store",),
+        "In which file `relayrpc hub` remembers contracts; `memory`: in none, and it forgets them "
+        "with its end.",
+    ),
+    LogEvent(
         "store failed",
         logging.WARNING,
         ("reason",),

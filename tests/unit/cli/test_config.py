@@ -72,6 +72,7 @@ EACH = [
     ("insecure_listen", True, "true", "true"),
     ("http_public", "wss://x", '"wss://x"', "wss://x"),
     ("metrics", False, "false", "0"),
+    ("store", "/var/hub.db", '"/var/hub.db"', "/var/hub.db"),
     ("log_calls", True, "true", "yes"),
     ("log_format", "json", '"json"', "json"),
     ("log_level", "debug", '"debug"', "debug"),
@@ -152,6 +153,7 @@ def test_paths_in_a_file_are_relative_to_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert loaded.config.tls_cert == str(Path("etc/tls/a.pem"))
     assert loaded.config.tls_key == "here.key"
     assert load('tls_cert = "/etc/a.pem"').config.tls_cert == "/etc/a.pem"
+    assert load('store = "hub.db"', name="etc/hub.toml").config.store == str(Path("etc/hub.db"))
 
 
 def test_file_of_the_working_directory_is_read_when_no_other_is_named() -> None:
