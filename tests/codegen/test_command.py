@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from relayrpc.cli.main import main
 from tests.support.generated import PROTOS
 
 
@@ -44,12 +47,36 @@ def user(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def relayrpc(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "relayrpc", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+@dataclass
+class Done:
+    """How the command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_everything_is_generated_with_what_is_imported_and_not_installed(user: Path) -> None:
+@pytest.fixture
+def relayrpc(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """The command line, run in this process."""
+
+    def run(*arguments: str, cwd: Path) -> Done:
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["relayrpc", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def test_everything_is_generated_with_what_is_imported_and_not_installed(
+    user: Path, relayrpc: Callable[..., Done]
+) -> None:
     done = relayrpc("codegen", "protos/orders.proto", "--out", "gen", cwd=user)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
@@ -70,7 +97,9 @@ def test_everything_is_generated_with_what_is_imported_and_not_installed(user: P
     assert ran.stdout == "contoso/orders 7\n", ran.stderr
 
 
-def test_what_is_generated_is_what_the_plugin_writes(tmp_path: Path) -> None:
+def test_what_is_generated_is_what_the_plugin_writes(
+    tmp_path: Path, relayrpc: Callable[..., Done]
+) -> None:
     out = str(tmp_path / "gen")
     done = relayrpc("codegen", "cases/shapes.proto", "-I", ".", "--out", out, cwd=PROTOS)
     assert done.returncode == 0, done.stderr
@@ -78,7 +107,9 @@ def test_what_is_generated_is_what_the_plugin_writes(tmp_path: Path) -> None:
     assert (tmp_path / "gen" / "cases" / golden.name).read_bytes() == golden.read_bytes()
 
 
-def test_code_that_no_python_can_read_is_left_out(tmp_path: Path) -> None:
+def test_code_that_no_python_can_read_is_left_out(
+    tmp_path: Path, relayrpc: Callable[..., Done]
+) -> None:
     """Written by protoc, for messages and methods whose names are keywords."""
     out = str(tmp_path / "gen")
     done = relayrpc("codegen", "cases/keywords.proto", "--out", out, cwd=PROTOS)
@@ -96,7 +127,9 @@ def test_code_that_no_python_can_read_is_left_out(tmp_path: Path) -> None:
     assert ran.returncode == 0
 
 
-def test_import_that_is_missing_is_said_with_file_line_and_hint(user: Path) -> None:
+def test_import_that_is_missing_is_said_with_file_line_and_hint(
+    user: Path, relayrpc: Callable[..., Done]
+) -> None:
     (user / "protos" / "common" / "money.proto").unlink()
     done = relayrpc("codegen", "protos/orders.proto", "--out", "gen", cwd=user)
     assert (done.returncode, done.stdout) == (2, "")
@@ -107,7 +140,9 @@ def test_import_that_is_missing_is_said_with_file_line_and_hint(user: Path) -> N
     assert not (user / "gen").exists()
 
 
-def test_import_of_an_import_that_is_missing_is_said_too(user: Path) -> None:
+def test_import_of_an_import_that_is_missing_is_said_too(
+    user: Path, relayrpc: Callable[..., Done]
+) -> None:
     money = user / "protos" / "common" / "money.proto"
     money.write_text(MONEY.replace("package", 'import "gone.proto";\npackage'))
     done = relayrpc("codegen", "protos/orders.proto", "--out", "gen", cwd=user)
@@ -115,7 +150,9 @@ def test_import_of_an_import_that_is_missing_is_said_too(user: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_mistakes_in_protos_are_said_where_they_are(user: Path) -> None:
+def test_mistakes_in_protos_are_said_where_they_are(
+    user: Path, relayrpc: Callable[..., Done]
+) -> None:
     orders = user / "protos" / "orders.proto"
     orders.write_text(ORDERS.replace("address: ", "session: NOT_ALLOWED callback: "))
     contradiction = relayrpc("codegen", "protos/orders.proto", "--out", "gen", cwd=user)
@@ -128,7 +165,9 @@ def test_mistakes_in_protos_are_said_where_they_are(user: Path) -> None:
     assert not (user / "gen").exists()
 
 
-def test_many_mistakes_are_cut_short(user: Path) -> None:
+def test_many_mistakes_are_cut_short(
+    user: Path, relayrpc: Callable[..., Done]
+) -> None:
     methods = "\n".join(f"rpc M{number}(Gone) returns (Gone);" for number in range(20))
     (user / "a.proto").write_text(f'syntax = "proto3"; service S {{ {methods} }}')
     done = relayrpc("codegen", "a.proto", "--out", "gen", cwd=user)
@@ -136,7 +175,9 @@ def test_many_mistakes_are_cut_short(user: Path) -> None:
     assert done.stderr.splitlines()[-1] == "relayrpc: and 30 more"
 
 
-def test_folder_that_cannot_be_written_is_said(user: Path) -> None:
+def test_folder_that_cannot_be_written_is_said(
+    user: Path, relayrpc: Callable[..., Done]
+) -> None:
     (user / "gen").write_text("a file")
     done = relayrpc("codegen", "protos/orders.proto", "--out", "gen", cwd=user)
     assert done.returncode == 1

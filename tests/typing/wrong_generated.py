@@ -8,6 +8,8 @@ from typing import Any
 import greeter_relay
 from greeter_pb2 import ChatLine, HelloReply, HelloRequest, ListGreetingsRequest
 from right_generated import Greeter, GreeterSync
+from shop_pb2 import Order
+from shop_relay import ShopCallerSync
 
 import relayrpc
 import relayrpc.aio
@@ -38,6 +40,10 @@ def block(greeter: greeter_relay.GreeterCallerSync) -> None:
     greeter.CollectNames()  # error: call-arg
     for each in greeter.ListGreetings(ListGreetingsRequest()):
         assert each.no_such_field  # error: attr-defined
+
+
+def rent(shop: ShopCallerSync) -> None:
+    shop.Rent(Order())  # error: deprecated
 
 
 async def wait(greeter: greeter_relay.GreeterCallerSync) -> None:
