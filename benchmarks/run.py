@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from benchmarks.addresses import ADDRESS_SCENARIOS
 from benchmarks.blocking import BLOCKING_SCENARIOS
+from benchmarks.duplex import DUPLEX_SCENARIOS
 from benchmarks.exposed import EXPOSE_CALLS
 from benchmarks.harness import BenchmarkError, raise_open_files_limit
 from benchmarks.machine import facts
@@ -45,6 +46,7 @@ ALL_SCENARIOS: Final = {
     for scenario in (
         *SCENARIOS,
         *BLOCKING_SCENARIOS,
+        *DUPLEX_SCENARIOS,
         EXPOSE_CALLS,
         *ADDRESS_SCENARIOS,
         Routing(),

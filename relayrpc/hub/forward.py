@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from relayrpc.hub.routing import Place
     from relayrpc.limits import Limits
     from relayrpc.link.calls import LinkCalls
+    from relayrpc.link.flow import Budget
     from relayrpc.link.link import Link
 
 
@@ -91,6 +92,17 @@ class AnnouncementGate(Protocol):
         """Take note that nothing of a link waits any more."""
 
 
+class _Hungry:
+    """Legs of one budget whose senders wait for credit."""
+
+    __slots__ = ("legs", "releases_count")
+
+    def __init__(self) -> None:
+        self.legs: dict[Call, None] = {}
+        # The budget's, when they got what there was; -1: that is to be seen.
+        self.releases_count = -1
+
+
 class Forwarder:
     """
     Everything one hub decides about calls.
@@ -105,9 +117,11 @@ class Forwarder:
         self.queue = CallQueue(limits)
         self.gate: AnnouncementGate | None = None
         self._limits = limits
-        # Legs whose peer granted credit that the budget of their link did not allow to pass on,
-        # longest starved first.
+        # Legs whose peer granted credit that the budget of their link did not allow to pass on.
         self._starved: dict[Call, None] = {}
+        # Those of them whose sender has used half of what it got, by budget, longest first; the
+        # others can wait.
+        self._hungry: dict[Budget, _Hungry] = {}
         self.stalls_count = 0
         """How often credit had to wait for room in a budget."""
         self.reroutes_count = 0
@@ -141,9 +155,11 @@ class Forwarder:
                 if other is not None:
                     other.link.send_data(other, event.data)  # type: ignore[attr-defined]
                     other.link.flush_soon()
+                    if self._starved and other in self._starved:
+                        self._look_hungry(other)
             else:
                 self._handle_rare(link, event)
-        if self._starved:
+        if self._hungry:
             self.serve_starved()
         return link.state is not LinkState.CLOSED
 
@@ -530,8 +546,8 @@ class Forwarder:
         """Let the two legs of a call forget each other."""
         call.app = other.app = None
         if self._starved:
-            self._starved.pop(call, None)
-            self._starved.pop(other, None)
+            self._feed(call)
+            self._feed(other)
         went = call if call.is_opener else other
         if went.anchor is not None:
             # It took no slot.
@@ -578,13 +594,38 @@ class Forwarder:
             return
         leg.withheld_bytes += credit_bytes
         if leg in self._starved:
-            return
-        if not self._pass_withheld(leg):
+            self._look_hungry(leg)
+        elif not self._pass_withheld(leg):
             self._starve(leg)
 
     def _starve(self, leg: Call) -> None:
         self._starved[leg] = None
         self.stalls_count += 1
+        leg.fed_bytes = leg.app.receive_credit_bytes
+        self._look_hungry(leg)
+
+    def _look_hungry(self, leg: Call) -> None:
+        """See whether the sender towards a starved leg has used half of what it was given."""
+        if leg.app.receive_credit_bytes * 2 > leg.fed_bytes:
+            return
+        budget = leg.link.budget
+        assert budget is not None
+        hungry = self._hungry.get(budget)
+        if hungry is None:
+            hungry = self._hungry[budget] = _Hungry()
+        hungry.legs[leg] = None
+        hungry.releases_count = -1
+
+    def _feed(self, leg: Call) -> None:
+        """Take a leg out of those that wait for credit."""
+        self._starved.pop(leg, None)
+        budget = leg.link.budget
+        assert budget is not None
+        hungry = self._hungry.get(budget)
+        if hungry is not None:
+            hungry.legs.pop(leg, None)
+            if not hungry.legs:
+                del self._hungry[budget]
 
     def _pass_withheld(self, leg: Call) -> bool:
         """Pass on what the budget allows; True when nothing is left to pass."""
@@ -611,16 +652,27 @@ class Forwarder:
         other.receive_credit_bytes = 0
         leg.withheld_bytes = 0
         if self._starved:
-            self._starved.pop(leg, None)
+            self._feed(leg)
 
     def serve_starved(self) -> None:
         """
         Pass on withheld credit where budgets have room again, longest starved first. Called after
         every flush.
         """
-        for leg in list(self._starved):
-            if self._pass_withheld(leg):
-                self._starved.pop(leg, None)
+        for budget, hungry in list(self._hungry.items()):
+            if hungry.releases_count == budget.releases_count:
+                # Nothing was given back since they got nothing.
+                continue
+            hungry.releases_count = budget.releases_count
+            for leg in list(hungry.legs):
+                before_bytes = leg.withheld_bytes
+                if self._pass_withheld(leg):
+                    self._feed(leg)
+                elif leg.withheld_bytes < before_bytes:
+                    leg.fed_bytes = leg.app.receive_credit_bytes
+                    hungry.legs.pop(leg, None)
+            if not hungry.legs:
+                self._hungry.pop(budget, None)
 
     # --- announcements ---
 

@@ -219,6 +219,7 @@ class Call:
         "deadline_key",
         "deadline_s",
         "dependents_count",
+        "fed_bytes",
         "id",
         "is_opener",
         "is_waiting_ready",
@@ -275,6 +276,8 @@ class Call:
         # passed on yet.
         self.charged_bytes = 0
         self.withheld_bytes = 0
+        # Hub: what the sender had of credit when some was withheld last.
+        self.fed_bytes = 0
         # Hub: when the leg that came in did so, monotonic seconds.
         self.opened_s = 0.0
         # Hub: the registration that was chosen, on the leg that went out.

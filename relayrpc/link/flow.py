@@ -148,6 +148,7 @@ class Budget:
         "_shared_bytes_max",
         "_shared_used_bytes",
         "limit_bytes",
+        "releases_count",
         "used_bytes",
     )
 
@@ -159,6 +160,8 @@ class Budget:
         """
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
+        # Grows whenever bytes are given back: who got nothing before may get something now.
+        self.releases_count = 0
         self._share_bytes = limit_bytes // 2 // calls_max
         # Of less no part is given: crumbs would go round for ever, a frame for a few bytes. A call
         # without credit has its whole share free as soon as its bytes have left.
@@ -197,6 +200,7 @@ class Budget:
             size_bytes = before
         call.charged_bytes = after = before - size_bytes
         self.used_bytes -= size_bytes
+        self.releases_count += 1
         share = self._share_bytes
         if before > share:
             self._shared_used_bytes -= before - (after if after > share else share)

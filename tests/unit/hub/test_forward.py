@@ -361,7 +361,39 @@ def test_credit_the_budget_withheld_is_passed_on_when_there_is_room() -> None:
     hub.settle()
     received = sum(len(e.data) for e in caller.events if isinstance(e, DataReceived))
     assert received == 60 * KIB
+    # All of the caller's 64 KiB are passed on in the end.
+    host.link.send_data(opened.call, bytes(4 * KIB))
+    hub.settle()
     assert hub.forwarder.starved_count == 0
+    assert sum(len(e.data) for e in caller.events if isinstance(e, DataReceived)) == 64 * KIB
+
+
+def test_many_calls_that_have_what_they_need_cost_nothing_to_serve() -> None:
+    """Of a thousand calls most got less credit than their caller gave: none waits for it."""
+    hub = HubCore()
+    hub.peer("host", address="a")
+    caller = hub.peer("caller")
+    for _ in range(1000):
+        hub.open(caller, "a", half_close=True)
+    hub.settle()
+    assert hub.forwarder.starved_count > 500
+    tried = 0
+    pass_withheld = hub.forwarder._pass_withheld
+
+    def count(leg: Call) -> bool:
+        nonlocal tried
+        tried += 1
+        return pass_withheld(leg)
+
+    hub.forwarder._pass_withheld = count  # type: ignore[method-assign]
+    (host, _) = hub.peers
+    for event in host.of(CallOpened):
+        assert isinstance(event, CallOpened)
+        host.link.end_call(event.call, data=b"x" * 100)
+    hub.settle()
+    assert len(caller.of(CallEnded)) == 1000
+    assert hub.forwarder.starved_count == 0
+    assert tried == 0
 
 
 @pytest.mark.parametrize(
