@@ -110,7 +110,9 @@ def test_each_rule_is_broken_by_one_pair_and_nearly_by_another(contracts: Compil
     assert len(PAIRS) == len(VERDICTS) >= 150
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(6_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(6_000, marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
 def test_random_versions_break_the_rules_that_buf_names(count: int) -> None:
     files = {}
     for seed in range(count):

@@ -94,8 +94,6 @@ _ENTRY_POINTS: Final = {
     "relayrpc.testing",
     "relayrpc.testing.pytest_plugin",
     "relayrpc.typed",
-    # TODO(#6): the registry uses it.
-    "relayrpc.contract.compatibility",
 }
 
 

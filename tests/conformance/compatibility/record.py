@@ -10,6 +10,7 @@ own.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sysconfig
 import tempfile
@@ -84,9 +85,15 @@ def ask_buf_about_files(
 def _breaking(new: str, old: str, folder: Path) -> Iterator[tuple[str, str]]:
     """Run buf in a folder; yields file and rule of each difference."""
     command = [_BUF, "breaking", new, "--against", old, "--error-format", "json"]
-    done = subprocess.run(
-        [*command, "--config", _CONFIG], cwd=folder, capture_output=True, text=True, check=False
-    )
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run(
+            [*command, "--config", _CONFIG],
+            cwd=folder,
+            env={**os.environ, "BUF_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     # 100 is buf's code for differences, and for files that do not compile.
     if done.returncode not in (0, 100) or '"COMPILE"' in done.stdout:
         raise RuntimeError(done.stdout + done.stderr)
