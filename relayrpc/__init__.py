@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from relayrpc._sync import DeadlineExceededError as DeadlineExceededError
     from relayrpc._sync import RpcError as RpcError
     from relayrpc._sync import Server as Server
+    from relayrpc._sync import Session as Session
+    from relayrpc._sync import SessionState as SessionState
     from relayrpc._sync import TLSOptions as TLSOptions
     from relayrpc._sync import channel as channel
     from relayrpc._sync import server as server
@@ -39,6 +41,8 @@ __all__ = [
     "Limits",
     "RpcError",
     "Server",
+    "Session",
+    "SessionState",
     "TLSOptions",
     "Throttle",
     "__version__",

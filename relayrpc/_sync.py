@@ -12,7 +12,7 @@ Source: DESIGN.md decisions 10 and 11.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,12 @@ from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
+from relayrpc.endpoint.session import SessionState
+from relayrpc.endpoint.sync_callbacks import CallbackServer
 from relayrpc.endpoint.sync_channel import Channel
 from relayrpc.endpoint.sync_error import DeadlineExceededError, RpcError
 from relayrpc.endpoint.sync_server import Server, ServerCore
+from relayrpc.endpoint.sync_session import Session
 from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 
@@ -41,6 +44,8 @@ __all__ = [
     "DeadlineExceededError",
     "RpcError",
     "Server",
+    "Session",
+    "SessionState",
     "TLSOptions",
     "channel",
     "server",
@@ -131,27 +136,33 @@ def channel(
     tls: TLSOptions | None = None,
     instance: str | None = None,
     call_credentials: grpc.CallCredentials | None = None,
+    callbacks: Sequence[tuple[Callable[[Any, grpc.Server], None], Any]] = (),
     limits: Limits = DEFAULT_LIMITS,
 ) -> Channel:
     """
     Make a channel that calls through a hub. It connects with its first call.
 
     Args:
+        callbacks: What hosts that were called may call back, each as
+            `(add_OrderEventsServicer_to_server, servicer)`; the handlers are plain functions, and
+            run on threads of the channel's own.
         url, options, compression, carrier, tls, instance, call_credentials, limits: As for
             `relayrpc.aio.channel`. Interceptors are added with `grpc.intercept_channel`.
 
     Raises:
         ConfigError: A URL or an option cannot be used.
+        UsageError: A handler of callbacks is async.
     """
     return Channel(
-        aio.channel(
+        aio.make_channel(
+            CallbackServer,
             url,
             options,
-            compression,
             carrier=carrier,
             tls=tls,
             instance=instance,
             call_credentials=call_credentials,
+            callbacks=callbacks,
             limits=limits,
         )
     )

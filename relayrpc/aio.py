@@ -189,6 +189,36 @@ def channel(
         ValueError: An interceptor of no known kind.
         UsageError: The call credentials cannot be used.
     """
+    return make_channel(
+        CallbackServer,
+        url,
+        options,
+        interceptors=interceptors,
+        carrier=carrier,
+        tls=tls,
+        instance=instance,
+        call_credentials=call_credentials,
+        callbacks=callbacks,
+        limits=limits,
+        dialling=dialling,
+    )
+
+
+def make_channel(
+    callback_server: type[CallbackServer],
+    url: str | Sequence[str],
+    options: Sequence[tuple[str, Any]] | None,
+    *,
+    interceptors: Sequence[grpc.aio.ClientInterceptor] | None = None,
+    carrier: CarrierChoice,
+    tls: TLSOptions | None,
+    instance: str | None,
+    call_credentials: grpc.CallCredentials | None,
+    callbacks: Sequence[tuple[Callable[[Any, Any], None], Any]],
+    limits: Limits,
+    dialling: Dialling = DIALLING,
+) -> Channel:
+    """As `channel()`, for either API: `callback_server` serves the callbacks."""
     urls = parse_urls(url, carrier=carrier)
     settings = read_options(options, limits)
     if settings.server_name is not None and (tls is None or tls.server_name is None):
@@ -198,7 +228,7 @@ def channel(
     )
     served = None
     if callbacks:
-        served = CallbackServer(make_live)
+        served = callback_server(make_live)
         for add_to_server, servicer in callbacks:
             add_to_server(servicer, served)
     return Channel(

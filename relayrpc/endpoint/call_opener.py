@@ -148,9 +148,9 @@ class CallOpener:
             self._is_plain = False
 
     @property
-    def has_credentials(self) -> bool:
-        """True when every call waits for the metadata of plugins."""
-        return bool(self._plugins)
+    def may_open_later(self) -> bool:
+        """True when calls wait for the metadata of plugins, or may for what they belong to."""
+        return bool(self._plugins) or self._anchor is not None
 
     def close(self) -> None:
         """Ask no more plugins. Idempotent."""

@@ -132,8 +132,8 @@ class Channel(grpc.aio.Channel):
             reads_contracts=reads_contracts,
         )
         # Those that nobody refers to any more have no calls.
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._callbacks = callbacks
+        self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self.callbacks = callbacks
         self._owns_link = owns_link
         # What a unary reply is compared with first; a method may have a bound of its own.
         self.message_bytes_max = self.opener.response_bytes_max()
@@ -223,19 +223,19 @@ class Channel(grpc.aio.Channel):
         if self._refusal is _FORKED:
             # What there is to close is the parent's.
             return
-        self._refuse(_CLOSED)
+        self.refuse_calls()
         if self._is_started:
             if grace:
                 await self._calls_over(grace)
             for call in list(self._intercepted):
                 call.cancel()
-            for session in list(self._sessions):
+            for session in list(self.sessions):
                 session.abort()
             for core in list(self.calls):
                 core.cancel_here()
         self.opener.close()
-        if self._callbacks is not None:
-            await self._callbacks.end()
+        if self.callbacks is not None:
+            await self.callbacks.end()
         if self._owns_link:
             await self.live.aclose()
 
@@ -248,8 +248,12 @@ class Channel(grpc.aio.Channel):
         from relayrpc.endpoint.session import Session
 
         session = Session(self)
-        self._sessions.add(session)
+        self.sessions.add(session)
         return session
+
+    def open_calls(self) -> list[CallCore]:
+        """Return the cores of the calls that are not over; sessions behind the calls in them."""
+        return [*(core for session in self.sessions for core in session.calls), *self.calls]
 
     async def _calls_over(self, timeout_s: float) -> None:
         """Wait until the calls are over, those too that interceptors have yet to start."""
@@ -314,8 +318,8 @@ class Channel(grpc.aio.Channel):
         if not self._is_started:
             self.loop = asyncio.get_running_loop()
             self.opener.start(self.live.find_tracing())
-            if self._callbacks is not None:
-                self._callbacks.begin()
+            if self.callbacks is not None:
+                self.callbacks.begin()
             self.live.start()
             self._is_started = self.is_open = True
 
@@ -324,6 +328,10 @@ class Channel(grpc.aio.Channel):
         if self._refusal is not None:
             raise grpc.aio.UsageError(self._refusal)
         self.start()
+
+    def refuse_calls(self) -> None:
+        """Take no new calls; those that run go on. Idempotent."""
+        self._refuse(_CLOSED)
 
     def _refuse(self, why: str) -> None:
         self._refusal = why

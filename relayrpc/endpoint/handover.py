@@ -18,11 +18,11 @@ from time import monotonic
 from typing import Any, Final
 
 
-__all__ = ["Bell", "Handover"]
+__all__ = ["LOOK_S", "Bell", "Handover"]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 # A thread that waits for a loop looks this often whether the loop is still there.
-_LOOK_S: Final = 1.0
+LOOK_S: Final = 1.0
 
 
 class Handover:
@@ -83,7 +83,7 @@ class Handover:
             return function(*arguments)
         outcome = _Outcome()
         self.submit(outcome.run, function, arguments)
-        while not outcome.lock.acquire(timeout=_LOOK_S):
+        while not outcome.lock.acquire(timeout=LOOK_S):
             if self._loop.is_closed():
                 self.end()
         if outcome.error is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import logging
 import os
 import queue
@@ -21,7 +22,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import monotonic
 from typing import Any, Final
 
-from relayrpc.endpoint.handover import Bell, Handover
+from relayrpc.endpoint.handover import LOOK_S, Bell, Handover
 from relayrpc.errors import UsageError
 from relayrpc.extras import loop_factory
 
@@ -181,14 +182,25 @@ class Portal:
 
         Raises:
             UsageError: This is the loop's thread.
+            concurrent.futures.CancelledError: The loop has ended, or ends before it is done.
         """
         try:
             self.require_other_thread()
         except UsageError:
             coroutine.close()
             raise
-        running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         try:
+            running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            # The loop is closed.
+            coroutine.close()
+            raise concurrent.futures.CancelledError from None
+        try:
+            while not concurrent.futures.wait((running,), LOOK_S).done:
+                if self.handover.is_over:
+                    # It came too late to be begun.
+                    coroutine.close()
+                    running.cancel()
             return running.result()
         except BaseException:
             running.cancel()

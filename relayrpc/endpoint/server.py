@@ -388,21 +388,21 @@ class Server(grpc.aio.Server):
             self._is_refusing = True
             self.sessions.stop()
             await self.wait_idle()
-            for instances in dict.fromkeys(self._instances.values()):
-                await instances.close()
             await self._flush()
         if self._give_up is not None:
             self._give_up.cancel()
         await self.live.aclose()
-        if self._owns_executor:
-            self.executor.shutdown(wait=False, cancel_futures=True)
         self._terminated.set()
 
     async def wait_idle(self) -> None:
-        """Wait until every handler has returned."""
+        """Wait until every handler has returned, and let go of what only they need."""
         while self._contexts:
             self._idle.clear()
             await self._idle.wait()
+        for instances in dict.fromkeys(self._instances.values()):
+            await instances.close()
+        if self._owns_executor:
+            self.executor.shutdown(wait=False, cancel_futures=True)
 
     async def _flush(self) -> None:
         """Let the last ENDs reach the hub: closing the link drops what is unsent."""

@@ -137,20 +137,25 @@ class Session(Channel):
         Args:
             grace: Seconds to wait; None: `session_close_timeout_s`. After them it is aborted.
         """
-        if self._call is None:
-            self._end(SessionState.CLOSED)
-            return
-        if self._state not in _OVER:
+        self.refuse_calls()
+        timeout_s = self.limits.session_close_timeout_s if grace is None else grace
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._finish_calls()
+        self.abort()
+        await super().close()
+
+    async def _finish_calls(self) -> None:
+        """Wait until the calls are over that were made, and the session with them."""
+        for waiting in list(self.calls):
+            while waiting.call is None and waiting.end is None:
+                await waiting.watch()
+        if self._call is not None and self._state not in _OVER:
             self._set_state(SessionState.CLOSING)
             core = self._call.core
             core.half_close()
-            timeout_s = self.limits.session_close_timeout_s if grace is None else grace
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await core.wait_end()
-                    self._call_over(core)
-            self.abort()
-        await super().close()
+            await core.wait_end()
+            self._call_over(core)
 
     def abort(self) -> None:
         """End the session and its calls at once; idempotent, never raises."""
@@ -161,6 +166,12 @@ class Session(Channel):
         if self._call is not None:
             self._call.core.cancel_here()
         self._end(SessionState.CLOSED)
+
+    def abandon(self, fault: str) -> None:
+        """Take note of being in the child of a fork: the session is the parent's."""
+        if self._state not in _OVER:
+            self._state = SessionState.FAULTED
+            self.fault = fault
 
     def _set_state(self, state: SessionState) -> None:
         if state is not self._state:

@@ -1,32 +1,26 @@
 """
 The blocking channel: a grpc.Channel whose calls go over an async channel on a thread of its own.
 
-Owns: what runs on which thread, connectivity subscriptions, the life of both. Does not own: calls
-(sync_call.py), what starts them (sync_multicallable.py), the link.
+Owns: what runs on which thread, connectivity subscriptions, the life of both. Does not own:
+starting calls (blocking_channel.py), calls (sync_call.py), the link.
 Source: grpc.Channel; docs/adr/0006-blocking-portal.md.
 """
 
 from __future__ import annotations
 
-import contextvars
 import functools
-import logging
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import grpc
-import grpc.aio
 
+from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
 from relayrpc.endpoint.portal import Portal
-from relayrpc.endpoint.sync_multicallable import (
-    StreamStreamMultiCallable,
-    StreamUnaryMultiCallable,
-    UnaryStreamMultiCallable,
-    UnaryUnaryMultiCallable,
-)
-from relayrpc.errors import UsageError
+from relayrpc.endpoint.sync_callbacks import CallbackServer
+from relayrpc.endpoint.sync_core import BlockingCore
+from relayrpc.endpoint.sync_session import Session
 from relayrpc.link.call import STATUS_CANCELLED
 
 
@@ -34,21 +28,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from relayrpc.endpoint.channel import Channel as AsyncChannel
-    from relayrpc.endpoint.sync_core import BlockingCore
 
 
 __all__ = ["Channel"]
 
-_LOGGER: Final = logging.getLogger("relayrpc")
-_CLOSED: Final = "Cannot invoke RPC on closed channel!"
 _FORKED: Final = (
-    "Cannot invoke RPC on closed channel! It was used before fork(); "
-    "a child process needs a channel of its own."
+    f"{CLOSED} It was used before fork(); a child process needs a channel of its own."
 )
 _CHANNEL_CLOSED: Final = "Channel closed!"
 
 
-class Channel(grpc.Channel):
+class Channel(BlockingChannel):
     """
     Calls through a hub, from any thread. Made by `relayrpc.channel()`.
 
@@ -61,59 +51,17 @@ class Channel(grpc.Channel):
         Args:
             core: Used on this channel's thread alone, and closed with it.
         """
-        self.core = core
-        self.portal = Portal(
+        portal = Portal(
             "relayrpc channel",
             farewell=functools.partial(_close, core),
-            forked=functools.partial(_abandon_calls, core),
+            forked=functools.partial(_abandon, core),
         )
-        self._subscriptions = _Subscriptions(core, self.portal)
-        # Where the process makes spans, a call's is below the span that is current for its caller.
-        self._is_traced = False
+        super().__init__(core, portal)
+        if isinstance(core.callbacks, CallbackServer):
+            core.callbacks.portal = portal
+        self._subscriptions = _Subscriptions(core, portal)
         self._is_closed = False
         weakref.finalize(self, self.portal.shut_down_soon).atexit = False
-
-    # --- what generated stubs use ---
-
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Callable[[Any], bytes] | None = None,
-        response_deserializer: Callable[[bytes], Any] | None = None,
-        _registered_method: bool | None = False,
-    ) -> UnaryUnaryMultiCallable:
-        """Make the callable of a method, "/pkg.Service/Method"."""
-        return UnaryUnaryMultiCallable(self, method, request_serializer, response_deserializer)
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Callable[[Any], bytes] | None = None,
-        response_deserializer: Callable[[bytes], Any] | None = None,
-        _registered_method: bool | None = False,
-    ) -> UnaryStreamMultiCallable:
-        """Make the callable of a method with a response stream."""
-        return UnaryStreamMultiCallable(self, method, request_serializer, response_deserializer)
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Callable[[Any], bytes] | None = None,
-        response_deserializer: Callable[[bytes], Any] | None = None,
-        _registered_method: bool | None = False,
-    ) -> StreamUnaryMultiCallable:
-        """Make the callable of a method with a request stream."""
-        return StreamUnaryMultiCallable(self, method, request_serializer, response_deserializer)
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Callable[[Any], bytes] | None = None,
-        response_deserializer: Callable[[bytes], Any] | None = None,
-        _registered_method: bool | None = False,
-    ) -> StreamStreamMultiCallable:
-        """Make the callable of a method with streams both ways."""
-        return StreamStreamMultiCallable(self, method, request_serializer, response_deserializer)
 
     # --- life ---
 
@@ -138,6 +86,17 @@ class Channel(grpc.Channel):
         self._subscriptions.clear()
         self.portal.shut_down()
 
+    def session(self) -> Session:
+        """
+        Make a channel whose calls all go to the one host that takes the first of them, until it is
+        closed or the host is lost.
+
+        Raises:
+            ValueError: The channel is closed.
+        """
+        self.require_open()
+        return Session(self, self.portal.handover.call(self.core.session))
+
     def subscribe(
         self,
         callback: Callable[[grpc.ChannelConnectivity], None],
@@ -157,8 +116,6 @@ class Channel(grpc.Channel):
         """Undo subscribe(); no-op when it is not there."""
         self._subscriptions.remove(callback)
 
-    # --- starting calls ---
-
     def require_open(self) -> None:
         """
         Start the channel's thread, if that was not done.
@@ -171,28 +128,14 @@ class Channel(grpc.Channel):
         if portal.is_forked:
             raise ValueError(_FORKED)
         if self._is_closed:
-            raise ValueError(_CLOSED)
+            raise ValueError(CLOSED)
         if not portal.is_started:
-            self._is_traced = self.core.live.find_tracing() is not None
+            self.is_traced = self.core.live.find_tracing() is not None
             portal.start()
             if not portal.is_started:
                 # Closed in this moment.
-                raise ValueError(_CLOSED)
+                raise ValueError(CLOSED)
         portal.require_other_thread()
-
-    def start_call(
-        self, core: BlockingCore, open_call: Callable[..., None], *arguments: Any
-    ) -> None:
-        """Have `open_call(core, *arguments)` open a call soon, on the channel's thread."""
-        handover = self.portal.handover
-        if handover.backlog_count > self.core.limits.calls_open_max:
-            # Whoever starts calls faster than they can be opened waits here.
-            handover.call(_nothing)
-        if self._is_traced:
-            run = contextvars.copy_context().run
-            handover.submit(run, _open, core, open_call, arguments)
-        else:
-            handover.submit(_open, core, open_call, arguments)
 
 
 class _Subscriptions:
@@ -259,29 +202,15 @@ class _Subscription:
 
 
 async def _close(core: AsyncChannel) -> None:
-    for call in list(core.calls):
+    for call in core.open_calls():
         call.fail(STATUS_CANCELLED, _CHANNEL_CLOSED)
     await core.close()
 
 
-def _abandon_calls(core: AsyncChannel) -> None:
-    for call in list(core.calls):
-        call.abandon(_FORKED)  # type: ignore[attr-defined]  # a BlockingCore, as all of this channel
-
-
-def _open(
-    core: BlockingCore, open_call: Callable[..., None], arguments: tuple[Any, ...]
-) -> None:
-    """Open a call; what stands in the way of that is for the thread that waits for it."""
-    try:
-        open_call(core, *arguments)
-    except grpc.aio.UsageError as exc:
-        is_closed = core.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
-        # Closed since the program called.
-        core.refuse(ValueError(_CLOSED) if is_closed else UsageError(str(exc)))
-    except Exception as exc:
-        core.refuse(exc)
-
-
-def _nothing() -> None:
-    """Be waited for."""
+def _abandon(core: AsyncChannel) -> None:
+    for call in core.open_calls():
+        # The calls that sessions are nobody waits for.
+        if isinstance(call, BlockingCore):
+            call.abandon(_FORKED)
+    for session in core.sessions:
+        session.abandon(_FORKED)

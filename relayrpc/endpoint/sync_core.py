@@ -107,7 +107,7 @@ class BlockingCore(CallCore):
             self.add_callback(self.portal.call_back, function)
 
     def opened(self) -> None:
-        """Let requests be sent: the call waited for its credentials."""
+        """Let requests be sent: the call had to wait."""
         super().opened()
         self.bell.ring()
 
@@ -153,8 +153,12 @@ class BlockingCore(CallCore):
             requests: The iterator.
             serializer: None: bytes are sent as they are.
             bytes_max: The largest request.
-            is_opened_later: The call waits for its credentials, and the requests for the call.
+            is_opened_later: The call may wait, for its credentials or its session, and the requests
+                wait for the call.
         """
+        if is_opened_later:
+            # Behind the job that opens the call, if nothing keeps it from that.
+            self.soon(self.bell.ring)
         sender = Sender(
             self,
             handover=self.portal.handover,

@@ -35,7 +35,7 @@ from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
-    from relayrpc.endpoint.sync_channel import Channel
+    from relayrpc.endpoint.blocking_channel import BlockingChannel
 
 
 __all__ = [
@@ -61,7 +61,11 @@ class _MultiCallable:
     """
 
     def __init__(
-        self, channel: Channel, method: str, serializer: Serializer, deserializer: Deserializer
+        self,
+        channel: BlockingChannel,
+        method: str,
+        serializer: Serializer,
+        deserializer: Deserializer,
     ) -> None:
         self._channel = channel
         self._method = method_name(method, channel.core.limits.name_bytes_max)
@@ -132,7 +136,7 @@ class _MultiCallable:
                 requests,
                 self._serializer,
                 bytes_max=opener.request_bytes_max(self._method),
-                is_opened_later=credentials is not None or opener.has_credentials,
+                is_opened_later=credentials is not None or opener.may_open_later,
             )
 
     def _prepare(

@@ -40,8 +40,10 @@ class ServerCore(AsyncServer):
     """The async server inside: plain handlers alone, and interceptors that run on their threads."""
 
     plain_call = ServicerCall
+    kind = "server"
+    """What the program made; for errors."""
     portal: Portal
-    """Set by the server around it."""
+    """Set by the server or channel around it."""
 
     def require_interceptors(self, interceptors: Sequence[Any]) -> None:
         """Raise ValueError where one of them is none."""
@@ -49,13 +51,28 @@ class ServerCore(AsyncServer):
             if not callable(getattr(each, "intercept_service", None)):
                 raise ValueError(f"Interceptor {each!r} must be a grpc.ServerInterceptor.")
 
-    def require_plain(self) -> None:
-        """Raise UsageError where a handler is `async def`."""
+    def add_generic_rpc_handlers(
+        self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
+    ) -> None:
+        """Add handlers, plain ones; as Server's."""
+        with _own_errors():
+            super().add_generic_rpc_handlers(generic_rpc_handlers)
+        self._require_plain()
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler]
+    ) -> None:
+        """Add the methods of a service, plain ones; as Server's."""
+        with _own_errors():
+            super().add_registered_method_handlers(service_name, method_handlers)
+        self._require_plain()
+
+    def _require_plain(self) -> None:
         for method, entry in self._table.entries.items():
             if entry.is_async:
                 raise UsageError(
-                    f"the handler of {method} is async; a blocking server takes plain functions, "
-                    "relayrpc.aio.server takes both"
+                    f"the handler of {method} is async; a blocking {self.kind} takes plain "
+                    f"functions, relayrpc.aio.{self.kind} takes both"
                 )
 
     def is_plain(self, context: Context) -> bool:
@@ -112,9 +129,7 @@ class Server(grpc.Server):
         Raises:
             UsageError: The server has started, a handler does not name its service, or is async.
         """
-        with _own_errors():
-            self.core.add_generic_rpc_handlers(generic_rpc_handlers)
-        self.core.require_plain()
+        self.core.add_generic_rpc_handlers(generic_rpc_handlers)
 
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler]
@@ -126,9 +141,7 @@ class Server(grpc.Server):
         Raises:
             UsageError: The server has started, or a handler is async.
         """
-        with _own_errors():
-            self.core.add_registered_method_handlers(service_name, method_handlers)
-        self.core.require_plain()
+        self.core.add_registered_method_handlers(service_name, method_handlers)
 
     def add_insecure_port(self, address: str) -> NoReturn:
         """Raise UsageError: this server listens nowhere."""

@@ -81,6 +81,22 @@ async def test_calls_go_to_the_host_of_the_first_in_order() -> None:
         assert {each.state for each in ended} == {SessionState.CLOSED}
 
 
+async def test_calls_that_were_made_finish_when_the_block_is_left() -> None:
+    """Those too that had to wait until the session was open."""
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await Host("host").start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            async with channel.session() as session:
+                calls = [Stub(session).unary_unary("Put")(b"%d" % number) for number in range(3)]
+            assert await asyncio.gather(*calls) == [b"host:0", b"host:0,1", b"host:0,1,2"]
+            async with channel.session() as session:
+                pass
+            with pytest.raises(grpc.aio.UsageError):
+                await Stub(session).unary_unary("Put")(b"")
+        await server.stop(0)
+
+
 async def test_a_call_after_the_end_says_why() -> None:
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"

@@ -220,6 +220,22 @@ def test_calls_from_before_a_fork_are_over_in_the_child(patient_hub: HubThread) 
         assert future.cancel()
 
 
+def test_session_from_before_a_fork_is_over_in_the_child(patient_hub: HubThread) -> None:
+    with (
+        serving("relay", patient_hub, Host().behaviors()) as channel,
+        channel.session() as session,  # type: ignore[attr-defined]  # the relay's
+    ):
+        stub = session.unary_unary("/test.Service/E")
+        assert stub(b"x") == b"x"
+        for refused in (lambda: stub(b"x"), channel.session):  # type: ignore[attr-defined]
+            assert "used before fork()" in in_a_fork(refused)
+        assert in_a_fork(lambda: session.state.name) == "FAULTED"
+        assert "used before fork()" in in_a_fork(lambda: session.fault)
+        for end in (session.close, session.abort):
+            assert in_a_fork(lambda end=end: str(end())) == "None"  # type: ignore[misc]
+        assert stub(b"parent") == b"parent"
+
+
 def test_child_of_a_fork_may_have_a_channel_of_its_own(patient_hub: HubThread) -> None:
     def call() -> str:
         with relayrpc.channel(patient_hub.url()) as own:
