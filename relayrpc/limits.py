@@ -255,6 +255,15 @@ class Limits:
     """Messages within one another there, the outermost counted in; protobuf's own bound."""
 
     # --- validation ---
+    checked_message_bytes_max: int = 64 * KIB
+    """
+    Largest request that a hub checks; where it checks, larger ones are refused. The hub does
+    nothing else while it checks one.
+    """
+    checked_bytes_max: int = 64 * MIB
+    """What requests hold that a hub is to check, or that are not whole; more are refused."""
+    checked_contracts_bytes_max: int = 4 * MIB
+    """Descriptors whose rules a hub keeps ready, at least one contract's; others wait anew."""
     violations_bytes_max: int = 4 * KIB
     """Violations of rules that a caller is told of one request; the first ones,"""
     violations_request_bytes_max: int = 1 * KIB

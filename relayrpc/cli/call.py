@@ -348,7 +348,7 @@ def _tell(error: RpcError, method: Method | None) -> NoReturn:
         method: What was called; None: the hub was asked about it, and nothing was called.
     """
     # A call was made: what this needs is loaded.
-    from relayrpc.endpoint.faults import DETAILS_KEY
+    from relayrpc.link.call import DETAILS_KEY
 
     code = error.code()
     origin, may_have_executed = error.origin, error.may_have_executed

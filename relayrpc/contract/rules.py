@@ -1,13 +1,14 @@
 """
-Which messages have rules: the options of buf.validate in a contract. Pure.
+Which messages have rules, the options of buf.validate in a contract, and what is said of one that
+breaks them. Pure; nothing of an extra is needed.
 
-Owns: finding out whether there are any, with nothing installed. Does not own: checking messages by
-them (validation.py).
+Does not own: checking messages (validation.py).
 Source: https://protovalidate.com; buf/validate/validate.proto.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -17,10 +18,21 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
 
 
-__all__ = ["has_rules"]
+__all__ = ["Refusal", "has_rules"]
 
 # The number of buf.validate's extension of the options of messages, of oneofs and of fields.
 _EXTENSION_NUMBER: Final = 1159
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a message is refused."""
+
+    status: int
+    """gRPC's number."""
+    text: str
+    details: bytes = b""
+    """A serialized google.rpc.Status with the buf.validate.Violations; empty: there are none."""
 
 
 def has_rules(message: Descriptor) -> bool:

@@ -8,13 +8,13 @@ Source: https://protovalidate.com; google/rpc/status.proto.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import protovalidate
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import code_pb2, status_pb2
 
+from relayrpc.contract.rules import Refusal
 from relayrpc.errors import ContractError
 
 
@@ -22,23 +22,12 @@ if TYPE_CHECKING:
     from relayrpc.limits import Limits
 
 
-__all__ = ["Refusal", "Validator"]
+__all__ = ["Validator"]
 
 _TYPE_URL: Final = "type.googleapis.com/buf.validate.Violations"
 _TEXT_CHARS_MAX: Final = 500
 # Before each of them in Violations: its tag, and how long it is.
 _ENTRY_BYTES: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a message is refused."""
-
-    status: int
-    """gRPC's number: INVALID_ARGUMENT, or INTERNAL where its rules cannot be evaluated."""
-    text: str
-    details: bytes = b""
-    """A serialized google.rpc.Status with the buf.validate.Violations; empty: there are none."""
 
 
 class Validator:

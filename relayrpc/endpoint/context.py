@@ -16,7 +16,6 @@ import grpc.aio
 
 from relayrpc.endpoint.caller import Caller, Reach
 from relayrpc.endpoint.failure import RefusedError
-from relayrpc.endpoint.faults import DETAILS_KEY
 from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import (
     EMPTY,
@@ -30,6 +29,7 @@ from relayrpc.endpoint.metadata import (
 from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
 from relayrpc.errors import FrameTooLargeError, UsageError
 from relayrpc.link.call import (
+    DETAILS_KEY,
     STATUS_CANCELLED,
     STATUS_INTERNAL,
     STATUS_RESOURCE_EXHAUSTED,

@@ -34,6 +34,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 from typing_extensions import TypeVar
 
+from relayrpc.link.call import DETAILS_KEY
+
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
@@ -41,10 +43,7 @@ if TYPE_CHECKING:
     from relayrpc.link.call import Origin
 
 
-__all__ = ["DETAILS_KEY", "Fault", "as_fault"]
-
-DETAILS_KEY: Final = "grpc-status-details-bin"
-"""Where gRPC's libraries have the google.rpc.Status of an error."""
+__all__ = ["Fault", "as_fault"]
 
 _MessageT_co = TypeVar("_MessageT_co", bound=Message, covariant=True, default=Message)
 _ErrorT = TypeVar("_ErrorT", bound=grpc.RpcError)

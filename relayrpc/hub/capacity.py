@@ -184,6 +184,12 @@ def _of_hub(limits: Limits) -> tuple[MemoryPart, ...]:
             "store, where it is in memory", limits.store_bytes_max, ("store_bytes_max",)
         ),
         MemoryPart(
+            "requests that are checked, and the rules for that",
+            limits.checked_bytes_max
+            + _CHECK_FACTOR * max(limits.checked_contracts_bytes_max, limits.contract_bytes_max),
+            ("checked_bytes_max", "checked_contracts_bytes_max", "contract_bytes_max"),
+        ),
+        MemoryPart(
             "answers of reflection",
             limits.reflection_streams_max * limits.contract_bytes_max,
             ("reflection_streams_max", "contract_bytes_max"),

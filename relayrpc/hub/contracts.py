@@ -186,6 +186,10 @@ class HubContracts(HubObserver):
             )
         return versions
 
+    def descriptors(self, fingerprint: bytes) -> DescriptorSet | None:
+        """Return descriptors that are in memory; None: they are not."""
+        return self._table.descriptors(fingerprint)
+
     def at(self, address: str) -> Iterable[DescriptorSet]:
         """
         Return the descriptors of what calls to an address can reach, the newest first; empty: of

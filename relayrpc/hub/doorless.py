@@ -17,11 +17,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from relayrpc.contract.descriptors import collect
+from relayrpc.endpoint.validation import make_validator
+from relayrpc.hub.addresses import rules_at
+from relayrpc.hub.checks import RequestChecks
 from relayrpc.hub.contracts import HubContracts
 from relayrpc.hub.journal import Journal
 from relayrpc.hub.log import HubLog
 from relayrpc.hub.management import Management
 from relayrpc.hub.metrics import HubMetrics
+from relayrpc.hub.rule_books import RuleBooks
 from relayrpc.hub.session import HubSessions
 from relayrpc.hub.tracing import HubTracing
 from relayrpc.limits import DEFAULT_LIMITS, Limits
@@ -74,6 +78,9 @@ class DoorlessHub:
             wall_clock: Seconds since 1970.
             random: Breaks ties between hosts; None: a source of its own.
             token_bytes: Source of link ids and secrets.
+
+        Raises:
+            ConfigError: Requests are to be checked, and what that takes is not installed.
         """
         self.sessions = HubSessions(
             limits=limits,
@@ -104,6 +111,8 @@ class DoorlessHub:
         self.sessions.observers.add(self.contracts)
         self.sessions.forwarder.gate = self.contracts
         self.contracts.learn(collect(hub_pb2.DESCRIPTOR))
+        if any(entry.validate for entry in (addresses or {}).values()):
+            self.sessions.check_requests(_make_checks(addresses or {}, self.contracts, limits))
         self._management = Management(self.sessions, journal, self.contracts)
         self._open_store = open_store or _in_memory(limits, wall_clock)
         self._store: Store | None = None
@@ -143,6 +152,21 @@ class DoorlessHub:
             await self.contracts.registry.aclose()
             await self._store.aclose()
             self._store = None
+
+
+def _make_checks(
+    addresses: Mapping[str, AddressEntry], contracts: HubContracts, limits: Limits
+) -> RequestChecks:
+    books = RuleBooks(
+        descriptors=contracts.descriptors,
+        validator=make_validator(limits),
+        bytes_max=limits.checked_contracts_bytes_max,
+    )
+    return RequestChecks(
+        is_checked=lambda address: rules_at(addresses, address).validate,
+        books=books,
+        limits=limits,
+    )
 
 
 def _in_memory(

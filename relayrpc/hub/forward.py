@@ -4,7 +4,8 @@ no tasks.
 
 A call is two legs: the one it came on (opened by the caller's link) and the one it went out on
 (opened by the hub towards
-the host). `Call.app` of each is the other. Payloads are never decoded.
+the host). `Call.app` of each is the other. Payloads are not decoded here; requests that are to be
+checked stop on their way (checks.py).
 Owns: forwarding, the passing on of credit under each link's budget, when a waiting call is tried
 again. Does not own: which link a carrier belongs to (links.py), the choice of host (routing.py),
 the order of those that wait (queue.py).
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from relayrpc.contract.address import check_address
 from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
 from relayrpc.contract.labels import label_fault
+from relayrpc.contract.rules import Refusal
+from relayrpc.hub.checks import Part, RequestChecks
 from relayrpc.hub.observer import Observers
 from relayrpc.hub.one_way import hold, is_held, take_over, was_taken_over
 from relayrpc.hub.queue import CallQueue, QueuedCall
@@ -68,6 +71,8 @@ _DRAINING: Final = "the hub stops, and no host had the call"
 _ANCHOR_OVER: Final = "the call that this one belongs to is over"
 _ANCHOR_LEAVING: Final = "the peer of the call that this one belongs to goes away"
 _ANCHOR_FULL: Final = "the peer of the call that this one belongs to has too many calls open"
+# Where calls wait in the queue whose requests are being checked; no host stands there.
+_AT_CHECKS: Final = ("", "")
 _SERVICES_MAX: Final = 256
 _METHODS_MAX: Final = 4096
 # Empty: the host knows no descriptors.
@@ -116,6 +121,8 @@ class Forwarder:
         self.observers = Observers()
         self.queue = CallQueue(limits)
         self.gate: AnnouncementGate | None = None
+        # None: no requests are checked.
+        self.checks: RequestChecks | None = None
         self._limits = limits
         # Legs whose peer granted credit that the budget of their link did not allow to pass on.
         self._starved: dict[Call, None] = {}
@@ -152,7 +159,9 @@ class Forwarder:
                 self._call_opened(event)  # type: ignore[arg-type]
             elif kind is DataReceived:
                 other = event.call.app  # type: ignore[attr-defined]
-                if other is not None:
+                if other is not None and (
+                    self.checks is None or not self._waits(event.call, event.data)  # type: ignore[attr-defined]
+                ):
                     other.link.send_data(other, event.data)  # type: ignore[attr-defined]
                     other.link.flush_soon()
                     if self._starved and other in self._starved:
@@ -169,9 +178,8 @@ class Forwarder:
                 self._pass_credit(call, credit_bytes)
             case HalfCloseReceived(call=call):
                 if call.app is not None:
-                    self._take_back_credit(call.app, call)
-                    call.app.link.half_close(call.app)
-                    call.app.link.flush_soon()
+                    if self.checks is None or not self.checks.half_closed(call):
+                        self._half_close(call)
                 elif (waiting := self.queue.get(call)) is not None:
                     waiting.frame.open.half_close = True
             case BeginReceived(call=call, frame=frame):
@@ -240,7 +248,8 @@ class Forwarder:
             return
         choice = self._pick(came, frame.open)
         if type(choice) is Registration:
-            self._hand(came, frame, choice, event.data, credit_bytes)
+            if self.checks is None or not self._stops(came, frame, choice, credit_bytes):
+                self._hand(came, frame, choice, event.data, credit_bytes)
         else:
             assert isinstance(choice, RoutingRefusal)
             self._wait(QueuedCall(came, frame, credit_bytes, self._now_s), choice)
@@ -307,6 +316,10 @@ class Forwarder:
                 )
                 return
             self._bound(came, registration)
+            if self.checks is not None and self._stops(
+                came, frame, registration, credit_bytes
+            ):
+                return
         link = other.link
         if link.is_draining or link.is_closed:
             self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_LEAVING)
@@ -356,6 +369,100 @@ class Forwarder:
             self._starve(came)
         host.flush_soon()
         return went
+
+    def _half_close(self, came: Call) -> None:
+        """Tell a host that no more requests come."""
+        went = came.app
+        self._take_back_credit(went, came)
+        went.link.half_close(went)
+        went.link.flush_soon()
+
+    # --- requests that are checked first ---
+
+    def _stops(
+        self, came: Call, frame: pb.Frame, choice: Registration, credit_bytes: int
+    ) -> bool:
+        """
+        Have a call checked that is about to be handed to a host, unless it was.
+
+        Args:
+            came: The leg it came on.
+            frame: Its OPEN.
+            choice: Its host.
+            credit_bytes: All that the caller takes of the responses now.
+
+        Returns:
+            Whether it is not to be handed now: it waits for that, or was refused.
+        """
+        assert self.checks is not None
+        if came in self.checks:
+            return False
+        opening = frame.open
+        verdict = self.checks.opened(
+            came,
+            choice,
+            opening.data,
+            has_order=bool(opening.order_key) or came.anchor is not None,
+        )
+        if isinstance(verdict, Refusal):
+            self._refuse(came, verdict.status, verdict.text)
+            return True
+        if verdict:
+            fault = self.queue.add(
+                QueuedCall(came, frame, credit_bytes, self._now_s, _AT_CHECKS)
+            )
+            if fault:
+                text = f"the hub is to check the request, and {fault}"
+                self._refuse(came, STATUS_RESOURCE_EXHAUSTED, text)
+        return verdict
+
+    def _waits(self, came: Call, data: bytes) -> bool:
+        """Say whether requests of a call are not to be passed on now."""
+        assert self.checks is not None
+        verdict = self.checks.data_received(came, data)
+        if isinstance(verdict, Refusal):
+            self._end_here(came, verdict.status, verdict.text)
+            return True
+        return verdict
+
+    def check_some(self, *, now_s: float) -> bool:
+        """
+        Check as many requests as one turn has time for, and act on it.
+
+        Returns:
+            True when more wait: call it again, in another turn.
+        """
+        assert self.checks is not None
+        self._now_s = now_s
+        for outcome in self.checks.check_some():
+            came, refusal = outcome.call, outcome.refusal
+            if came.is_ended:
+                continue
+            if refusal is not None:
+                self._end_here(came, refusal.status, refusal.text, refusal.details)
+            elif outcome.part is Part.OPEN:
+                self._go_on(came)
+            elif outcome.part is Part.DATA:
+                came.app.link.send_data(came.app, outcome.data)
+                came.app.link.flush_soon()
+            else:
+                self._half_close(came)
+        return self.checks.has_waiting
+
+    def _go_on(self, came: Call) -> None:
+        """Hand a call to a host that was checked."""
+        entry = self.queue.take(came)
+        assert entry is not None
+        frame, credit_bytes = entry.frame, entry.credit_bytes
+        if came.anchor is not None:
+            self._hand_anchored(came, frame, frame.open.data, credit_bytes)
+        else:
+            choice = self._pick(came, frame.open)
+            if isinstance(choice, RoutingRefusal):
+                self._wait(QueuedCall(came, frame, credit_bytes, entry.since_s), choice)
+            else:
+                self._hand(came, frame, choice, frame.open.data, credit_bytes)
+        came.link.flush_soon()
 
     # --- calls that wait ---
 
@@ -410,9 +517,11 @@ class Forwarder:
                     self.queue.take(entry.call)
                     for observe in self.observers.call_dequeued:
                         observe(entry.call, self._now_s - entry.since_s)
-                    self._hand(
-                        entry.call, entry.frame, choice, entry.frame.open.data, entry.credit_bytes
-                    )
+                    frame, credit_bytes = entry.frame, entry.credit_bytes
+                    if self.checks is None or not self._stops(
+                        entry.call, frame, choice, credit_bytes
+                    ):
+                        self._hand(entry.call, frame, choice, frame.open.data, credit_bytes)
 
     def expire_queued(self, *, now_s: float) -> None:
         """Refuse the calls that have waited enough; due at `queue.next_end_s()`."""
@@ -518,7 +627,9 @@ class Forwarder:
             other.link.cancel_call(other, reason=_cancel_reason(end))
         other.link.flush_soon()
 
-    def _end_here(self, came: Call, status: int, details: str) -> None:
+    def _end_here(
+        self, came: Call, status: int, details: str, rich_details: bytes = b""
+    ) -> None:
         """End a call that neither its caller nor its host has ended, at both."""
         went: Call | None = came.app
         frame = make_end(
@@ -526,6 +637,7 @@ class Forwarder:
             details,
             origin=pb.End.ORIGIN_HUB,
             not_executed=went is None or not went.link.was_given(went),
+            rich_details=rich_details,
         )
         self._observe_end(came, frame.end, None if went is None else went.served_by)
         if went is None:
@@ -538,6 +650,8 @@ class Forwarder:
         came.link.flush_soon()
 
     def _observe_end(self, came: Call, end: pb.End, registration: Registration | None) -> None:
+        if self.checks is not None:
+            self.checks.forget(came)
         duration_s = self._now_s - came.opened_s
         for observe in self.observers.call_ended:
             observe(came, end, registration, duration_s)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from relayrpc.carrier.base import Carrier, CarrierEvents, CarrierKind
     from relayrpc.errors import CarrierLostError, RelayError
+    from relayrpc.hub.checks import RequestChecks
     from relayrpc.limits import Limits
     from relayrpc.link.events import Event
     from relayrpc.link.link import Link
@@ -77,6 +78,8 @@ class HubSessions:
         self._drain_until_s = 0.0
         # Due when the first call that waits for a host has waited enough.
         self._queue_timer: asyncio.TimerHandle | None = None
+        # Requests are checked in the next turn.
+        self._is_check_due = False
 
     @property
     def handshakes_count(self) -> int:
@@ -193,6 +196,24 @@ class HubSessions:
         now_s = self.clock()
         self.forwarder.expire_queued(now_s=now_s)
         self._watch_queue(now_s)
+
+    def check_requests(self, checks: RequestChecks) -> None:
+        """Have requests checked before hosts are given them; before the first carrier comes."""
+        self.forwarder.checks = checks
+        checks.woken = self._check_soon
+
+    def _check_soon(self) -> None:
+        if not self._is_check_due:
+            self._is_check_due = True
+            asyncio.get_running_loop().call_soon(self._check)
+
+    def _check(self) -> None:
+        self._is_check_due = False
+        now_s = self.clock()
+        if self.forwarder.check_some(now_s=now_s):
+            self._check_soon()
+        if len(self.forwarder.queue):
+            self._watch_queue(now_s)
 
     def _settle(self, link: Link) -> None:
         """See to the events and the Close of a link that was ended from outside its driver."""

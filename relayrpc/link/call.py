@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "DETAILS_KEY",
     "NEXT_STATE",
     "NO_STATE",
     "ORIGINS",
@@ -65,6 +66,8 @@ STATUS_UNAVAILABLE: Final = 14
 STATUS_UNAUTHENTICATED: Final = 16
 _STATUS_LAST: Final = 16
 
+DETAILS_KEY: Final = "grpc-status-details-bin"
+"""Trailer with a google.rpc.Status: rich details of the status."""
 RETRY_PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 """Trailer: milliseconds to wait before calling again; below 0: do not."""
 
@@ -327,6 +330,7 @@ def make_end(
     origin: pb.End.Origin,
     not_executed: bool = False,
     retry_after_s: float | None = None,
+    rich_details: bytes = b"",
 ) -> pb.Frame:
     """
     Make the END of a call that the relay itself ends.
@@ -338,6 +342,7 @@ def make_end(
         not_executed: It is known that the handler never started.
         retry_after_s: How long the caller is to wait before it calls again, for one that met a
             bound; None: nothing is said of that.
+        rich_details: A serialized google.rpc.Status; empty: there is none.
     """
     frame = pb.Frame()
     end = frame.end
@@ -348,6 +353,8 @@ def make_end(
     if retry_after_s is not None:
         key, value = retry_pushback(retry_after_s)
         end.trailing_metadata.add(key=key, value=value.encode())
+    if rich_details:
+        end.trailing_metadata.add(key=DETAILS_KEY, value=rich_details)
     return frame
 
 

@@ -474,6 +474,8 @@ class World:
             drain_timeout_s=rng.choice((0.5, 5.0, 30.0)),
             backoff_s_max=2.0,
             connect_timeout_s=2.0,
+            # Above the largest request that is drawn.
+            checked_message_bytes_max=512 * KIB,
         )
         if self.is_tight:
             limits = replace(

@@ -28,6 +28,7 @@ from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.session import HubSessions
 from relayrpc.v1 import hub_pb2
 from tests.simulation.ring2_calls import NOBODY_ANSWERS
+from tests.simulation.ring2_rules import make_checks
 
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ class Network:
         self.contracts = HubContracts(self.hub, wall_clock=self.loop.time)
         self.hub.observers.add(self.contracts)
         self.hub.forwarder.gate = self.contracts
+        self.hub.check_requests(make_checks(self.limits, self.contracts.descriptors))
         self.trace.add(f"hub {len(self.hubs)} starts")
         return self.hub
 

@@ -12,11 +12,11 @@ import protovalidate
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message_factory import GetMessageClass
 
-from relayrpc.contract.descriptors import load_pool
+from relayrpc.contract.descriptors import collect, load_pool
 from relayrpc.contract.standard import STANDARD_FILES, standard_file
 
 
-__all__ = ["DESCRIPTOR_SET", "POOL", "SERVICE", "Violations", "message_class"]
+__all__ = ["CONTRACT", "DESCRIPTOR_SET", "POOL", "SERVICE", "Violations", "message_class"]
 
 SERVICE: Final = "test.rules.Orders"
 
@@ -45,6 +45,8 @@ def _compile() -> dict[str, bytes]:
 
 _FILES: Final = _compile()
 POOL: Final = load_pool(_FILES)
+CONTRACT: Final = collect(POOL.FindFileByName(_PROTO.name))
+"""As a host announces it."""
 DESCRIPTOR_SET: Final = FileDescriptorSet(
     file=map(FileDescriptorProto.FromString, _FILES.values())
 ).SerializeToString()

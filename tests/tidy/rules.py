@@ -71,11 +71,14 @@ _PURE: Final = ("relayrpc/link/", "relayrpc/auth/", "relayrpc/contract/")
 _PLUGIN: Final = "codegen/relayrpc_codegen/"
 _PURE_FILES: Final = (
     "relayrpc/hub/admission.py",
+    "relayrpc/hub/checks.py",
     "relayrpc/hub/config.py",
     "relayrpc/hub/contract_table.py",
     "relayrpc/hub/describe.py",
     "relayrpc/hub/journal.py",
     "relayrpc/hub/routing.py",
+    "relayrpc/hub/rule_books.py",
+    "relayrpc/hub/selection.py",
     "relayrpc/store/checks.py",
 )
 _IMPURE_MODULES: Final = {"asyncio", "grpc", "random", "secrets", "socket", "threading", "time"}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from google.rpc import code_pb2, status_pb2
 
-from relayrpc.contract.validation import Refusal, Validator
+from relayrpc.contract.rules import Refusal
+from relayrpc.contract.validation import Validator
 from relayrpc.errors import ContractError
 from relayrpc.limits import DEFAULT_LIMITS, KIB
 from tests.support.ruled_contract import Violations, message_class

@@ -20,11 +20,10 @@ from google.rpc.error_details_pb2 import BadRequest, QuotaFailure, ResourceInfo
 
 import relayrpc
 from relayrpc.endpoint import faults
-from relayrpc.endpoint.faults import DETAILS_KEY
 from relayrpc.endpoint.rpc_error import DeadlineExceededError, RpcError, make_rpc_error
 from relayrpc.endpoint.sync_error import RpcError as SyncRpcError
 from relayrpc.endpoint.sync_error import make_sync_rpc_error
-from relayrpc.link.call import CallOutcome
+from relayrpc.link.call import DETAILS_KEY, CallOutcome
 from tests.support.fault_contract import OutOfStockFault, QuotaFault
 
 

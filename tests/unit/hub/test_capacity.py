@@ -20,6 +20,7 @@ from relayrpc.limits import DEFAULT_LIMITS, KIB, MIB, Limits, limit_problems
 WEIGHTLESS = {
     # Within what another one bounds.
     "batch_bytes_target", "fragment_bytes_max", "small_bytes_max", "initial_credit_bytes",
+    "checked_message_bytes_max",
     "window_bytes_max", "unacknowledged_bytes_min", "ack_after_bytes", "ack_after_batches",
     "parked_bytes_max", "parked_identity_bytes_max", "native_streams_max", "queue_calls_max",
     "journal_events_max", "takeovers_max", "contracts_max", "contract_file_bytes_max",
@@ -84,6 +85,8 @@ def test_sum_of_round_numbers() -> None:
         contract_bytes_max=0,
         contract_history_max=0,
         store_bytes_max=0,
+        checked_bytes_max=5 * MIB,
+        checked_contracts_bytes_max=64 * KIB,
     )
     worst = worst_case(limits)
     parts = {part.what: part.size_bytes // KIB for part in worst.of_link}
@@ -98,7 +101,8 @@ def test_sum_of_round_numbers() -> None:
         1024,  # names
     ]
     assert worst.link_bytes == KIB * sum(parts.values())
-    assert worst.total_bytes == 2 * worst.link_bytes + (64 * KIB + 1 * MIB) + 3 * MIB + 1 * MIB
+    of_hub = (64 * KIB + 1 * MIB) + 3 * MIB + 1 * MIB + (5 * MIB + 100 * 64 * KIB)
+    assert worst.total_bytes == 2 * worst.link_bytes + of_hub
     assert worst.idle_bytes == 128 * KIB
 
 
