@@ -77,7 +77,7 @@ def _copy(source: Path, part: Path, destination: Path) -> int:
                 raise StoreError(f"{source} is empty; there is nothing to back up")
         with faults_of(destination):
             reading.backup(copy)
-            # One file, without a log beside it.
+            # Then it can be read where no log can be put beside it.
             copy.execute("PRAGMA journal_mode = DELETE")
         with faults_of(source):
             (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()

@@ -254,6 +254,27 @@ async def _watcher_that_is_slow_is_told_the_latest(open_store: OpenStore) -> Non
         assert [*latest.values()] == (await store.entries("k/")).entries
 
 
+async def _all_that_is_there_is_told(open_store: OpenStore) -> None:
+    """More keys and records, and more bytes, than a store would hand over in one piece."""
+    async with open_store(DEFAULT_LIMITS) as store:
+        large = bytes(DEFAULT_LIMITS.store_value_bytes_max // 2)
+        values = [large if number % 500 == 0 else b"" for number in range(2500)]
+        await asyncio.gather(
+            *(store.put(f"k/{number}", value) for number, value in enumerate(values)),
+            *(store.append("log", b"%d" % number) for number in range(2500)),
+        )
+        revisions = [entry.revision for entry in (await store.entries("k/")).entries]
+        async with store.watch("k/") as feed:
+            told = await _take(feed, 10)
+            # In the middle of what there is.
+            last = await store.put("k/new", b"")
+            told += await _take(feed, 2491)
+        assert [change.revision for change in told] == [*revisions, last]
+        async with store.follow("log") as records, asyncio.timeout(_PATIENCE_S):
+            sequences = [(await anext(records)).sequence for _ in range(2500)]
+        assert sequences == [*range(1, 2501)]
+
+
 async def _watcher_that_is_too_far_behind_is_told_so(open_store: OpenStore) -> None:
     limits = replace(DEFAULT_LIMITS, store_deletions_max=2)
     async with open_store(limits) as store:
@@ -436,10 +457,10 @@ async def _close_ends_everything(open_store: OpenStore) -> None:
 
 async def _close_lets_writes_finish(open_store: OpenStore) -> None:
     async with open_store(DEFAULT_LIMITS) as store:
-        puts = [asyncio.ensure_future(store.put(f"k/{number}", b"")) for number in range(20)]
+        puts = [asyncio.ensure_future(store.put(f"k/{number}", b"")) for number in range(3000)]
         await asyncio.sleep(0)
         await store.aclose()
-        assert len(set(await asyncio.gather(*puts))) == 20
+        assert len(set(await asyncio.gather(*puts))) == 3000
 
 
 STORE_CHECKS: Final[tuple[StoreCheck, ...]] = (
@@ -453,6 +474,7 @@ STORE_CHECKS: Final[tuple[StoreCheck, ...]] = (
     _watcher_gets_what_is_there_and_what_comes,
     _watcher_goes_on_after_a_revision,
     _watcher_that_is_slow_is_told_the_latest,
+    _all_that_is_there_is_told,
     _watcher_that_is_too_far_behind_is_told_so,
     _lease_deletes_its_keys,
     _lease_ends_by_itself,

@@ -24,6 +24,7 @@ from relayrpc.errors import LeaseError, RevisionError, StoreError, StoreFullErro
 from relayrpc.limits import DEFAULT_LIMITS, KIB
 from relayrpc.store.backup import back_up
 from relayrpc.store.base import Deletion, Entry, Retention
+from relayrpc.store.file import StoreFile
 from relayrpc.store.sqlite import SQLiteStore
 
 
@@ -114,6 +115,17 @@ async def test_store_is_the_owners_alone(store: SQLiteStore, path: Path) -> None
     assert {item.name: item.stat().st_mode & 0o077 for item in files} == {
         "hub.db": 0, "hub.db-wal": 0, "hub.db-shm": 0, "hub.db-lock": 0
     }  # fmt: skip
+
+
+def test_what_is_acknowledged_is_synced(path: Path) -> None:
+    """That a killed process loses nothing does not show it: the system would write it later."""
+    file = StoreFile(path, DEFAULT_LIMITS)
+    asked = {
+        name: file._connection.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "fullfsync")
+    }
+    assert asked == {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1}
+    file.close()
 
 
 # --- one at a time ---
@@ -412,6 +424,9 @@ def test_backup_takes_no_files_place_and_leaves_nothing_behind(
     with pytest.raises(StoreError, match="cannot be made: No such file or directory"):
         back_up(path, tmp_path / "missing" / "copy.db")
     assert back_up(path, tmp_path / "copy.db").revision == 50
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        # Whoever reads it needs no place for a log.
+        assert copy.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     before = (tmp_path / "copy.db").read_bytes()
     with pytest.raises(StoreError, match="is there already; a backup takes no file's place"):
         back_up(path, tmp_path / "copy.db")

@@ -91,9 +91,6 @@ _ENTRY_POINTS: Final = {
     "relayrpc.__main__",
     "relayrpc.aio",
     "relayrpc.cli.main",
-    # Until a hub opens stores.
-    "relayrpc.store.memory",
-    "relayrpc.store.sqlite",
     "relayrpc.testing",
     "relayrpc.testing.pytest_plugin",
     "relayrpc.typed",

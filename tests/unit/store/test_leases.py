@@ -8,7 +8,7 @@ import pytest
 
 from relayrpc.errors import LeaseError
 from relayrpc.store.base import Deletion
-from relayrpc.store.leases import Leases
+from relayrpc.store.leases import Leases, LeaseTimer
 from relayrpc.store.memory import MemoryStore
 from relayrpc.testing import run_virtual
 
@@ -72,11 +72,14 @@ def test_store_deletes_at_the_moment_a_lease_is_over() -> None:
     assert run_virtual(lives) == [("lost", pytest.approx(3)), ("kept", pytest.approx(11))]
 
 
-def test_closed_store_leaves_no_timer() -> None:
+def test_closed_timer_calls_nobody() -> None:
+    """A lease may come when it is closed: a file's writer was still busy with it."""
+
     async def closed() -> None:
-        store = MemoryStore()
-        await store.grant_lease(3)
-        await store.aclose()
+        timer = LeaseTimer(lambda lease_id: None)
+        timer.add(1, 3)
+        timer.close()
+        timer.add(2, 3)
         assert not asyncio.get_running_loop().timers()  # type: ignore[attr-defined]
 
     run_virtual(closed)
