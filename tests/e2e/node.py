@@ -41,6 +41,8 @@ class NodeStatus:
     code: grpc.StatusCode
     details: str
     metadata: Pairs
+    rich: list[tuple[str, dict[str, Any]]]
+    """Name and message of each of a google.rpc.Status's details, where the protos have that."""
 
     def values(self, key: str) -> list[str | bytes]:
         """The trailers of this key, in order."""
@@ -91,7 +93,9 @@ class NodeCall:
         assert "status" in event, event
         status = event["status"]
         code = next(code for code in grpc.StatusCode if code.value[0] == status["code"])
-        return responses, NodeStatus(code, status["details"], _from_json(status["metadata"]))
+        metadata = _from_json(status["metadata"])
+        rich = [(name, message) for name, message in status["rich"]]
+        return responses, NodeStatus(code, status["details"], metadata, rich)
 
     async def _event_behind_metadata(self) -> dict[str, Any]:
         event = await self.events.get()
@@ -161,7 +165,10 @@ class NodeClient:
 
 @asynccontextmanager
 async def node_client(
-    target: str, *protos: Path, options: Mapping[str, Any] | None = None
+    target: str,
+    *protos: Path,
+    options: Mapping[str, Any] | None = None,
+    imports: Sequence[Path] = (),
 ) -> AsyncIterator[NodeClient]:
     """
     Run a client.
@@ -170,12 +177,14 @@ async def node_client(
         target: "host:port".
         protos: Files that have the services it calls.
         options: The channel's.
+        imports: Folders in which the protos find what they import.
     """
     process = await asyncio.create_subprocess_exec(
         "node",
         _FOLDER / "client.js",
         target,
         json.dumps(options or {}),
+        *(f"-I{folder}" for folder in imports),
         *protos,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import google.rpc
 import grpc
+import grpc_tools
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -23,11 +26,13 @@ from google.rpc import error_details_pb2, status_pb2
 
 import relayrpc.aio
 from relayrpc.contract.descriptors import load_pool
+from relayrpc.protos import include_folder
 from relayrpc.v1 import contract_pb2
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
 from samples.greeter.host import Greeter
 from tests.e2e.node import NodeClient, needs_grpc_js, node_client
 from tests.e2e.processes import RunningHub, running_hub
+from tests.support.generated import SHOP, run_protoc
 from tests.support.until import until_refused
 
 
@@ -126,9 +131,12 @@ async def hosted(
     )
     greeter_pb2_grpc.add_GreeterServicer_to_server(greeter, server)
     await server.start()
-    async with node_client(f"127.0.0.1:{hub.grpc_port}", PROTO, options=options) as client:
-        yield server, client
-    await server.stop(0)
+    try:
+        async with node_client(f"127.0.0.1:{hub.grpc_port}", PROTO, options=options) as client:
+            yield server, client
+    finally:
+        # A test that fails leaves no host behind for the others' calls.
+        await server.stop(0)
 
 
 @pytest.mark.parametrize("address", ["", "/contoso/greeter"])
@@ -189,8 +197,10 @@ async def test_metadata_passes_both_ways_with_several_values_a_key(hub: RunningH
         # Node.js joins what is not binary, as HTTP allows.
         assert status.values("bye") in (["2", "3"], ["2, 3"])
         assert status.values("bye-bin") == [b"\xfe"]
-        # Node.js adds a header of its own.
-        assert sorted(greeter.metadata) == sorted([("accept-encoding", "identity"), *sent])
+        # The client adds some of its own.
+        own = {"accept-encoding", "user-agent"}
+        assert {key for key, _ in greeter.metadata} == own | {key for key, _ in sent}
+        assert sorted(each for each in greeter.metadata if each[0] not in own) == sorted(sent)
         assert [value for key, value in greeter.metadata if key == "x"] == ["1", "2"]
 
 
@@ -206,6 +216,48 @@ async def test_status_of_the_host_arrives_with_its_details(hub: RunningHub) -> N
         assert details.details[0].Is(error_details_pb2.ErrorInfo.DESCRIPTOR)
         # It ran: a retry policy must not run it again.
         assert status.values("grpc-retry-pushback-ms") == ["-1"]
+
+
+async def test_fault_of_the_contract_is_read_with_its_fields(
+    hub: RunningHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client knows the .proto files, and nothing of the relay or of Python."""
+    folders = (SHOP.parent, include_folder())
+    outputs = (f"--{kind}_out={tmp_path}" for kind in ("python", "relayrpc"))
+    done = run_protoc(*(f"-I{folder}" for folder in folders), *outputs, SHOP.name)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    shop_relay = importlib.import_module("shop_relay")
+
+    class Shop:
+        async def Buy(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+            raise shop_relay.OutOfStockFault(
+                sku=request.sku,
+                left=2,
+                why="WHY_SOLD",
+                stores={"Ghent": 3},
+                code=grpc.StatusCode.NOT_FOUND,
+                reason="none left: ä",
+            )
+
+        Rent = Buy
+
+    server = relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}")
+    shop_relay.add_ShopServicer_to_server(Shop(), server)
+    await server.start()
+    standard = Path(google.rpc.__path__[0]).parents[1]
+    protos = (SHOP, standard / "google/rpc/status.proto")
+    imports = (*folders, standard, Path(grpc_tools.__file__).parent / "_proto")
+    target = f"127.0.0.1:{hub.grpc_port}"
+    async with node_client(target, *protos, imports=imports) as client:
+        status = await client.open("shop.Shop/Buy", {"sku": "A7"}).status()
+    await server.stop(0)
+    assert (status.code, status.details) == (grpc.StatusCode.NOT_FOUND, "none left: ä")
+    (detail,) = status.rich
+    assert detail == (
+        "shop.OutOfStock",
+        {"sku": "A7", "left": 2, "why": "WHY_SOLD", "others": [], "stores": {"Ghent": 3}},
+    )
 
 
 async def test_end_that_the_hub_made_says_what_ran(hub: RunningHub) -> None:

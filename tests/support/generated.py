@@ -13,10 +13,12 @@ from typing import Any, Final
 from relayrpc.protos import include_folder
 
 
-__all__ = ["PROTOS", "Cases", "generate_cases", "run_protoc"]
+__all__ = ["PROTOS", "SHOP", "Cases", "generate_cases", "run_protoc"]
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 PROTOS: Final = _ROOT / "tests" / "codegen" / "protos"
+SHOP: Final = _ROOT / "tests" / "support" / "shop.proto"
+"""A service with faults."""
 
 
 @dataclass(frozen=True)

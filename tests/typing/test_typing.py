@@ -15,7 +15,7 @@ import pytest
 
 from relayrpc.protos import include_folder
 from tests.support.checkers import Complaint, needs_pyright, run_mypy, run_pyright
-from tests.support.generated import run_protoc
+from tests.support.generated import SHOP, run_protoc
 
 
 HERE = Path(__file__).parent
@@ -35,8 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Programs, and what they are written against."""
     folder = tmp_path_factory.mktemp("programs")
     outputs = [f"--{kind}_out={folder}" for kind in ("python", "mypy", "mypy_grpc", "relayrpc")]
-    imports = [f"-I{folder}" for folder in (CONTRACT.parent, HERE, include_folder())]
-    done = run_protoc(*imports, *outputs, CONTRACT.name, "shop.proto")
+    protos = (CONTRACT, SHOP)
+    imports = [f"-I{folder}" for folder in (*(each.parent for each in protos), include_folder())]
+    done = run_protoc(*imports, *outputs, *(each.name for each in protos))
     assert done.returncode == 0, done.stderr
     for program in (*PLAIN, *GENERATED):
         (folder / program).write_text((HERE / program).read_text(encoding="utf-8"))

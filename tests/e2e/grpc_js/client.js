@@ -1,5 +1,5 @@
 // A gRPC client that does what it is told: `node client.js TARGET OPTIONS PROTO...`, where OPTIONS are
-// the channel's, as JSON.
+// the channel's, as JSON. `-IFOLDER` among the protos is where imports are found.
 //
 // Commands come as JSON lines on standard input, events leave as JSON lines on standard output. Every
 // line has the `call` it belongs to, a number of the commander's choice. Ends with its input.
@@ -10,20 +10,24 @@
 //   {"call", "write": request}   {"call", "half_close": true}   {"call", "cancel": true}
 //
 //   {"call", "metadata": [[key, value]...]}   {"call", "message": response}
-//   {"call", "status": {"code", "details", "metadata"}}   always last
+//   {"call", "status": {"code", "details", "metadata", "rich"}}   always last; `rich` has [name, message]
+//   of each of the details of a google.rpc.Status, where the protos have that
 //
 // Messages are objects with the fields' own names; bytes, and values of "-bin" keys, are base64.
 'use strict';
 
+const fs = require('node:fs');
+const path = require('node:path');
 const readline = require('node:readline');
 const grpc = require('@grpc/grpc-js');
 const protoLoader = require('@grpc/proto-loader');
+const protobuf = require('protobufjs');
 
 const LOADING = { keepCase: true, longs: String, enums: String, bytes: String, defaults: true };
 
-function methodsOf(protos) {
+function methodsOf(protos, includeDirs) {
   const methods = new Map();
-  for (const service of Object.values(protoLoader.loadSync(protos, LOADING))) {
+  for (const service of Object.values(protoLoader.loadSync(protos, { ...LOADING, includeDirs }))) {
     if (service.format !== undefined) continue; // It is a message or an enum.
     for (const method of Object.values(service)) methods.set(method.path.slice(1), method);
   }
@@ -44,7 +48,25 @@ function toPairs(metadata) {
   );
 }
 
-function open(client, method, { metadata, deadline_ms, request }, tell) {
+function messagesOf(protos, includeDirs) {
+  const root = new protobuf.Root();
+  root.resolvePath = (_, target) =>
+    includeDirs.map((folder) => path.join(folder, target)).find(fs.existsSync) ?? target;
+  return root.loadSync(protos, LOADING);
+}
+
+// What came with an error beside its text, as any language reads it.
+function richDetailsOf(messages, metadata) {
+  const status = messages.lookup('google.rpc.Status');
+  const [packed] = metadata.get('grpc-status-details-bin');
+  if (status === null || packed === undefined) return [];
+  return status.decode(packed).details.map(({ type_url, value }) => {
+    const type = messages.lookupType(type_url.split('/').pop());
+    return [type.fullName.slice(1), type.toObject(type.decode(value), LOADING)];
+  });
+}
+
+function open(client, method, { metadata, deadline_ms, request }, messages, tell) {
   const options = deadline_ms === undefined ? {} : { deadline: Date.now() + deadline_ms };
   const last = [toMetadata(metadata), options];
   const kind = [method.path, method.requestSerialize, method.responseDeserialize];
@@ -67,7 +89,11 @@ function open(client, method, { metadata, deadline_ms, request }, tell) {
   call.on('metadata', (received) => tell({ metadata: toPairs(received) }));
   call.on('status', ({ code, details, metadata: trailing }) =>
     // Behind messages that are told in this turn of the loop.
-    setImmediate(() => tell({ status: { code, details, metadata: toPairs(trailing) } })),
+    setImmediate(() =>
+      tell({
+        status: { code, details, metadata: toPairs(trailing), rich: richDetailsOf(messages, trailing) },
+      }),
+    ),
   );
   return call;
 }
@@ -78,8 +104,11 @@ function cancelOnceBegun(client, call) {
   client.waitForReady(Infinity, () => setImmediate(() => call.cancel()));
 }
 
-function main([target, options, ...protos]) {
-  const methods = methodsOf(protos);
+function main([target, options, ...rest]) {
+  const includeDirs = rest.filter((each) => each.startsWith('-I')).map((each) => each.slice(2));
+  const protos = rest.filter((each) => !each.startsWith('-I'));
+  const methods = methodsOf(protos, includeDirs);
+  const messages = messagesOf(protos, includeDirs);
   const clients = new Map();
   const clientWith = (more) => {
     const key = JSON.stringify({ ...JSON.parse(options), ...more });
@@ -96,7 +125,7 @@ function main([target, options, ...protos]) {
     if (command.open) {
       const client = clientWith(command.open.options);
       const method = methods.get(command.open.method);
-      calls.set(command.call, [client, open(client, method, command.open, tell)]);
+      calls.set(command.call, [client, open(client, method, command.open, messages, tell)]);
     } else if (command.write) {
       calls.get(command.call)[1].write(command.write);
     } else if (command.half_close) {
