@@ -30,6 +30,7 @@ from benchmarks.routing import Routing
 from benchmarks.scenarios import FULL, QUICK, SCENARIOS
 from benchmarks.side import SideName
 from benchmarks.sides import SIDE_NAMES, side
+from benchmarks.validation import ValidatedCalls
 
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ ALL_SCENARIOS: Final = {
         *BLOCKING_SCENARIOS,
         *DUPLEX_SCENARIOS,
         EXPOSE_CALLS,
+        ValidatedCalls(),
         *ADDRESS_SCENARIOS,
         Routing(),
         *MEMORY_SCENARIOS,

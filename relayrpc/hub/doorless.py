@@ -10,11 +10,12 @@ Source: DESIGN.md decisions 6 and 8.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random as random_module
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relayrpc.contract.descriptors import collect
 from relayrpc.endpoint.validation import make_validator
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["DoorlessHub"]
+
+# Callers may name any number of them.
+_ADDRESSES_REMEMBERED: Final = 4_096
 
 
 class DoorlessHub:
@@ -162,11 +166,10 @@ def _make_checks(
         validator=make_validator(limits),
         bytes_max=limits.checked_contracts_bytes_max,
     )
-    return RequestChecks(
-        is_checked=lambda address: rules_at(addresses, address).validate,
-        books=books,
-        limits=limits,
+    is_checked = functools.lru_cache(_ADDRESSES_REMEMBERED)(
+        lambda address: rules_at(addresses, address).validate
     )
+    return RequestChecks(is_checked=is_checked, books=books, limits=limits)
 
 
 def _in_memory(

@@ -9,42 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import protovalidate
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-
+from benchmarks.ruled_greeter import ruled_greeter
 from relayrpc.contract.descriptors import DescriptorSet
 from relayrpc.contract.validation import Validator
 from relayrpc.hub.checks import RequestChecks
 from relayrpc.hub.rule_books import RuleBooks
 from relayrpc.limits import Limits
-from samples.greeter import greeter_pb2
 from tests.simulation.ring2_calls import ADDRESS_PLAIN
 from tests.support.contracts import make_set
 
 
 __all__ = ["make_checks"]
 
-# (buf.validate.field).string.min_len = 1
-_NOT_EMPTY: Final = bytes.fromhex("ba480472021001")
-_RULED: Final = {"HelloRequest": "name", "ListGreetingsRequest": "name", "ChatLine": "text"}
-
-
-def _make_set() -> bytes:
-    """Describe the greeter with a rule for each of its requests."""
-    rules = FileDescriptorProto.FromString(
-        protovalidate.ViolationsPb.desc().file.proto.to_binary()
-    )
-    file = FileDescriptorProto()
-    greeter_pb2.DESCRIPTOR.CopyToProto(file)
-    file.dependency.append(rules.name)
-    for message in file.message_type:
-        for field in message.field:
-            if _RULED.get(message.name) == field.name:
-                field.options.MergeFromString(_NOT_EMPTY)
-    return make_set(rules, file)
-
-
-_SET: Final = _make_set()
+_SET: Final = make_set(*ruled_greeter())
 
 
 def make_checks(
