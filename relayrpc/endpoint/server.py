@@ -161,7 +161,9 @@ class Server(grpc.aio.Server):
         self.contracts = Contracts(self._descriptor_pool)
         self._rules: RequestRules | None = None
         if validate is not False:
-            validator = make_validator(self.limits) if validate else None
+            validator = None
+            if validate:
+                validator = make_validator(self.limits, what="validate=True")
             self._rules = RequestRules(self._descriptor_pool, self.limits, validator)
         # Services whose contracts do not allow calls without a session; set by start().
         self._in_session_only: frozenset[str] = frozenset()

@@ -41,14 +41,18 @@ _MAKE_HANDLER: Final = {
 }
 
 
-def make_validator(limits: Limits) -> Validator:
+def make_validator(limits: Limits, *, what: str) -> Validator:
     """
     Make what checks messages.
+
+    Args:
+        limits: `violations_*` count here.
+        what: Who needs it, as a user knows it.
 
     Raises:
         ConfigError: What it needs is not installed.
     """
-    with needs_extra("validation", what="checking requests by the rules in their contract"):
+    with needs_extra("validation", what=what):
         from relayrpc.contract.validation import Validator
     return Validator(limits)
 
@@ -109,7 +113,7 @@ class RequestRules:
             return None
         if self._validator is None:
             try:
-                self._validator = make_validator(self._limits)
+                self._validator = make_validator(self._limits, what="checking them")
             except ConfigError as error:
                 # Nobody said that rules must be checked.
                 self._is_missing = True

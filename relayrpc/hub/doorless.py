@@ -163,7 +163,7 @@ def _make_checks(
 ) -> RequestChecks:
     books = RuleBooks(
         descriptors=contracts.descriptors,
-        validator=make_validator(limits),
+        validator=make_validator(limits, what="`validate = true` for an address"),
         bytes_max=limits.checked_contracts_bytes_max,
     )
     is_checked = functools.lru_cache(_ADDRESSES_REMEMBERED)(
