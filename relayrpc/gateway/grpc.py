@@ -18,19 +18,26 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.metadata import MetadataTooLargeError, encode_invocation_metadata
 from relayrpc.endpoint.rpc_error import RpcError, trailing_metadata_of
 from relayrpc.hub.local import local_link
-from relayrpc.link.call import RETRY_PUSHBACK_KEY, retry_pushback
+from relayrpc.link.call import (
+    RETRY_PUSHBACK_KEY,
+    STATUS_FAILED_PRECONDITION,
+    retry_pushback,
+)
 from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
+    from relayrpc.endpoint.call_core import CallCore
     from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
     from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
     from relayrpc.hub.session import HubSessions
     from relayrpc.limits import Limits
+    from relayrpc.link.call import Call
 
 
 __all__ = ["NativeGateway"]
@@ -45,6 +52,10 @@ _ORIGIN_KEY: Final = "relay-origin"
 # Told to a client whose call may have run, so that its retry policy does not run it again.
 _PUSHBACK: Final = (RETRY_PUSHBACK_KEY, "-1")
 _STOPPED: Final = "the hub stopped"
+_SESSION_KEY: Final = "relay-session"
+_SESSION_SUFFIX: Final = f"/{SESSION_METHOD}"
+_SESSION_NAME_BYTES: Final = 16
+_NO_SESSION: Final = "this connection has no such session, or it is over"
 _KINDS: Final = {
     int(pb.SHAPE_UNARY_UNARY): "unary_unary",
     int(pb.SHAPE_UNARY_STREAM): "unary_stream",
@@ -54,16 +65,13 @@ _KINDS: Final = {
 _METHODS_MAX: Final = 1024
 
 
-class _Client:
-    """One client connection: its link, as a channel, and the calls that are open on it."""
+class _Methods:
+    """What calls the methods of one channel; made when first called."""
 
-    __slots__ = ("_callables", "calls_open_count", "channel", "idle_since_s")
+    __slots__ = ("_callables", "channel")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.calls_open_count = 0
-        # Monotonic seconds; of a client without calls.
-        self.idle_since_s = 0.0
         self._callables: dict[tuple[str, str], Callable[..., Any]] = {}
 
     def method(self, kind: str, name: str) -> Callable[..., Any]:
@@ -75,6 +83,42 @@ class _Client:
                 self._callables.clear()
             found = self._callables[key] = getattr(self.channel, kind)(name)
         return found
+
+
+class _Client(_Methods):
+    """One client connection: its link, as a channel, and the calls that are open on it."""
+
+    __slots__ = ("calls_open_count", "idle_since_s", "sessions")
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self.calls_open_count = 0
+        # Monotonic seconds; of a client without calls.
+        self.idle_since_s = 0.0
+        # By what the client was told to name them.
+        self.sessions: dict[str, _Methods] = {}
+
+
+class _ClientSession:
+    """A client's session: what the calls belong to that name it."""
+
+    def __init__(self, core: CallCore) -> None:
+        self._core = core
+
+    @property
+    def is_ready(self) -> bool:
+        """Always: its client was told its name when a host had it."""
+        return True
+
+    async def ready(self, method: str, wait_for_ready: bool) -> None:
+        """Never called."""
+
+    def call_for(self, method: str) -> Call:
+        """Return the call that the session is."""
+        call = self._core.call
+        if call is None:
+            raise AnchorFault(STATUS_FAILED_PRECONDITION, _NO_SESSION)
+        return call
 
 
 class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ships no types
@@ -169,13 +213,20 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
                 task = asyncio.current_task()
                 assert task is not None
                 request = _requests(context, task)
+            given = context.invocation_metadata()
+            methods: _Methods | None = client
+            name = next((value for key, value in given if key == _SESSION_KEY), None)
+            if name is not None:
+                given = [entry for entry in given if entry[0] != _SESSION_KEY]
+                methods = client.sessions.get(name)
+            if methods is None:
+                code = grpc.StatusCode.FAILED_PRECONDITION
+                await _end_here(context, code, _NO_SESSION, may_have_executed=False)
             try:
                 metadata = encode_invocation_metadata(
-                    context.invocation_metadata(),
-                    limit_bytes=self._limits.metadata_bytes_max,
-                    has_user_agent=True,
+                    given, limit_bytes=self._limits.metadata_bytes_max, has_user_agent=True
                 )
-                call = client.method(kind, method)(
+                call = methods.method(kind, method)(
                     request, timeout=context.time_remaining(), metadata=metadata
                 )
             except (grpc.aio.InternalError, grpc.aio.UsageError) as error:
@@ -184,6 +235,8 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
             except MetadataTooLargeError as error:
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED
                 await _end_here(context, code, str(error), may_have_executed=False)
+            if method.endswith(_SESSION_SUFFIX):
+                return await self._relay_session(client, call, context)
             return await _relay(answer, call, context)
         finally:
             self._calls_open_count -= 1
@@ -192,6 +245,26 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
                 client.idle_since_s = self._sessions.clock()
             if self._idle is not None and not self._calls_open_count:
                 self._idle.set()
+
+    async def _relay_session(
+        self, client: _Client, call: StreamStreamCall, context: _Context
+    ) -> Any:
+        """Hand on a call that is a session, and let its client's calls belong to it meanwhile."""
+        core = call.core
+        name = client.channel.live.token_hex(_SESSION_NAME_BYTES)
+        metadata = dict(context.invocation_metadata())
+        client.sessions[name] = _Methods(
+            Channel(
+                client.channel.live,
+                address=metadata.get(_ADDRESS_KEY, ""),
+                anchor=_ClientSession(core),
+                owns_link=False,
+            )
+        )
+        try:
+            return await _relay(_answer_many, call, context, ((_SESSION_KEY, name),))
+        finally:
+            del client.sessions[name]
 
     async def _refuse(self, context: _Context) -> NoReturn:
         """End a call that cannot be taken now."""
@@ -255,9 +328,16 @@ async def _relay(
     answer: Callable[[Any, _Context], Awaitable[Any]],
     call: _UnaryCall | _StreamCall,
     context: _Context,
+    own_metadata: tuple[tuple[str, str], ...] = (),
 ) -> Any:
     """
     Hand on what a call brings, in gRPC's order: initial metadata, messages, status.
+
+    Args:
+        answer: Hands on the messages.
+        call: Made for the client.
+        context: Of the client's call.
+        own_metadata: What the hub adds to the initial metadata of a call that is taken.
 
     Raises:
         AbortError: It ended with another status than OK, which was sent.
@@ -267,7 +347,7 @@ async def _relay(
     try:
         await core.wait_begin()
         if core.begin is not None or core.has_initial_metadata:
-            await context.send_initial_metadata(core.received_metadata())
+            await context.send_initial_metadata((*core.received_metadata(), *own_metadata))
         response = await answer(call, context)
     except RpcError as error:
         trailing = error.trailing_metadata()

@@ -331,3 +331,40 @@ class Blind:
         call = self._session.core.call
         assert call is not None
         return call
+
+
+# --- plain gRPC clients ---
+
+
+async def test_a_plain_client_holds_a_session_by_metadata() -> None:
+    """It opens it as a stream, and names it in each call; other connections cannot name it."""
+    at = [("relay-address", ADDRESS)]
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        hosts = [Host(f"host-{number}") for number in range(3)]
+        servers = [await host.start(url) for host in hosts]
+        target = f"127.0.0.1:{hub.grpc_port}"
+        async with grpc.aio.insecure_channel(target) as channel:
+            session = channel.stream_stream(f"/test.Service/{SESSION_METHOD}")(metadata=at)
+            name = dict(await session.initial_metadata())["relay-session"]
+            assert len(name) == 32
+            within = [("relay-session", name)]
+            put = channel.unary_unary("/test.Service/Put")
+            replies = [await put(b"%d" % number, metadata=within) for number in range(5)]
+            assert replies[-1].endswith(b":0,1,2,3,4")
+            assert len([host for host in hosts if host.served]) == 1
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(target, options=options) as stranger:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await stranger.unary_unary("/test.Service/Put")(b"", metadata=within)
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert "no such session" in (caught.value.details() or "")
+            await session.done_writing()
+            assert await session.code() is grpc.StatusCode.OK
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await put(b"", metadata=within)
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        (ended,) = {each for host in hosts for each in host.sessions}
+        assert ended.state is SessionState.CLOSED
+        for server in servers:
+            await server.stop(0)
