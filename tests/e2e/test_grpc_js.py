@@ -70,6 +70,9 @@ class WordyGreeter(Greeter):
                 context.set_details(status.message)
             case "wait":
                 await self.wait()
+            case "session":
+                session = context.session  # type: ignore[attr-defined]  # the relay's
+                return greeter_pb2.HelloReply(message="" if session is None else session.id)
             case _:
                 await context.send_initial_metadata((("hello", "1"), ("hello-bin", b"\x00\xff")))
                 context.set_trailing_metadata((("bye", "2"), ("bye", "3"), ("bye-bin", b"\xfe")))
@@ -361,3 +364,35 @@ async def test_running_call_finishes_while_the_hub_drains() -> None:
             chat.half_close()
             assert (await chat.status()).code is grpc.StatusCode.OK
             assert await asyncio.to_thread(hub.wait) == 0
+
+
+async def test_session_by_metadata(hub: RunningHub) -> None:
+    async with hosted(hub, WordyGreeter()) as (_, client):
+
+        async def session_of(metadata: Any) -> str:
+            call = client.open(f"{SERVICE}/SayHello", {"name": "session"}, metadata=metadata)
+            message: str = (await call.message())["message"]
+            return message
+
+        assert await session_of(AT) == ""
+        session = client.open(f"{SERVICE}/$session", metadata=AT)
+        name = dict(await session.metadata())["relay-session"]
+        within = [("relay-session", name)]
+        first = await session_of(within)
+        assert first
+        assert await session_of(within) == first
+        session.half_close()
+        assert (await session.status()).code is grpc.StatusCode.OK
+        late = client.open(f"{SERVICE}/SayHello", {"name": "session"}, metadata=within)
+        assert (await late.status()).code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_one_way_call_by_metadata(hub: RunningHub) -> None:
+    """It is over although its handler never returns."""
+    greeter = WordyGreeter()
+    async with hosted(hub, greeter) as (_, client):
+        metadata = [*AT, ("relay-confirm", "hub")]
+        call = client.open(f"{SERVICE}/SayHello", {"name": "wait"}, metadata=metadata)
+        assert await call.message() == {"message": "", "number": 0}
+        assert (await call.status()).code is grpc.StatusCode.OK
+        await greeter.started.acquire()

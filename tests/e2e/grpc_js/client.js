@@ -34,6 +34,15 @@ function methodsOf(protos, includeDirs) {
   return methods;
 }
 
+// What no .proto has: the method of every service that holds a session.
+function sessionMethod(name) {
+  const bytes = (message) => message;
+  return {
+    path: `/${name}`, requestStream: true, responseStream: true,
+    requestSerialize: bytes, responseDeserialize: bytes,
+  };
+}
+
 function toMetadata(pairs) {
   const metadata = new grpc.Metadata();
   for (const [key, value] of pairs) {
@@ -124,7 +133,8 @@ function main([target, options, ...rest]) {
     const tell = (event) => process.stdout.write(`${JSON.stringify({ call: command.call, ...event })}\n`);
     if (command.open) {
       const client = clientWith(command.open.options);
-      const method = methods.get(command.open.method);
+      const name = command.open.method;
+      const method = name.endsWith('/$session') ? sessionMethod(name) : methods.get(name);
       calls.set(command.call, [client, open(client, method, command.open, messages, tell)]);
     } else if (command.write) {
       calls.get(command.call)[1].write(command.write);
