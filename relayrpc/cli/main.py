@@ -13,7 +13,7 @@ from typing import Final
 import typer
 
 from relayrpc import __version__
-from relayrpc.cli import call, codegen, drain, expose, hub, ls, store
+from relayrpc.cli import call, codegen, contracts, drain, expose, hub, ls, store
 from relayrpc.errors import ConfigError, RelayError, UsageError
 from relayrpc.protos import include_folder
 
@@ -41,6 +41,7 @@ app.command(name="call")(call.call)
 app.command(name="codegen")(codegen.codegen)
 app.command(name="drain")(drain.drain)
 app.command(name="expose")(expose.expose)
+app.add_typer(contracts.contracts, name="contracts")
 app.add_typer(store.store, name="store")
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
 
 
-__all__ = ["Method", "find_method", "load_method", "split_method"]
+__all__ = ["Method", "find_method", "load_method", "read_descriptors", "split_method"]
 
 
 class Method:
@@ -140,16 +140,10 @@ def load_method(
         ConfigError: It cannot be found; the text says what there is instead.
     """
     split_method(name)
-    if protos and descriptor_set is not None:
-        raise ConfigError("--proto and --descriptor-set exclude each other")
-    if includes and not protos:
-        raise ConfigError("-I has no use without --proto")
-    if protos:
-        where, data = ", ".join(protos), _compile(protos, includes)
-    elif descriptor_set is not None:
-        where, data = descriptor_set, _read(descriptor_set)
-    else:
+    read = read_descriptors(protos=protos, includes=includes, descriptor_set=descriptor_set)
+    if read is None:
         return None
+    where, data = read
     try:
         return find_method(name, data)
     except ContractError as error:
@@ -157,6 +151,29 @@ def load_method(
             f"{where} is no usable descriptor set: {error}; make it with "
             "protoc --descriptor_set_out=FILE --include_imports"
         ) from error
+
+
+def read_descriptors(
+    *, protos: Sequence[str], includes: Sequence[str], descriptor_set: str | None
+) -> tuple[str, bytes] | None:
+    """
+    Read the user's files; None: there are none.
+
+    Returns:
+        What they are called, and a serialized FileDescriptorSet.
+
+    Raises:
+        ConfigError: They cannot be read, or do not go together.
+    """
+    if protos and descriptor_set is not None:
+        raise ConfigError("--proto and --descriptor-set exclude each other")
+    if includes and not protos:
+        raise ConfigError("-I has no use without --proto")
+    if protos:
+        return ", ".join(protos), _compile(protos, includes)
+    if descriptor_set is not None:
+        return descriptor_set, _read(descriptor_set)
+    return None
 
 
 def find_method(name: str, descriptor_set: bytes) -> Method:

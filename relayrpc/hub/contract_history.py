@@ -65,9 +65,20 @@ class ContractHistory:
 
     # --- looking in ---
 
-    def places(self) -> Iterator[Place]:
-        """Yield where there is anything, by address and service."""
-        yield from sorted(self._by_place)
+    def places(self, address: str = "", service: str = "") -> list[Place]:
+        """
+        Return where there is anything, by address and service.
+
+        Args:
+            address: Only there and below; empty: everywhere.
+            service: Only of this one; empty: of all.
+        """
+        return sorted(
+            place
+            for place in self._by_place
+            if (not address or f"{place[0]}/".startswith(f"{address}/"))
+            and service in ("", place[1])
+        )
 
     def describe(self, place: Place) -> pb.ContractHistory:
         """Return the versions at a place."""

@@ -7,7 +7,7 @@ Source: protos/relayrpc/v1/hub.proto.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from relayrpc.link.link import LinkState
 from relayrpc.v1 import hub_pb2 as pb
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "PART_BYTES",
     "describe_gone",
     "describe_host",
     "describe_link",
     "describe_state",
     "identify_host",
 ]
+
+PART_BYTES: Final = 32 * 1024
+"""
+A part of a long answer is closed once it holds so much: the hub does nothing else while it makes
+one.
+"""
 
 
 def describe_link(link: Link, *, carrier: str) -> pb.LinkInfo:

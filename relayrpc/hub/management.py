@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Final
 import grpc
 
 from relayrpc import __version__
-from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
 from relayrpc.endpoint.server import Server
-from relayrpc.errors import ContractError
-from relayrpc.hub.describe import describe_host, describe_link, describe_state
+from relayrpc.hub.contract_queries import ContractQueries
+from relayrpc.hub.describe import PART_BYTES, describe_host, describe_link, describe_state
 from relayrpc.hub.local import local_link
-from relayrpc.hub.routing import Registration, RoutingRefusal
+from relayrpc.hub.routing import Registration
 from relayrpc.hub.selection import Selection
 from relayrpc.link.call import retry_pushback
 from relayrpc.v1 import hub_pb2 as pb
@@ -40,9 +39,6 @@ __all__ = ["ADDRESS", "SERVICE", "Management"]
 ADDRESS: Final = "$hub"
 SERVICE: Final = "relayrpc.v1.Hub"
 
-# A part of a long answer is closed once it holds so much: the hub does nothing else while it makes
-# one.
-_PART_BYTES: Final = 32 * 1024
 # So many hosts are looked at in one go.
 _STEP_HOSTS: Final = 256
 _REASON_CHARS_MAX: Final = 256
@@ -60,7 +56,7 @@ class Management:
         """
         self._sessions = sessions
         self._journal = journal
-        self._contracts = contracts
+        queries = ContractQueries(sessions, contracts)
         self._watchers_count = 0
         self._started_s = 0.0
         self._server = Server(
@@ -93,9 +89,14 @@ class Management:
                     response_serializer=pb.EndLinkResponse.SerializeToString,
                 ),
                 "GetContract": grpc.unary_unary_rpc_method_handler(
-                    self._get_contract,
+                    queries.get_contract,
                     request_deserializer=pb.GetContractRequest.FromString,
                     response_serializer=pb.GetContractResponse.SerializeToString,
+                ),
+                "ListContracts": grpc.unary_stream_rpc_method_handler(
+                    queries.list_contracts,
+                    request_deserializer=pb.ListContractsRequest.FromString,
+                    response_serializer=pb.ListContractsResponse.SerializeToString,
                 ),
             },
         )
@@ -118,7 +119,7 @@ class Management:
         size = part.ByteSize()
         async for entry in self._entries(Selection(request)):
             size += self._add(part, entry)
-            if size > _PART_BYTES:
+            if size > PART_BYTES:
                 yield part
                 # Others may have waited for their turn meanwhile.
                 await asyncio.sleep(0)
@@ -208,7 +209,7 @@ class Management:
         is_answered = False
         while True:
             news.clear()
-            events = journal.after(epoch, number, bytes_max=_PART_BYTES)
+            events = journal.after(epoch, number, bytes_max=PART_BYTES)
             if events is None:
                 epoch, number = journal.epoch, journal.number
                 async for response in self._take_stock(epoch, number, wanted):
@@ -250,7 +251,7 @@ class Management:
         part = pb.HostSnapshot(is_first=True)
         size = 0
         async for registration in _chosen(hosts, wanted):
-            if size > _PART_BYTES:
+            if size > PART_BYTES:
                 yield pb.WatchResponse(snapshot=part)
                 await asyncio.sleep(0)
                 part, size = pb.HostSnapshot(), 0
@@ -307,21 +308,6 @@ class Management:
         # Its driver has the calls ended and the link forgotten.
         link.flush_soon()
         return pb.EndLinkResponse(calls_ended_count=calls_count)
-
-    async def _get_contract(
-        self, request: pb.GetContractRequest, context: Context
-    ) -> pb.GetContractResponse:
-        address = request.address or request.service
-        router = self._sessions.forwarder.router
-        if not router.hosts_of(address, request.service):
-            refusal = router.pick(address, f"{request.service}/")
-            assert isinstance(refusal, RoutingRefusal)
-            await context.abort(STATUS_BY_NUMBER[refusal.status], refusal.details)
-        try:
-            found = await self._contracts.find(address, request.service)
-        except ContractError as error:
-            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-        return pb.GetContractResponse(fingerprint=found.fingerprint, descriptor_set=found.data)
 
 
 async def _chosen(hosts: Iterable[Registration], wanted: Selection) -> AsyncIterator[Registration]:

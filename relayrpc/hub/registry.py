@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -155,17 +156,18 @@ class ContractRegistry:
 
     async def descriptors(self, fingerprint: bytes) -> DescriptorSet | None:
         """Return the descriptors of a version, checked; None: they are not here."""
-        found = self._kept(fingerprint)
-        if found is not None:
-            return found
-        found = await self.stored(fingerprint)
-        if found is not None:
+        found = await self.find(fingerprint)
+        if found is not None and found is not self._kept(fingerprint):
             try:
                 await in_steps(found.check(self._limits))
             except ContractError as error:
                 self._failed(f"the descriptors {fingerprint.hex()} cannot be used: {error}")
                 return None
         return found
+
+    async def find(self, fingerprint: bytes) -> DescriptorSet | None:
+        """Return the descriptors of a version, checked or not; None: they are not here."""
+        return self._kept(fingerprint) or await self.stored(fingerprint)
 
     async def stored(self, fingerprint: bytes) -> DescriptorSet | None:
         """Return what is stored by a fingerprint, not checked yet; None: nothing."""
@@ -263,18 +265,17 @@ class ContractRegistry:
         )
 
     def _is_served(self, place: Place, fingerprint: bytes) -> bool:
-        return self.hosts_count(place, fingerprint) > 0
+        return fingerprint in self.served(place)
 
-    def hosts_count(self, place: Place, fingerprint: bytes) -> int:
-        """Return how many announcements serve a version at exactly a place."""
+    def served(self, place: Place) -> Counter[bytes]:
+        """Return how many announcements serve which version at exactly a place."""
         address, service = place
-        return sum(
-            place in host.places
-            and any(
-                entry.name == service and entry.fingerprint == fingerprint
-                for entry in host.announce.services
-            )
+        return Counter(
+            entry.fingerprint
             for host in self._router.hosts_of(address, service)
+            if place in host.places
+            for entry in host.announce.services
+            if entry.name == service and entry.fingerprint
         )
 
     def _now_unix_ms(self) -> int:

@@ -246,12 +246,14 @@ class EndLinkResponse(_message.Message):
     def __init__(self, calls_ended_count: _Optional[int] = ...) -> None: ...
 
 class GetContractRequest(_message.Message):
-    __slots__ = ("address", "service")
+    __slots__ = ("address", "service", "fingerprint")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     SERVICE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     address: str
     service: str
-    def __init__(self, address: _Optional[str] = ..., service: _Optional[str] = ...) -> None: ...
+    fingerprint: bytes
+    def __init__(self, address: _Optional[str] = ..., service: _Optional[str] = ..., fingerprint: _Optional[bytes] = ...) -> None: ...
 
 class GetContractResponse(_message.Message):
     __slots__ = ("fingerprint", "descriptor_set")
@@ -260,6 +262,20 @@ class GetContractResponse(_message.Message):
     fingerprint: bytes
     descriptor_set: bytes
     def __init__(self, fingerprint: _Optional[bytes] = ..., descriptor_set: _Optional[bytes] = ...) -> None: ...
+
+class ListContractsRequest(_message.Message):
+    __slots__ = ("address", "service")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    service: str
+    def __init__(self, address: _Optional[str] = ..., service: _Optional[str] = ...) -> None: ...
+
+class ListContractsResponse(_message.Message):
+    __slots__ = ("contracts",)
+    CONTRACTS_FIELD_NUMBER: _ClassVar[int]
+    contracts: _containers.RepeatedCompositeFieldContainer[ContractHistory]
+    def __init__(self, contracts: _Optional[_Iterable[_Union[ContractHistory, _Mapping]]] = ...) -> None: ...
 
 class ContractHistory(_message.Message):
     __slots__ = ("address", "service", "versions")
