@@ -240,7 +240,7 @@ async def _watcher_that_is_slow_is_told_the_latest(open_store: OpenStore) -> Non
             first = await store.put("k/a", b"0")
             assert await _take(feed, 1) == [Entry("k/a", b"0", first)]
             told: list[Change] = []
-            for number in range(300):
+            for number in range(100):
                 await store.put(f"k/{number % 3}", b"%d" % number)
             last = await store.delete("k/a")
             async with asyncio.timeout(_PATIENCE_S):

@@ -308,5 +308,5 @@ class StoreMachine(RuleBasedStateMachine):
 TestStore = StoreMachine.TestCase
 # Without shrinking, as each step waits for a disk: it would take minutes.
 TestStore.settings = settings(
-    max_examples=15, stateful_step_count=40, phases=[Phase.reuse, Phase.generate]
+    max_examples=12, stateful_step_count=40, phases=[Phase.reuse, Phase.generate]
 )
