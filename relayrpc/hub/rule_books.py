@@ -4,7 +4,7 @@ The rules of contracts, ready to check requests by. Pure.
 A contract may be large: what takes time is done in steps, when a call first asks for it.
 Owns: what is kept ready. Does not own: checking (contract/validation.py), which calls are checked
 (checks.py), which descriptors there are (contracts.py).
-Source: docs/adr/0023-validation-at-the-hub.md.
+Source: docs/adr/0024-validation-at-the-hub.md.
 """
 
 from __future__ import annotations
