@@ -46,6 +46,7 @@ from relayrpc.link.call import (
     make_end,
 )
 from relayrpc.link.messages import LENGTH_BYTES
+from relayrpc.observe.throttles import observe_throttles
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -292,6 +293,7 @@ class Server(grpc.aio.Server):
             for name in self._table.services()
             if (instances := self._table.instances_of(name)) is not None
         }
+        observe_throttles({name: each.throttle for name, each in self._instances.items()})
         self._in_session_only = frozenset(
             name
             for name in self._table.services()

@@ -104,6 +104,11 @@ class Throttle:
         self._set("instances", value)
 
     @property
+    def bounds(self) -> Mapping[ThrottledKind, int]:
+        """How many of each there may be."""
+        return dict(self._bounds)
+
+    @property
     def counts(self) -> Mapping[ThrottledKind, int]:
         """How many of each there are now."""
         return dict(self._counts)

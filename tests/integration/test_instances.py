@@ -14,6 +14,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import relayrpc
 import relayrpc.aio
@@ -405,3 +408,37 @@ async def test_a_throttle_of_sessions(on_full: Any) -> None:
         await server.stop(0)
     assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
     assert throttle.waiting_counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+async def test_throttles_are_metrics_where_there_is_an_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(calls=2, sessions=7)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        servicer = make_servicer(recorder, "per_call", throttle=throttle)
+        server = await start_host(url, servicer)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            calls = [Stub(channel).unary_unary("Wait")(b"") for _ in range(3)]
+            await until(lambda: throttle.waiting_counts["calls"] == 1)
+            data = reader.get_metrics_data()
+            assert data is not None
+            values = {
+                (metric.name.rpartition(".")[2], point.attributes["relayrpc.kind"]): point.value
+                for resource in data.resource_metrics
+                for scope in resource.scope_metrics
+                for metric in scope.metrics
+                for point in metric.data.data_points
+                if point.attributes["rpc.service"] == "test.Service"
+            }
+            recorder.go_on.set()
+            await asyncio.gather(*calls)
+        await server.stop(0)
+    provider.shutdown()
+    assert values["used", "calls"] == 2
+    assert values["waiting", "calls"] == 1
+    assert values["limit", "calls"] == 2
+    assert values["limit", "sessions"] == 7
+    assert values["used", "instances"] == 2
