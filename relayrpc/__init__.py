@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from relayrpc._sync import server as server
     from relayrpc.endpoint.call_credentials import call_credentials as call_credentials
     from relayrpc.endpoint.faults import Fault as Fault
+    from relayrpc.endpoint.inspection import InspectedCall as InspectedCall
+    from relayrpc.endpoint.inspection import MessageInspector as MessageInspector
+    from relayrpc.endpoint.inspection import inspect_channel as inspect_channel
     from relayrpc.endpoint.instances import service as service
     from relayrpc.endpoint.instances import servicer as servicer
     from relayrpc.endpoint.throttle import Throttle as Throttle
@@ -38,7 +41,9 @@ __all__ = [
     "Channel",
     "DeadlineExceededError",
     "Fault",
+    "InspectedCall",
     "Limits",
+    "MessageInspector",
     "RpcError",
     "Server",
     "Session",
@@ -50,6 +55,7 @@ __all__ = [
     "call_credentials",
     "channel",
     "errors",
+    "inspect_channel",
     "server",
     "service",
     "servicer",
@@ -59,8 +65,11 @@ __version__ = "0.1.0"
 
 _ENDPOINT = {
     "Fault": "faults",
+    "InspectedCall": "inspection",
+    "MessageInspector": "inspection",
     "Throttle": "throttle",
     "call_credentials": "call_credentials",
+    "inspect_channel": "inspection",
     "service": "instances",
     "servicer": "instances",
 }

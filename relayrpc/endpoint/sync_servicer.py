@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 
 from relayrpc.endpoint.failure import RefusedError
+from relayrpc.endpoint.faults import Fault
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, make_entry
 from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.endpoint.sync_context import CallOverError, SyncContext
@@ -178,7 +179,8 @@ class ServicerCall(PlainCall):
         """Make the program's object of a request."""
         try:
             return super().deserialize(data)
-        except RefusedError:
+        except (Fault, RefusedError):
+            # The one may be an inspector's.
             raise
         except Exception as exc:
             _LOGGER.exception("request deserializer of /%s failed", self.context.method)
@@ -198,6 +200,8 @@ class ServicerCall(PlainCall):
             data = response if serializer is None else serializer(response)
             if not isinstance(data, bytes):
                 raise TypeError(f"a response is bytes, not {type(data).__name__}")
+        except Fault:
+            raise
         except Exception as exc:
             _LOGGER.exception("response serializer of /%s failed", self.context.method)
             raise RefusedError(STATUS_INTERNAL, "Failed to serialize response!") from exc

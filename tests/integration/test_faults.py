@@ -8,6 +8,7 @@ grpcio's own at the hub's gRPC port.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import threading
@@ -453,6 +454,45 @@ async def test_error_handlers_are_not_asked_about_ends_that_are_meant() -> None:
         for method in ("Look", "Gaze"):
             with pytest.raises(relayrpc.aio.RpcError, match="no such thing"):
                 await stub.unary_unary(method)(b"x")
+
+
+async def test_error_handlers_are_asked_about_one_way_calls() -> None:
+    asked = asyncio.Event()
+
+    def note(error: Exception, context: Any) -> None:
+        assert isinstance(error, KeyError)
+        asked.set()
+
+    async with served(async_handlers(raise_key_error), error_handlers=[note]) as (_, stub):
+        await stub.unary_unary("UU")(b"x", metadata=(("relay-confirm", "hub"),))
+        await asked.wait()
+
+
+async def test_error_handlers_are_asked_though_the_call_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where a handler's cleanup fails when its caller has cancelled; nothing can be answered."""
+    started, asked = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise KeyError("A7") from None
+        return b""
+
+    def note(error: Exception, context: Any) -> Any:
+        assert context.done()
+        asked.set()
+        return sold_out()
+
+    async with served({"uu:UU": handler}, error_handlers=[note]) as (_, stub):
+        call = stub.unary_unary("UU")(b"x")
+        await started.wait()
+        call.cancel()
+        await asked.wait()
+    assert any("after the call's end" in record.getMessage() for record in caplog.records)
 
 
 async def test_error_handlers_are_asked_about_undeclared_faults() -> None:

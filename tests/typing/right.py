@@ -79,3 +79,17 @@ def translate(error: Exception, context: Any) -> relayrpc.Fault | grpc.Status | 
 def serve_with_error_handlers() -> None:
     relayrpc.aio.server("relay://hub/a", error_handlers=[translate], strict_faults=True)
     relayrpc.server("relay://hub/a", error_handlers=[translate, lambda error, context: None])
+
+
+class Counting(relayrpc.MessageInspector):
+    def request(self, call: relayrpc.InspectedCall, data: bytes) -> bytes:
+        call.data["bytes"] = len(data)
+        call.metadata.append(("method", call.method))
+        return data
+
+
+def inspect(channel: relayrpc.aio.Channel, blocking: relayrpc.Channel) -> None:
+    greeter_relay.GreeterCaller(relayrpc.inspect_channel(channel, Counting()))
+    greeter_relay.GreeterCallerSync(relayrpc.inspect_channel(blocking, Counting()))
+    relayrpc.aio.server("relay://hub/a", interceptors=[Counting()])
+    relayrpc.server("relay://hub/a", interceptors=[Counting()])

@@ -20,6 +20,7 @@ async def call() -> None:
     relayrpc.aio.server("relay://hub/a", error_handlers=[translate])  # error: list-item
     relayrpc.server("relay://hub/a", strict_faults="yes")  # error: arg-type
     ByHand(7)  # error: arg-type
+    relayrpc.inspect_channel(channel, translate)  # error: arg-type
 
 
 class ByHand(relayrpc.Fault[HelloRequest]):
