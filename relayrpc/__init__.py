@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from relayrpc import aio as aio
     from relayrpc import errors as errors
+    from relayrpc._sync import Caller as Caller
     from relayrpc._sync import Channel as Channel
     from relayrpc._sync import DeadlineExceededError as DeadlineExceededError
     from relayrpc._sync import RpcError as RpcError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "Caller",
     "Channel",
     "DeadlineExceededError",
     "Fault",

@@ -25,6 +25,7 @@ from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.session import SessionState
 from relayrpc.endpoint.sync_callbacks import CallbackServer
+from relayrpc.endpoint.sync_caller import Caller
 from relayrpc.endpoint.sync_channel import Channel
 from relayrpc.endpoint.sync_error import DeadlineExceededError, RpcError
 from relayrpc.endpoint.sync_server import Server, ServerCore
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "Caller",
     "Channel",
     "DeadlineExceededError",
     "RpcError",

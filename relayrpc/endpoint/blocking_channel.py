@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.sync_core import SyncReplyCore, SyncStreamCore
 from relayrpc.endpoint.sync_multicallable import (
     StreamStreamMultiCallable,
     StreamUnaryMultiCallable,
@@ -48,6 +49,10 @@ class BlockingChannel(grpc.Channel):
     """
 
     core: AsyncChannel
+    reply_core: type[SyncReplyCore] = SyncReplyCore
+    """Of the calls with one response."""
+    stream_core: type[SyncStreamCore] = SyncStreamCore
+    """Of those with more."""
 
     def __init__(self, core: AsyncChannel, portal: Portal, *, is_traced: bool = False) -> None:
         self.core = core

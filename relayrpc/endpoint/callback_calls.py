@@ -21,10 +21,11 @@ from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
 if TYPE_CHECKING:
     from relayrpc.endpoint.anchor import Anchor
     from relayrpc.endpoint.call_core import CallCore
+    from relayrpc.endpoint.call_opener import CallOpener
     from relayrpc.endpoint.live_link import LiveLink
 
 
-__all__ = ["CallbackChannel"]
+__all__ = ["CallbackChannel", "require_callback"]
 
 
 async def _wait(turn: Turn | None, waiting: Awaitable[Any]) -> Any:
@@ -111,17 +112,16 @@ class CallbackChannel(Channel):
         self.open_stream = self._open_stream  # type: ignore[assignment]
 
     def _open_unary(self, core: CallCore, method: str, *arguments: Any) -> None:
-        if not self.opener.is_one_way(method):
-            _require_callback()
+        require_callback(self.opener, method)
         self.opener.open_unary(core, method, *arguments)
 
     def _open_stream(self, core: CallCore, method: str, *arguments: Any) -> None:
-        _require_callback()
+        require_callback(self.opener, method)
         self.opener.open_stream(core, method, *arguments)
 
 
-def _require_callback() -> None:
-    """Raise UsageError where the handler would wait for itself."""
+def require_callback(opener: CallOpener, method: str) -> None:
+    """Raise UsageError where a handler that calls "pkg.Service/Method" would wait for itself."""
     turn = current_turn.get()
-    if turn is not None:
+    if turn is not None and not opener.is_one_way(method):
         turn.require_callback()

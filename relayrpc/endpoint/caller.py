@@ -152,7 +152,8 @@ class Caller(grpc.aio.Channel):
             reach: What callbacks belong to.
         """
         self._reach = reach
-        self._channel = CallbackChannel(live, reach)
+        # Behind `close()`; what calls go over.
+        self.channel = CallbackChannel(live, reach)
 
     def stub(self, stub_class: Callable[[grpc.aio.Channel], _StubT]) -> _StubT:
         """Make a stub whose calls go to the caller."""
@@ -183,19 +184,19 @@ class Caller(grpc.aio.Channel):
 
     def unary_unary(self, *arguments: Any, **named: Any) -> UnaryUnaryMultiCallable:
         """As a channel's."""
-        return self._keeping(self._channel.unary_unary(*arguments, **named))
+        return self._keeping(self.channel.unary_unary(*arguments, **named))
 
     def unary_stream(self, *arguments: Any, **named: Any) -> UnaryStreamMultiCallable:
         """As a channel's."""
-        return self._keeping(self._channel.unary_stream(*arguments, **named))
+        return self._keeping(self.channel.unary_stream(*arguments, **named))
 
     def stream_unary(self, *arguments: Any, **named: Any) -> StreamUnaryMultiCallable:
         """As a channel's."""
-        return self._keeping(self._channel.stream_unary(*arguments, **named))
+        return self._keeping(self.channel.stream_unary(*arguments, **named))
 
     def stream_stream(self, *arguments: Any, **named: Any) -> StreamStreamMultiCallable:
         """As a channel's."""
-        return self._keeping(self._channel.stream_stream(*arguments, **named))
+        return self._keeping(self.channel.stream_stream(*arguments, **named))
 
     def _keeping(self, callable_: _MultiCallableT) -> _MultiCallableT:
         # For as long as there is a stub, there is a line.
@@ -205,31 +206,32 @@ class Caller(grpc.aio.Channel):
     # --- the rest of a channel ---
 
     async def __aenter__(self) -> NoReturn:
-        self._refuse("entered")
+        self.refuse("entered")
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Never reached."""
 
     async def close(self, grace: float | None = None) -> None:
         """Cancel the callbacks that run and give the line up; the caller's channel stays open."""
-        await self._channel.close(grace)
+        await self.channel.close(grace)
         self._reach.close_line()
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Return READY while the caller can be reached, SHUTDOWN once it is gone."""
         if self.done():
             return grpc.ChannelConnectivity.SHUTDOWN
-        return self._channel.get_state()
+        return self.channel.get_state()
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         """Wait until the link's state is another one."""
-        await self._channel.wait_for_state_change(last_observed_state)
+        await self.channel.wait_for_state_change(last_observed_state)
 
     async def channel_ready(self) -> None:
         """Wait until the hub is reached."""
-        await self._channel.channel_ready()
+        await self.channel.channel_ready()
 
-    def _refuse(self, what: str) -> NoReturn:
+    def refuse(self, what: str) -> NoReturn:
+        """Raise UsageError: what is done with other channels cannot be done with this one."""
         raise UsageError(
             f"the channel to a caller is not {what}: it is the caller's, and goes when it goes"
         )

@@ -325,7 +325,7 @@ class Context(grpc.aio.ServicerContext):
                 self.server.loop.call_soon(callback, self)
             self._callbacks = None
         if self.plain is not None:
-            self.plain.bell.ring()
+            self.plain.call_over()
 
     # --- requests ---
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import threading
 from collections import deque
@@ -33,12 +34,15 @@ class Handover:
     by then nothing else runs, and whatever they belong to has ended.
     """
 
-    __slots__ = ("_is_due", "_is_over", "_jobs", "_loop", "_thread_id")
+    __slots__ = ("_context", "_is_due", "_is_over", "_jobs", "_loop", "_thread_id")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make one for the loop that runs on this thread."""
         self._loop = loop
         self._thread_id = threading.get_ident()
+        # What is current for the thread that happens to wake the loop is not so for what others
+        # hand over.
+        self._context = contextvars.Context()
         # As long as the threads that wait, and the calls they may start without waiting.
         self._jobs: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         # The loop has been woken and has not looked yet.
@@ -66,7 +70,7 @@ class Handover:
         if not self._is_due:
             self._is_due = True
             try:
-                self._loop.call_soon_threadsafe(self.run)
+                self._loop.call_soon_threadsafe(self.run, context=self._context)
             except RuntimeError:
                 self.end()
         if self._is_over:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from relayrpc.endpoint.caller import Caller, Reach
 from relayrpc.endpoint.operations import first_call_fault, session_fault
 from relayrpc.endpoint.session import SessionState
+from relayrpc.endpoint.sync_host_session import HostSession as PlainHostSession
 from relayrpc.endpoint.throttle import ThrottledError
 from relayrpc.link.call import (
     STATUS_FAILED_PRECONDITION,
@@ -67,6 +68,13 @@ class HostSession:
         self._callbacks: list[Callable[[HostSession], object]] = []
         self._caller: Caller | None = None
         self._reach = Reach(server.loop, call)
+        self._plain: PlainHostSession | None = None
+
+    def plain(self) -> PlainHostSession:
+        """Return the session as its plain handlers have it."""
+        if self._plain is None:
+            self._plain = PlainHostSession(self)
+        return self._plain
 
     def caller(self) -> Caller:
         """Return a channel to the caller, good for as long as the session."""
@@ -106,7 +114,10 @@ class HostSession:
 
     def add_done_callback(self, callback: Callable[[HostSession], object]) -> None:
         """Have `callback(session)` called once the session is over and its handlers returned."""
-        self._callbacks.append(callback)
+        if self.call is None and not self.contexts:
+            self.server.loop.call_soon(callback, self)
+        else:
+            self._callbacks.append(callback)
 
     # --- CallApp of the call that the session is ---
 

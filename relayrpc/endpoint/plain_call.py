@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from relayrpc.endpoint.failure import HOST_STOPPED, fail_call, find_answer
 from relayrpc.endpoint.handover import Bell
+from relayrpc.endpoint.sync_caller import HANDLED_CALL_OVER, current_call
 from relayrpc.endpoint.sync_context import CallOverError, SyncContext, SyncRequestIterator
 from relayrpc.endpoint.thread_io import Sender
 from relayrpc.link.call import STATUS_UNAVAILABLE
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.handlers import MethodEntry
+    from relayrpc.endpoint.sync_core import BlockingCore
 
 
 __all__ = ["PlainCall"]
@@ -50,6 +52,8 @@ class PlainCall:
         self.given = self.context_kind(context)
         # Rung whenever something changes that the thread may wait for.
         self.bell = Bell()
+        # Callbacks that the thread waits on.
+        self.awaited: list[BlockingCore] = []
         self._left = left
 
     def start(self, executor: Executor) -> None:
@@ -63,6 +67,12 @@ class PlainCall:
             # The pool was shut down.
             context.end(STATUS_UNAVAILABLE, "the host is stopping", not_executed=True)
             self.leave()
+
+    def call_over(self) -> None:
+        """Tell the thread that the call is over, and end what it waits on; on the loop's thread."""
+        self.bell.ring()
+        for core in list(self.awaited):
+            core.soon(core.cancel_here, HANDLED_CALL_OVER)
 
     def leave(self) -> None:
         """Note that no thread has the call any more; on the loop's thread."""
@@ -79,6 +89,8 @@ class PlainCall:
         """Run the call; the whole of what its thread does."""
         context = self.context
         submit = context.server.handover.submit
+        # Of this thread, as long as it has the call.
+        current_call.set(self)
         try:
             if not context.is_over:
                 self.serve()

@@ -1,10 +1,10 @@
 """
-The thread behind the blocking API: one event loop per channel or server, and one more thread for
-what the program wants called back.
+Where threads get to an event loop: one that runs anyway, or one on a thread of its own, behind a
+blocking channel or server; and one more thread for what the program wants called back.
 
-Owns: the two threads, their beginning and end, what a fork and the end of the process mean for
-them. Does not own: what is done on the loop (sync_channel.py, sync_server.py), how it is handed
-over (handover.py).
+Owns: these threads, their beginning and end, what a fork and the end of the process mean for them.
+Does not own: what is done on the loop (sync_channel.py, sync_server.py), how it is handed over
+(handover.py).
 Source: docs/adr/0006-blocking-portal.md.
 """
 
@@ -27,7 +27,7 @@ from relayrpc.errors import UsageError
 from relayrpc.extras import loop_factory
 
 
-__all__ = ["Portal"]
+__all__ = ["Portal", "PortalThread"]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 # At the end of a process, for the goodbyes of all portals together.
@@ -41,18 +41,99 @@ _portals: Final[weakref.WeakSet[Portal]] = weakref.WeakSet()
 
 class Portal:
     """
-    Runs one event loop on a daemon thread, from start() until shut_down().
+    The way from threads to one event loop.
 
-    A process that ends without shutting it down waits a moment for its farewell.
-
-    Attributes for reading: `is_started`; `is_forked`, in the child of a fork, where there is no
-    such thread and nothing may be handed over.
+    Attributes for reading: `is_started`; `is_forked`, in the child of a fork, where no loop of the
+    parent's runs and nothing may be handed over.
     """
 
     handover: Handover
-    """Set by start()."""
+    """Set by open()."""
     loop: asyncio.AbstractEventLoop
-    """Set by start()."""
+    """Set by open()."""
+
+    def __init__(self, name: str) -> None:
+        """
+        Args:
+            name: Of its threads.
+        """
+        self.is_started = False
+        self.is_forked = False
+        self._name = name
+        self._callbacks: _Callbacks | None = None
+
+    # --- life ---
+
+    def open(self) -> None:
+        """Lead to the loop that runs here."""
+        self.loop = asyncio.get_running_loop()
+        self.handover = Handover(self.loop)
+        self.is_started = True
+        _portals.add(self)
+
+    def fork(self) -> None:
+        """Take note of being in the child of a fork, where no thread of this portal is."""
+        self.is_forked = True
+
+    # --- use ---
+
+    def require_other_thread(self) -> None:
+        """Raise UsageError on the loop's thread, where to wait would be for ever."""
+        if self.is_started and self.handover.is_own_thread:
+            raise UsageError(_OWN_THREAD)
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """
+        Run a coroutine on the loop, wait, and return what it returns or raise what it raises.
+
+        A signal's exception, such as KeyboardInterrupt, cancels it.
+
+        Raises:
+            UsageError: This is the loop's thread.
+            concurrent.futures.CancelledError: The loop has ended, or ends before it is done.
+        """
+        try:
+            self.require_other_thread()
+        except UsageError:
+            coroutine.close()
+            raise
+        try:
+            running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except RuntimeError:
+            # The loop is closed.
+            coroutine.close()
+            raise concurrent.futures.CancelledError from None
+        try:
+            while not concurrent.futures.wait((running,), LOOK_S).done:
+                if self.loop.is_closed():
+                    # It came too late to be begun.
+                    coroutine.close()
+                    running.cancel()
+            return running.result()
+        except BaseException:
+            running.cancel()
+            raise
+
+    def call_back(self, function: Callable[..., object], *arguments: Any) -> None:
+        """
+        Have the program's function called on a thread where it may block and call; one after the
+        other, in the order of their coming. Only on the loop's thread; once that is over, here.
+        """
+        if self.handover.is_over:
+            function(*arguments)
+            return
+        if self._callbacks is None:
+            self._callbacks = _Callbacks(f"{self._name} callbacks")
+            weakref.finalize(self, self._callbacks.end).atexit = False
+        self._callbacks.submit(function, arguments)
+
+
+class PortalThread(Portal):
+    """
+    Runs the loop that it leads to, on a daemon thread, from start() until shut_down().
+
+    A process that ends without shutting it down waits a moment for its farewell.
+    """
 
     def __init__(
         self,
@@ -69,23 +150,18 @@ class Portal:
             forked: Called in the child of a fork.
             ended: Called when the loop has ended, on its thread.
         """
-        self.is_started = False
-        self.is_forked = False
-        self._name = name
+        super().__init__(name)
         self._farewell = farewell
         self._forked = forked
         self._ended = ended
         self._closing: asyncio.Event
         self._thread: threading.Thread | None = None
-        self._callbacks: _Callbacks | None = None
         # Guards the beginning and the end of the threads.
         self._lock = threading.Lock()
         self._is_shut_down = False
         # Why there is no loop.
         self._failure: Exception | None = None
         self._bell = Bell()
-
-    # --- life ---
 
     def start(self) -> None:
         """
@@ -97,6 +173,7 @@ class Portal:
         with self._lock:
             if self.is_started or self._is_shut_down:
                 return
+            # A fork may come before it runs.
             _portals.add(self)
             self._failure = None
             self._thread = threading.Thread(target=self._main, name=self._name, daemon=True)
@@ -136,14 +213,9 @@ class Portal:
             if self._callbacks is not None:
                 self._callbacks.join(timeout_s)
 
-    def require_other_thread(self) -> None:
-        """Raise UsageError on the loop's thread, where to wait would be for ever."""
-        if self.is_started and self.handover.is_own_thread:
-            raise UsageError(_OWN_THREAD)
-
     def fork(self) -> None:
         """Take note of being in the child of a fork, where no thread of this portal is."""
-        self.is_forked = True
+        super().fork()
         # Another thread of the parent may have held it.
         self._lock = threading.Lock()
         self._forked()
@@ -164,59 +236,11 @@ class Portal:
         self._ended()
 
     async def _until_shut_down(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.handover = Handover(self.loop)
         self._closing = asyncio.Event()
-        self.is_started = True
+        self.open()
         self._bell.ring()
         await self._closing.wait()
         await self._farewell()
-
-    # --- use ---
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """
-        Run a coroutine on the loop, wait, and return what it returns or raise what it raises.
-
-        A signal's exception, such as KeyboardInterrupt, cancels it.
-
-        Raises:
-            UsageError: This is the loop's thread.
-            concurrent.futures.CancelledError: The loop has ended, or ends before it is done.
-        """
-        try:
-            self.require_other_thread()
-        except UsageError:
-            coroutine.close()
-            raise
-        try:
-            running = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        except RuntimeError:
-            # The loop is closed.
-            coroutine.close()
-            raise concurrent.futures.CancelledError from None
-        try:
-            while not concurrent.futures.wait((running,), LOOK_S).done:
-                if self.handover.is_over:
-                    # It came too late to be begun.
-                    coroutine.close()
-                    running.cancel()
-            return running.result()
-        except BaseException:
-            running.cancel()
-            raise
-
-    def call_back(self, function: Callable[..., object], *arguments: Any) -> None:
-        """
-        Have the program's function called on a thread where it may block and call; one after the
-        other, in the order of their coming. Only on the loop's thread; once that is over, here.
-        """
-        if self.handover.is_over:
-            function(*arguments)
-            return
-        if self._callbacks is None:
-            self._callbacks = _Callbacks(f"{self._name} callbacks")
-        self._callbacks.submit(function, arguments)
 
 
 class _Callbacks:
@@ -255,7 +279,11 @@ class _Callbacks:
 
 def _at_exit() -> None:
     until_s = monotonic() + _EXIT_TIMEOUT_S
-    portals = [portal for portal in _portals if not portal.is_forked]
+    portals = [
+        portal
+        for portal in _portals
+        if isinstance(portal, PortalThread) and not portal.is_forked
+    ]
     for portal in portals:
         portal.shut_down_soon()
     for portal in portals:

@@ -29,7 +29,6 @@ from relayrpc.endpoint.dedupe import Runs
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
 from relayrpc.endpoint.failure import check_error_handlers
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
-from relayrpc.endpoint.handover import Handover
 from relayrpc.endpoint.host_session import HostSessions
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.live_link import REFUSED_CALL
@@ -37,6 +36,7 @@ from relayrpc.endpoint.metadata import decode_metadata
 from relayrpc.endpoint.operations import Contracts, session_fault
 from relayrpc.endpoint.options import EndpointOptions
 from relayrpc.endpoint.plain_call import PlainCall
+from relayrpc.endpoint.portal import Portal
 from relayrpc.endpoint.validation import RequestRules, make_validator
 from relayrpc.link.call import (
     STATUS_FAILED_PRECONDITION,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from relayrpc.endpoint.failure import ErrorHandler
     from relayrpc.endpoint.handlers import MethodEntry
+    from relayrpc.endpoint.handover import Handover
     from relayrpc.endpoint.host_session import HostSession
     from relayrpc.endpoint.instances import Instances
     from relayrpc.endpoint.live_link import MakeLive
@@ -83,7 +84,7 @@ class Server(grpc.aio.Server):
     loop: asyncio.AbstractEventLoop
     """Set by start()."""
     handover: Handover
-    """From the threads of plain handlers to the loop; set by start()."""
+    """The portal's; set by start()."""
     plain_call: type[PlainCall] = PlainCall
     """Runs a plain handler."""
 
@@ -152,6 +153,8 @@ class Server(grpc.aio.Server):
             self.limits.handler_threads_max, thread_name_prefix="relayrpc-handler"
         )
         self._owns_executor = migration_thread_pool is None
+        # From the threads of plain handlers to the loop; a blocking server's or channel's own.
+        self.portal = Portal("relayrpc server")
         self._address = address
         self._slots = slots
         self._priority = priority
@@ -286,7 +289,9 @@ class Server(grpc.aio.Server):
             self._table.guard(self._rules.guard)
         self._is_started = True
         self.loop = loop
-        self.handover = Handover(loop)
+        if not self.portal.is_started:
+            self.portal.open()
+        self.handover = self.portal.handover
         self.tracing = self.live.find_tracing()
         self._instances = {
             name: instances

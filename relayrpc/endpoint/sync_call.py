@@ -62,7 +62,7 @@ class _Call(grpc.Call, grpc.Future):
     def initial_metadata(self) -> tuple[Metadatum, ...]:
         """Wait for the initial metadata, or what rules it out: a message or the end."""
         core = self.core
-        core.bell.wait_for(
+        core.wait_for(
             lambda: core.begin is not None or core.end is not None or core.has_message
         )
         return core.received_metadata()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 import grpc
 
 from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
-from relayrpc.endpoint.portal import Portal
+from relayrpc.endpoint.portal import PortalThread
 from relayrpc.endpoint.sync_callbacks import CallbackServer
 from relayrpc.endpoint.sync_core import BlockingCore
 from relayrpc.endpoint.sync_session import Session
@@ -46,12 +46,14 @@ class Channel(BlockingChannel):
     it, or drop it and everything made by it.
     """
 
+    portal: PortalThread
+
     def __init__(self, core: AsyncChannel) -> None:
         """
         Args:
             core: Used on this channel's thread alone, and closed with it.
         """
-        portal = Portal(
+        portal = PortalThread(
             "relayrpc channel",
             farewell=functools.partial(_close, core),
             forked=functools.partial(_abandon, core),
@@ -141,7 +143,7 @@ class Channel(BlockingChannel):
 class _Subscriptions:
     """Who wants to know how the link is."""
 
-    def __init__(self, core: AsyncChannel, portal: Portal) -> None:
+    def __init__(self, core: AsyncChannel, portal: PortalThread) -> None:
         self._core = core
         self._portal = portal
         # Guards the list; nothing of the program's is called under it.

@@ -10,12 +10,13 @@ Source: grpc.ServicerContext; grpc.aio's support of handlers that are not corout
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 import grpc
 import grpc.aio
 
 from relayrpc.endpoint.failure import RefusedError
+from relayrpc.endpoint.sync_caller import Caller
 from relayrpc.endpoint.thread_io import Receiver
 from relayrpc.link.call import STATUS_CANCELLED, STATUS_INTERNAL
 
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.handover import Bell
     from relayrpc.endpoint.metadata import MetadataInput, Metadatum
+    from relayrpc.endpoint.sync_host_session import HostSession
 
 
 __all__ = ["CallOverError", "SyncContext", "SyncRequestIterator"]
+
+
+_StubT = TypeVar("_StubT")
 
 
 class CallOverError(grpc.aio.AbortError, grpc.RpcError):
@@ -34,10 +39,18 @@ class CallOverError(grpc.aio.AbortError, grpc.RpcError):
 
 
 class SyncContext(grpc.ServicerContext):
-    """The blocking face of one incoming call."""
+    """
+    The blocking face of one incoming call.
+
+    Attributes:
+        session: What the call came in; None: it came in none.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self.session: HostSession | None = None
+        if context.session is not None:
+            self.session = context.session.plain()
 
     def _on_loop(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._context.server.handover.call(function, *arguments)
@@ -84,6 +97,24 @@ class SyncContext(grpc.ServicerContext):
             return False
         self._on_loop(context.add_done_callback, lambda _: context.server.call_back(callback))
         return True
+
+    # --- whoever called ---
+
+    def caller(self) -> Caller:
+        """
+        Return a channel to whoever called, for this thread and others; it may be kept beyond the
+        call.
+
+        Raises:
+            UsageError: The call is over, and it was not asked for before.
+        """
+        if self.session is not None:
+            return self.session.caller()
+        return Caller(self._on_loop(self._context.caller), self._context.server)
+
+    def callback(self, stub_class: Callable[[grpc.Channel], _StubT]) -> _StubT:
+        """Make a stub whose calls go to whoever called; as `caller().stub(stub_class)`."""
+        return self.caller().stub(stub_class)
 
     # --- acting ---
 

@@ -113,9 +113,13 @@ class BlockingCore(CallCore):
 
     # --- on any thread ---
 
+    def wait_for(self, is_so: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait until `is_so()`, as at the bell; False when `timeout_s` passed before."""
+        return self.bell.wait_for(is_so, timeout_s)
+
     def wait_over(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; False when `timeout_s` passed before."""
-        return self.end is not None or self.bell.wait_for(self._is_over, timeout_s)
+        return self.end is not None or self.wait_for(self._is_over, timeout_s)
 
     def _is_over(self) -> bool:
         return self.end is not None
@@ -240,7 +244,7 @@ class SyncStreamCore(BlockingCore, StreamCore):
         StreamCore.__init__(self, channel, None, deserializer, has_request_stream=False)
         self.portal = portal
         self.bell = _CallBell()
-        self.receiver = Receiver(self, handover=portal.handover, bell=self.bell)
+        self.receiver = Receiver(self, handover=portal.handover, bell=self)
 
     def next_response(self) -> Any:
         """

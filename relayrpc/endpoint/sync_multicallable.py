@@ -24,7 +24,6 @@ from relayrpc.endpoint.metadata import (
 )
 from relayrpc.endpoint.multicallable import method_name
 from relayrpc.endpoint.sync_call import StreamCall, UnaryCall
-from relayrpc.endpoint.sync_core import BlockingCore, SyncReplyCore, SyncStreamCore
 from relayrpc.errors import UsageError
 from relayrpc.link.call import (
     STATUS_INTERNAL,
@@ -36,6 +35,7 @@ from relayrpc.v1 import link_pb2 as pb
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.blocking_channel import BlockingChannel
+    from relayrpc.endpoint.sync_core import BlockingCore, SyncReplyCore
 
 
 __all__ = [
@@ -192,7 +192,7 @@ class _UnaryResponse(_MultiCallable):
     def _make_core(self) -> SyncReplyCore:
         channel = self._channel
         channel.require_open()
-        return SyncReplyCore(channel.core, channel.portal, self._deserializer)
+        return channel.reply_core(channel.core, channel.portal, self._deserializer)
 
 
 class _StreamResponse(_MultiCallable):
@@ -205,7 +205,8 @@ class _StreamResponse(_MultiCallable):
     def _start(self, *arguments: Any) -> StreamCall:
         channel = self._channel
         channel.require_open()
-        call = StreamCall(SyncStreamCore(channel.core, channel.portal, self._deserializer))
+        core = channel.stream_core(channel.core, channel.portal, self._deserializer)
+        call = StreamCall(core)
         self._open(call.core, self._shape, *arguments)
         return call
 

@@ -19,7 +19,7 @@ import grpc.aio
 
 from relayrpc.endpoint.handlers import UNRESOLVED
 from relayrpc.endpoint.handover import Bell
-from relayrpc.endpoint.portal import Portal
+from relayrpc.endpoint.portal import PortalThread
 from relayrpc.endpoint.server import Server as AsyncServer
 from relayrpc.endpoint.sync_servicer import ServicerCall
 from relayrpc.errors import UsageError
@@ -42,8 +42,6 @@ class ServerCore(AsyncServer):
     plain_call = ServicerCall
     kind = "server"
     """What the program made; for errors."""
-    portal: Portal
-    """Set by the server or channel around it."""
 
     def require_interceptors(self, interceptors: Sequence[Any]) -> None:
         """Raise ValueError where one of them is none."""
@@ -103,7 +101,7 @@ class Server(grpc.Server):
             core: Used on this server's thread alone.
         """
         self.core = core
-        self.portal = core.portal = Portal(
+        self.portal = core.portal = PortalThread(
             "relayrpc server", farewell=self._farewell, ended=self._ended, forked=self._forked
         )
         # Guards the three that follow it.

@@ -15,6 +15,8 @@ from relayrpc.link.messages import LENGTH_BYTES, encode_message
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relayrpc.endpoint.handover import Bell, Handover
     from relayrpc.endpoint.inbox import Inbox
     from relayrpc.link.call import Call
@@ -46,6 +48,13 @@ class _ReceivingSide(Protocol):
     @property
     def is_over(self) -> bool:
         """True once the call has ended."""
+
+
+class _Waiting(Protocol):
+    """How a thread waits: as at a Bell."""
+
+    def wait_for(self, is_so: Callable[[], bool]) -> bool:
+        """Wait until `is_so()`."""
 
 
 class Sender:
@@ -127,7 +136,7 @@ class Receiver:
 
     __slots__ = ("_bell", "_handover", "_side", "_taken_bytes")
 
-    def __init__(self, side: _ReceivingSide, *, handover: Handover, bell: Bell) -> None:
+    def __init__(self, side: _ReceivingSide, *, handover: Handover, bell: _Waiting) -> None:
         """
         Args:
             side: Whose messages.

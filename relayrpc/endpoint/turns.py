@@ -111,32 +111,42 @@ class Turn:
     @contextlib.asynccontextmanager
     async def given_way(self) -> AsyncIterator[None]:
         """Let others have their turns inside the block; it is this one's again behind it."""
-        if not self._is_reentrant or self._is_over:
+        if not self.gives_way:
             yield
             return
+        self.give_way()
+        try:
+            yield
+        finally:
+            await self.take_back()
+
+    @property
+    def gives_way(self) -> bool:
+        """True if others may have their turns while the handler waits."""
+        return self._is_reentrant and not self._is_over
+
+    def give_way(self) -> None:
+        """Let others have their turns until `take_back()`, which is to follow."""
         self._waits_count += 1
         if self._waits_count == 1:
             self._again = asyncio.get_running_loop().create_future()
             self._turns.give(self)
+
+    async def take_back(self) -> None:
+        """Wait until it is this one's turn again."""
         again = self._again
         assert again is not None
-        try:
-            yield
-        finally:
-            self._waits_count -= 1
-            if self._waits_count:
-                # The last of the handler's own that waits takes it for all.
-                await asyncio.shield(again)
-            else:
-                await self._take_again()
-                if not again.done():
-                    again.set_result(None)
-
-    async def _take_again(self) -> None:
+        self._waits_count -= 1
+        if self._waits_count:
+            # The last of the handler's own that waits takes it for all.
+            await asyncio.shield(again)
+            return
         if not self._is_over:
             await self._turns.take(self, is_first=True)
         if self._is_over:
             self._turns.give(self)
+        if not again.done():
+            again.set_result(None)
 
 
 current_turn: Final[ContextVar[Turn | None]] = ContextVar("relayrpc_turn", default=None)

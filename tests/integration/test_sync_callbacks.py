@@ -1,15 +1,18 @@
 """
-Goal: a blocking caller is called back with plain handlers, on threads that may call.
+Goal: a blocking caller is called back with plain handlers, on threads that may call; and plain
+handlers call back, on their own thread and on others, for as long as the caller is there.
 
-Method: hosts on the loop of a hub on a thread of its own, and blocking callers.
+Method: a hub on a thread of its own, blocking callers, and hosts of both kinds: blocking ones, and
+async ones on the hub's loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -18,8 +21,9 @@ import pytest
 
 import relayrpc
 import relayrpc.aio
+from relayrpc import SessionState
 from relayrpc.errors import UsageError
-from tests.support.blocking import HubThread
+from tests.support.blocking import HubThread, hosting
 from tests.support.relay import Stub, make_handlers
 
 
@@ -62,6 +66,9 @@ class Listener:
         self.go_on.wait()
         return b""
 
+    def never(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield self.hang(request, context)
+
     def ask(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         """Answer with what the host says to a call of one less."""
         depth = int(request)
@@ -79,6 +86,7 @@ def add_listener(listener: Listener, server: grpc.Server) -> None:
         "ss:Echo": listener.echo,
         "uu:Fail": listener.fail,
         "uu:Hang": listener.hang,
+        "us:Never": listener.never,
         "uu:Ask": listener.ask,
     }
     server.add_registered_method_handlers(EVENTS, make_handlers(methods))
@@ -88,21 +96,14 @@ def events(channel: Any) -> Stub:
     return Stub(channel, EVENTS)
 
 
-@contextlib.contextmanager
-def hosting(hub: HubThread, **handlers: Callable[..., Any]) -> Iterator[None]:
-    """Serve `async def` handlers as methods of `test.Service`, on the hub's loop."""
-
-    def run(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, hub.loop).result()
-
-    server = relayrpc.aio.server(hub.url())
+def serving_methods(hub: HubThread, kind: str = "async", **handlers: Callable[..., Any]) -> Any:
+    """Serve handlers as methods of `test.Service`."""
     methods = {f"uu:{name}": handler for name, handler in handlers.items()}
-    server.add_registered_method_handlers("test.Service", make_handlers(methods))
-    run(server.start())
-    try:
-        yield
-    finally:
-        run(server.stop(None))
+
+    def add_to(server: Any) -> None:
+        server.add_registered_method_handlers("test.Service", make_handlers(methods))
+
+    return hosting(hub, kind, add_to)
 
 
 @contextlib.contextmanager
@@ -135,7 +136,7 @@ def test_plain_handlers_of_all_shapes_are_called_back(
         return b"done"
 
     listener = Listener()
-    with hosting(relay_hub, Call=call), calling(relay_hub, listener) as channel:
+    with serving_methods(relay_hub, Call=call), calling(relay_hub, listener) as channel:
         if in_session:
             with channel.session() as session:
                 assert Stub(session).unary_unary("Call")(b"") == b"done"
@@ -150,7 +151,7 @@ def test_a_callback_may_call_the_host_that_makes_it(relay_hub: HubThread) -> Non
     async def ask(request: bytes, context: Any) -> bytes:
         return b">" + await context.callback(events).unary_unary("Ask")(request)
 
-    with hosting(relay_hub, Ask=ask), calling(relay_hub, Listener()) as channel:
+    with serving_methods(relay_hub, Ask=ask), calling(relay_hub, Listener()) as channel:
         assert Stub(channel).unary_unary("Ask")(b"4") == b"><><><><>."
 
 
@@ -161,7 +162,7 @@ def test_a_handler_is_told_that_its_callback_is_over(relay_hub: HubThread) -> No
         return caught.value.code().name.encode()
 
     listener = Listener()
-    with hosting(relay_hub, Call=call), calling(relay_hub, listener) as channel:
+    with serving_methods(relay_hub, Call=call), calling(relay_hub, listener) as channel:
         assert Stub(channel).unary_unary("Call")(b"") == b"DEADLINE_EXCEEDED"
         listener.ended.wait()
         listener.go_on.set()
@@ -178,7 +179,7 @@ def test_closing_does_not_wait_for_a_handler_that_hangs(relay_hub: HubThread) ->
         return b""
 
     listener = Listener()
-    with hosting(relay_hub, Call=call):
+    with serving_methods(relay_hub, Call=call):
         with calling(relay_hub, listener) as channel:
             future = Stub(channel).unary_unary("Call").future(b"")
             listener.hanging.wait()
@@ -194,3 +195,221 @@ def test_async_servicers_are_refused_at_once(relay_hub: HubThread) -> None:
 
     with pytest.raises(UsageError, match=r"Tell is async; a blocking channel takes plain .* both"):
         relayrpc.channel(relay_hub.url(), callbacks=[(add_listener, Async())])
+
+
+# --- what plain handlers call ---
+
+
+KINDS = pytest.mark.parametrize("kind", ["blocking", "async"])
+
+
+@KINDS
+@pytest.mark.parametrize("in_session", [False, True])
+def test_a_plain_handler_calls_back_in_all_shapes(
+    relay_hub: HubThread, kind: str, in_session: bool
+) -> None:
+    def call(request: bytes, context: Any) -> bytes:
+        stub = context.callback(events)
+        tell = stub.unary_unary("Tell")
+        assert tell(b"1") == b"heard 1"
+        assert tell.with_call(b"2")[0] == b"heard 2"
+        futures = [tell.future(b"%d" % number) for number in range(3)]
+        assert [each.result() for each in futures] == [b"heard 0", b"heard 1", b"heard 2"]
+        assert list(stub.unary_stream("Count")(b"3")) == [b"0", b"1", b"2"]
+        assert stub.stream_unary("Join")(iter([b"a", b"b"])) == b"ab"
+        sent = [b"x" * 100_000, b"", b"y"]
+        assert list(stub.stream_stream("Echo")(iter(sent))) == sent
+        with pytest.raises(relayrpc.RpcError, match="no such thing") as caught:
+            stub.unary_unary("Fail")(b"")
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        with pytest.raises(TimeoutError):
+            stub.unary_unary("Hang")(b"", timeout=0.05)
+        return b"done"
+
+    listener = Listener()
+    with serving_methods(relay_hub, kind, Call=call), calling(relay_hub, listener) as channel:
+        if in_session:
+            with channel.session() as session:
+                assert Stub(session).unary_unary("Call")(b"") == b"done"
+        else:
+            assert Stub(channel).unary_unary("Call")(b"") == b"done"
+        listener.go_on.set()
+
+
+@KINDS
+def test_a_plain_handler_may_be_called_by_the_callback_that_it_makes(
+    relay_hub: HubThread, kind: str
+) -> None:
+    def ask(request: bytes, context: Any) -> bytes:
+        return b">" + context.callback(events).unary_unary("Ask")(request)
+
+    with serving_methods(relay_hub, kind, Ask=ask), calling(relay_hub, Listener()) as channel:
+        assert Stub(channel).unary_unary("Ask")(b"4") == b"><><><><>."
+
+
+@KINDS
+@pytest.mark.parametrize("in_session", [False, True])
+def test_a_stub_is_of_use_to_any_thread_until_its_caller_is_gone(
+    relay_hub: HubThread, kind: str, in_session: bool
+) -> None:
+    kept: list[tuple[relayrpc.Caller, Stub]] = []
+    gone, late = threading.Event(), threading.Event()
+
+    def call(request: bytes, context: Any) -> bytes:
+        kept.append((context.caller(), context.callback(events)))
+        return b""
+
+    with serving_methods(relay_hub, kind, Call=call) as server:
+        listener = Listener()
+        with calling(relay_hub, listener) as channel, contextlib.ExitStack() as stack:
+            caller_side = stack.enter_context(channel.session()) if in_session else channel
+            Stub(caller_side).unary_unary("Call")(b"")
+            ((caller, stub),) = kept
+            caller.add_done_callback(gone.set)
+            with ThreadPoolExecutor(8) as pool:
+                replies = pool.map(stub.unary_unary("Tell"), [b"%d" % n for n in range(40)])
+                assert list(replies) == [b"heard %d" % number for number in range(40)]
+            assert not caller.done()
+            assert not caller.wait_gone(timeout=0.01)
+        assert caller.wait_gone()
+        gone.wait()
+        caller.add_done_callback(late.set)
+        late.wait()
+        with pytest.raises(relayrpc.RpcError) as caught:
+            stub.unary_unary("Tell")(b"")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert not caught.value.may_have_executed
+        for wait in (lambda: stub.unary_unary("Tell")(b""), caller.wait_gone):
+            with pytest.raises(UsageError, match="wait for the thread it runs on"):
+                server.portal.handover.call(wait)
+
+
+@KINDS
+def test_a_line_is_given_up_with_the_last_stub(relay_hub: HubThread, kind: str) -> None:
+    def call(request: bytes, context: Any) -> bytes:
+        reply: bytes = context.callback(events).unary_unary("Tell")(request)
+        return reply
+
+    with serving_methods(relay_hub, kind, Call=call), calling(relay_hub, Listener()) as channel:
+        for _ in range(50):
+            assert Stub(channel).unary_unary("Call")(b"x") == b"heard x"
+        handover = channel.portal.handover
+        while handover.call(lambda: channel.core.live.link.calls_open_count):
+            pass
+
+
+@KINDS
+def test_a_caller_that_was_closed_is_called_back_no_more(
+    relay_hub: HubThread, kind: str
+) -> None:
+    def call(request: bytes, context: Any) -> bytes:
+        caller = context.caller()
+        stub = caller.stub(events)
+        future = stub.unary_unary("Hang").future(b"")
+        caller.close()
+        assert future.cancelled()
+        with pytest.raises(ValueError, match="closed channel"):
+            stub.unary_unary("Tell")(b"")
+        with pytest.raises(UsageError, match="is not entered"), caller:
+            pass
+        with pytest.raises(UsageError, match="is not subscribed to"):
+            caller.subscribe(print)
+        return b"closed"
+
+    listener = Listener()
+    with serving_methods(relay_hub, kind, Call=call), calling(relay_hub, listener) as channel:
+        assert Stub(channel).unary_unary("Call")(b"") == b"closed"
+        listener.go_on.set()
+
+
+@KINDS
+@pytest.mark.parametrize("shape", ["unary", "future", "stream"])
+@pytest.mark.parametrize("end", ["cancel", "deadline", "stop"])
+def test_the_end_of_its_call_ends_the_callback_that_a_handler_waits_on(
+    relay_hub: HubThread, kind: str, shape: str, end: str
+) -> None:
+    """For its thread it would go on for ever: nothing else ends the wait."""
+    ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def wait(stub: Stub) -> None:
+        if shape == "unary":
+            stub.unary_unary("Hang")(b"")
+        elif shape == "future":
+            stub.unary_unary("Hang").future(b"").result()
+        else:
+            list(stub.unary_stream("Never")(b""))
+
+    def call(request: bytes, context: Any) -> bytes:
+        stub = context.callback(events)
+        try:
+            wait(stub)
+        except (grpc.RpcError, grpc.FutureCancelledError) as error:
+            ends.put(error)
+        if end != "stop":
+            # What a handler does after the end of its call is its own affair.
+            ends.put(stub.unary_unary("Tell")(b"cleanup"))
+        ends.put(context.is_active())
+        return b""
+
+    listener = Listener()
+    with (
+        serving_methods(relay_hub, kind, Call=call) as server,
+        calling(relay_hub, listener) as channel,
+    ):
+        # The line to the caller is the session's: it outlives the call.
+        session = channel.session()
+        timeout = 0.3 if end == "deadline" else None
+        future = Stub(session).unary_unary("Call").future(b"", timeout=timeout)
+        listener.hanging.wait()
+        if end == "cancel":
+            future.cancel()
+        elif end == "stop":
+            stopping = server.stop(None)
+            if kind == "async":
+                relay_hub.run(stopping)
+        error = ends.get()
+        if shape != "future":
+            assert error.code() is grpc.StatusCode.CANCELLED
+            assert error.details() == "the call is over whose handler waits on this one"
+        if end != "stop":
+            assert ends.get() == b"heard cleanup"
+        assert ends.get() is False
+        listener.ended.wait()
+        listener.go_on.set()
+
+
+@KINDS
+def test_a_session_is_one_object_for_all_its_handlers(relay_hub: HubThread, kind: str) -> None:
+    seen: list[Any] = []
+    over: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def call(request: bytes, context: Any) -> bytes:
+        session = context.session
+        if session is None:
+            return b"none"
+        if not seen:
+            session.add_done_callback(over.put)
+        seen.append((session, context.caller()))
+        session.data.setdefault("requests", []).append(request)
+        if request == b"last":
+            session.close()
+            assert session.state is SessionState.CLOSING
+        return b",".join(session.data["requests"])
+
+    with serving_methods(relay_hub, kind, Call=call), calling(relay_hub, Listener()) as channel:
+        assert Stub(channel).unary_unary("Call")(b"1") == b"none"
+        with channel.session() as session:
+            states: queue.SimpleQueue[SessionState] = queue.SimpleQueue()
+            session.add_state_callback(states.put)
+            put = Stub(session).unary_unary("Call")
+            assert put(b"1") == b"1"
+            assert put(b"last") == b"1,last"
+            while states.get() is not SessionState.CLOSED:
+                pass
+        host_session = over.get()
+        assert seen[0] == seen[1] == (host_session, host_session.caller())
+        assert host_session.state is SessionState.CLOSED
+        assert host_session.service == "test.Service"
+        # It is over already.
+        host_session.add_done_callback(over.put)
+        assert over.get() is host_session

@@ -236,6 +236,23 @@ def test_session_from_before_a_fork_is_over_in_the_child(patient_hub: HubThread)
         assert stub(b"parent") == b"parent"
 
 
+def test_caller_from_before_a_fork_is_not_called_back_by_the_child(
+    patient_hub: HubThread,
+) -> None:
+    kept: list[Any] = []
+
+    def keep(request: bytes, context: Any) -> bytes:
+        kept.append(context.caller())
+        return b""
+
+    with serving("relay", patient_hub, {"uu:K": keep}) as channel:
+        channel.unary_unary("/test.Service/K")(b"")
+        [caller] = kept
+        stub = caller.unary_unary("/test.Events/E")
+        assert "was started before fork()" in in_a_fork(lambda: stub(b"x"))
+        assert in_a_fork(lambda: str(caller.close())) == "None"
+
+
 def test_child_of_a_fork_may_have_a_channel_of_its_own(patient_hub: HubThread) -> None:
     def call() -> str:
         with relayrpc.channel(patient_hub.url()) as own:

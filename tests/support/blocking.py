@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,12 +18,22 @@ from typing import Any, Literal
 import grpc
 
 import relayrpc
+import relayrpc.aio
 from relayrpc.gateway.full_hub import full_hub
 from relayrpc.hub.server import HubConfig
 from tests.support.relay import make_handlers
 
 
-__all__ = ["SIDES", "Behaviors", "HubThread", "Serve", "SideName", "hub_thread", "serving"]
+__all__ = [
+    "SIDES",
+    "Behaviors",
+    "HubThread",
+    "Serve",
+    "SideName",
+    "hosting",
+    "hub_thread",
+    "serving",
+]
 
 SideName = Literal["direct", "relay"]
 SIDES: tuple[SideName, ...] = ("direct", "relay")
@@ -43,6 +53,10 @@ class HubThread:
     def url(self, address: str = "contoso/test") -> str:
         """What a server or channel at an address is made with."""
         return f"ws://127.0.0.1:{self.http_port}/{address}"
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on its loop, and wait."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result()
 
 
 @contextlib.contextmanager
@@ -68,6 +82,38 @@ def hub_thread(**options: Any) -> Iterator[HubThread]:
     finally:
         running[0].loop.call_soon_threadsafe(stopping.set)
         thread.join()
+
+
+@contextlib.contextmanager
+def hosting(
+    hub: HubThread, kind: str, register: Callable[[Any], None], **options: Any
+) -> Iterator[Any]:
+    """
+    Run a server of the relay's; it is stopped at the end.
+
+    Args:
+        hub: Where it serves.
+        kind: "blocking", or "async": on the loop of the hub.
+        register: Adds its handlers.
+        options: Of the server, `interceptors` and the like.
+    """
+    server: Any
+    if kind == "blocking":
+        server = relayrpc.server(hub.url(), **options)
+        register(server)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop(None)
+    else:
+        server = relayrpc.aio.server(hub.url(), **options)
+        register(server)
+        hub.run(server.start())
+        try:
+            yield server
+        finally:
+            hub.run(server.stop(None))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections.abc import Iterator
 
@@ -141,6 +142,14 @@ def test_thread_that_waits_when_the_loop_ends_is_let_go() -> None:
         go_on.set()
         waiting.join()
     assert results == [0]
+
+
+def test_jobs_are_not_done_in_what_is_current_for_whoever_woke_the_loop() -> None:
+    """One wake is for the jobs of any number of threads."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    variable.set("of the one that woke it")
+    with running_loop() as (_, handover):
+        assert handover.call(variable.get) == "none"
 
 
 # --- bells ---
