@@ -6,9 +6,9 @@ A call is two legs: the one it came on (opened by the caller's link) and the one
 (opened by the hub towards
 the host). `Call.app` of each is the other. Payloads are not decoded here; requests that are to be
 checked stop on their way (checks.py).
-Owns: forwarding, the passing on of credit under each link's budget, when a waiting call is tried
-again. Does not own: which link a carrier belongs to (links.py), the choice of host (routing.py),
-the order of those that wait (queue.py).
+Owns: forwarding, when a waiting call is tried again. Does not own: which link a carrier belongs to
+(links.py), the choice of host (routing.py), the order of those that wait (queue.py), the passing on
+of credit (credit.py).
 Source: LINK.md "Credit, budget, fairness", "What a call's end may claim"; docs/adr/0003-credit.md.
 """
 
@@ -22,6 +22,7 @@ from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
 from relayrpc.contract.labels import label_fault
 from relayrpc.contract.rules import Refusal
 from relayrpc.hub.checks import Part, RequestChecks
+from relayrpc.hub.credit import CreditDesk
 from relayrpc.hub.observer import Observers
 from relayrpc.hub.one_way import hold, is_held, take_over, was_taken_over
 from relayrpc.hub.queue import CallQueue, QueuedCall
@@ -60,7 +61,6 @@ if TYPE_CHECKING:
     from relayrpc.hub.routing import Place
     from relayrpc.limits import Limits
     from relayrpc.link.calls import LinkCalls
-    from relayrpc.link.flow import Budget
     from relayrpc.link.link import Link
 
 
@@ -97,17 +97,6 @@ class AnnouncementGate(Protocol):
         """Take note that nothing of a link waits any more."""
 
 
-class _Hungry:
-    """Legs of one budget whose senders wait for credit."""
-
-    __slots__ = ("legs", "releases_count")
-
-    def __init__(self) -> None:
-        self.legs: dict[Call, None] = {}
-        # The budget's, when they got what there was; -1: that is to be seen.
-        self.releases_count = -1
-
-
 class Forwarder:
     """
     Everything one hub decides about calls.
@@ -124,13 +113,7 @@ class Forwarder:
         # None: no requests are checked.
         self.checks: RequestChecks | None = None
         self._limits = limits
-        # Legs whose peer granted credit that the budget of their link did not allow to pass on.
-        self._starved: dict[Call, None] = {}
-        # Those of them whose sender has used half of what it got, by budget, longest first; the
-        # others can wait.
-        self._hungry: dict[Budget, _Hungry] = {}
-        self.stalls_count = 0
-        """How often credit had to wait for room in a budget."""
+        self.credit = CreditDesk()
         self.reroutes_count = 0
         """How often a call came back from a host that was never handed it."""
         # No call reaches a host any more.
@@ -140,8 +123,8 @@ class Forwarder:
 
     @property
     def starved_count(self) -> int:
-        """Legs that wait for room in a budget."""
-        return len(self._starved)
+        """Legs that credit is withheld for."""
+        return len(self.credit.starved)
 
     def handle(self, link: Link, events: list[Event], *, now_s: float) -> bool:
         """
@@ -164,11 +147,12 @@ class Forwarder:
                 ):
                     other.link.send_data(other, event.data)  # type: ignore[attr-defined]
                     other.link.flush_soon()
-                    if self._starved and other in self._starved:
-                        self._look_hungry(other)
+                    starved = self.credit.starved
+                    if starved and other in starved:
+                        self.credit.look(other)
             else:
                 self._handle_rare(link, event)
-        if self._hungry:
+        if self.credit.starved:
             self.serve_starved()
         return link.state is not LinkState.CLOSED
 
@@ -366,14 +350,14 @@ class Forwarder:
         came.app = went
         if credit < credit_bytes:
             came.withheld_bytes = credit_bytes - credit
-            self._starve(came)
+            self.credit.starve(came)
         host.flush_soon()
         return went
 
     def _half_close(self, came: Call) -> None:
         """Tell a host that no more requests come."""
         went = came.app
-        self._take_back_credit(went, came)
+        self.credit.take_back(went, came)
         went.link.half_close(went)
         went.link.flush_soon()
 
@@ -537,7 +521,7 @@ class Forwarder:
             return
         self.reroutes_count += 1
         credit = went.receive_credit_bytes + came.withheld_bytes
-        self._take_back_credit(came, went)
+        self.credit.take_back(came, went)
         self._part(went, came)
         if came.is_ended:
             return
@@ -621,7 +605,7 @@ class Forwarder:
             if has_metadata:
                 _strip(end.trailing_metadata)
                 _strip(end.initial_metadata)
-            self._take_back_credit(other, call)
+            self.credit.take_back(other, call)
             other.link.forward_end(other, frame, discard=end.origin == pb.End.ORIGIN_HUB)
         else:
             other.link.cancel_call(other, reason=_cancel_reason(end))
@@ -659,9 +643,9 @@ class Forwarder:
     def _part(self, call: Call, other: Call) -> None:
         """Let the two legs of a call forget each other."""
         call.app = other.app = None
-        if self._starved:
-            self._feed(call)
-            self._feed(other)
+        if self.credit.starved:
+            self.credit.forget(call)
+            self.credit.forget(other)
         went = call if call.is_opener else other
         if went.anchor is not None:
             # It took no slot.
@@ -706,87 +690,11 @@ class Forwarder:
             if (waiting := self.queue.get(leg)) is not None:
                 waiting.credit_bytes += credit_bytes
             return
-        leg.withheld_bytes += credit_bytes
-        if leg in self._starved:
-            self._look_hungry(leg)
-        elif not self._pass_withheld(leg):
-            self._starve(leg)
-
-    def _starve(self, leg: Call) -> None:
-        self._starved[leg] = None
-        self.stalls_count += 1
-        leg.fed_bytes = leg.app.receive_credit_bytes
-        self._look_hungry(leg)
-
-    def _look_hungry(self, leg: Call) -> None:
-        """See whether the sender towards a starved leg has used half of what it was given."""
-        if leg.app.receive_credit_bytes * 2 > leg.fed_bytes:
-            return
-        budget = leg.link.budget
-        assert budget is not None
-        hungry = self._hungry.get(budget)
-        if hungry is None:
-            hungry = self._hungry[budget] = _Hungry()
-        hungry.legs[leg] = None
-        hungry.releases_count = -1
-
-    def _feed(self, leg: Call) -> None:
-        """Take a leg out of those that wait for credit."""
-        self._starved.pop(leg, None)
-        budget = leg.link.budget
-        assert budget is not None
-        hungry = self._hungry.get(budget)
-        if hungry is not None:
-            hungry.legs.pop(leg, None)
-            if not hungry.legs:
-                del self._hungry[budget]
-
-    def _pass_withheld(self, leg: Call) -> bool:
-        """Pass on what the budget allows; True when nothing is left to pass."""
-        other: Call | None = leg.app
-        if other is None or leg.is_ended or other.is_ended:
-            # Over, if only in this batch: nothing is to be charged to it any more, and what is
-            # granted to an ended leg would not come back.
-            leg.withheld_bytes = 0
-            return True
-        budget = leg.link.budget
-        assert budget is not None
-        credit = budget.charge_credit(leg, leg.withheld_bytes)
-        if credit:
-            leg.withheld_bytes -= credit
-            other.link.grant(other, credit)
-            other.link.flush_soon()
-        return not leg.withheld_bytes
-
-    def _take_back_credit(self, leg: Call, other: Call) -> None:
-        """Nothing more comes from the other end for this leg: its unused credit is free again."""
-        budget = leg.link.budget
-        assert budget is not None
-        budget.release(leg, other.receive_credit_bytes)
-        other.receive_credit_bytes = 0
-        leg.withheld_bytes = 0
-        if self._starved:
-            self._feed(leg)
+        self.credit.granted(leg, credit_bytes)
 
     def serve_starved(self) -> None:
-        """
-        Pass on withheld credit where budgets have room again, longest starved first. Called after
-        every flush.
-        """
-        for budget, hungry in list(self._hungry.items()):
-            if hungry.releases_count == budget.releases_count:
-                # Nothing was given back since they got nothing.
-                continue
-            hungry.releases_count = budget.releases_count
-            for leg in list(hungry.legs):
-                before_bytes = leg.withheld_bytes
-                if self._pass_withheld(leg):
-                    self._feed(leg)
-                elif leg.withheld_bytes < before_bytes:
-                    leg.fed_bytes = leg.app.receive_credit_bytes
-                    hungry.legs.pop(leg, None)
-            if not hungry.legs:
-                self._hungry.pop(budget, None)
+        """Pass on withheld credit where budgets have room again. Called after every flush."""
+        self.credit.serve()
 
     # --- announcements ---
 

@@ -203,7 +203,7 @@ class HubMetrics(HubObserver):
             },
         )
         page.add_one("relayrpc_handshakes_open", sessions.handshakes_count)
-        page.add_one("relayrpc_credit_stalls_total", forwarder.stalls_count)
+        page.add_one("relayrpc_credit_stalls_total", forwarder.credit.stalls_count)
         page.add_one("relayrpc_credit_waiting", forwarder.starved_count)
         page.add_one("relayrpc_draining", int(sessions.is_draining))
         page.add("relayrpc_build_info", {(__version__,): 1})

@@ -140,8 +140,8 @@ def _check_hub(world: World, hub: SimHub) -> None:
     queue = forwarder.queue
     if len(queue) or queue.places or queue._used_bytes:
         world.fail("leak", f"{hub.name}: {len(queue)} calls wait, {queue._used_bytes} bytes")
-    if forwarder._starved:
-        world.fail("leak", f"{hub.name}: {len(forwarder._starved)} starved")
+    if forwarder.starved_count:
+        world.fail("leak", f"{hub.name}: {forwarder.starved_count} starved")
     for registration in forwarder.router.registrations:
         if registration.calls_open_count:
             world.fail("leak", f"{hub.name}: {registration.calls_open_count} calls counted open")

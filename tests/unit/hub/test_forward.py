@@ -378,14 +378,14 @@ def test_many_calls_that_have_what_they_need_cost_nothing_to_serve() -> None:
     hub.settle()
     assert hub.forwarder.starved_count > 500
     tried = 0
-    pass_withheld = hub.forwarder._pass_withheld
+    pass_withheld = hub.forwarder.credit._pass_withheld
 
     def count(leg: Call) -> bool:
         nonlocal tried
         tried += 1
         return pass_withheld(leg)
 
-    hub.forwarder._pass_withheld = count  # type: ignore[method-assign]
+    hub.forwarder.credit._pass_withheld = count  # type: ignore[method-assign]
     (host, _) = hub.peers
     for event in host.of(CallOpened):
         assert isinstance(event, CallOpened)
