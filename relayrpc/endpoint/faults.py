@@ -101,7 +101,7 @@ class Fault(Exception, Generic[_MessageT_co]):
 
         Raises:
             TypeError: The class names no message, or this is another one.
-            ValueError: There is no such field, or the code is OK.
+            ValueError: There is no such field, or the code is OK or none.
         """
         kind: type[Message] | None = getattr(type(self), "message", None)
         if kind is None:
@@ -111,8 +111,8 @@ class Fault(Exception, Generic[_MessageT_co]):
         if not isinstance(made, kind):
             wanted = kind.DESCRIPTOR.full_name
             raise TypeError(f"{type(self).__name__} takes a {wanted}, not {type(made).__name__}")
-        if code is grpc.StatusCode.OK:
-            raise ValueError("a fault is an error, and OK is none; give it another code")
+        if not isinstance(code, grpc.StatusCode) or code is grpc.StatusCode.OK:
+            raise ValueError(f"a fault is an error, and {code} is none; give it a grpc.StatusCode")
         self.detail = cast("_MessageT_co", made)
         self._code = code
         self._reason = reason or _words(kind.DESCRIPTOR.name)

@@ -195,6 +195,51 @@ async def test_fault_passes_interceptors_of_both_sides() -> None:
     assert seen == [type(caught.value)]
 
 
+def test_fault_passes_interceptors_of_blocking_sides(relay_hub: HubThread) -> None:
+    seen: list[type[BaseException]] = []
+
+    class Outer(grpc.UnaryUnaryClientInterceptor):
+        def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+            call = continuation(details, request)
+            seen.append(type(call.exception()))
+            return call
+
+    class Inner(grpc.ServerInterceptor):
+        def intercept_service(self, continuation: Any, details: Any) -> Any:
+            return continuation(details)
+
+    with (
+        served_sync(relay_hub, plain_handlers(sold_out), interceptors=[Inner()]),
+        relayrpc.channel(relay_hub.url()) as channel,
+        pytest.raises(OutOfStockFault) as caught,
+    ):
+        call_sync(Stub(grpc.intercept_channel(channel, Outer()), SERVICE), "UU")
+    check_sold_out(caught.value)
+    assert seen == [type(caught.value)]
+
+
+async def test_fault_is_the_end_of_calls_of_sessions_and_of_calls_that_run_once() -> None:
+    """A call with a dedupe key has one outcome, which its host remembers: faults, too."""
+    runs: list[bytes] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        runs.append(request)
+        raise sold_out()
+
+    async with served({"uu:UU": handler}) as (hub, stub):
+        once = (("relay-dedupe-key", "1"),)
+        for _ in range(2):
+            with pytest.raises(OutOfStockFault) as caught:
+                await stub.unary_unary("UU")(b"x", metadata=once)
+            check_sold_out(caught.value)
+        assert len(runs) == 1
+        async with hub.channel(ADDRESS).session() as session:
+            for _ in range(2):
+                with pytest.raises(OutOfStockFault):
+                    await call_aio(Stub(session, SERVICE), "UU")
+    assert len(runs) == 3
+
+
 async def test_what_the_handler_has_set_goes_with_its_fault() -> None:
     async def handler(request: bytes, context: Any) -> bytes:
         context.set_code(grpc.StatusCode.ABORTED)

@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from relayrpc.limits import Limits
 from tests.support.blocking import hub_thread, serving
+from tests.support.fault_contract import OutOfStockFault
 from tests.support.relay import ADDRESS, Stub, running_relay
 from tests.support.until import until
 
@@ -162,6 +163,19 @@ async def test_a_failure_is_told_by_all_three(exporter: InMemorySpanExporter) ->
             assert span.attributes["relayrpc.may_have_executed"] is True
     (event,) = spans["host"].events
     assert event.name == "exception"
+
+
+async def test_a_fault_is_an_answer_and_no_exception_of_the_host(
+    exporter: InMemorySpanExporter,
+) -> None:
+    async def refuse(_request: bytes, _context: Any) -> bytes:
+        raise OutOfStockFault({})
+
+    async with running_relay({"uu:Refuse": refuse}) as relay:
+        with pytest.raises(OutOfStockFault):
+            await Stub(relay.channel).unary_unary("Refuse")(b"x")
+        spans = await spans_of_call(exporter)
+    assert not spans["host"].events
 
 
 async def test_an_answer_that_is_no_fault_is_an_error_of_the_caller_only(

@@ -96,8 +96,9 @@ def test_mistakes_are_told() -> None:
         OutOfStockFault(QuotaFailure())
     with pytest.raises(ValueError, match='no "sku" field'):
         OutOfStockFault({"sku": "A7"})
-    with pytest.raises(ValueError, match="OK is none"):
-        OutOfStockFault(BOOK, code=grpc.StatusCode.OK)
+    for code in (grpc.StatusCode.OK, 5):
+        with pytest.raises(ValueError, match=r"is none; give it a grpc\.StatusCode"):
+            OutOfStockFault(BOOK, code=code)
     with pytest.raises(TypeError, match=r"derive it from relayrpc.Fault\[TheMessage\]"):
         relayrpc.Fault(BOOK)
 
