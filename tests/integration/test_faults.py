@@ -170,6 +170,33 @@ async def test_fault_of_a_callback_is_caught_by_the_host(handlers: Any) -> None:
         check_sold_out(fault)
 
 
+def test_fault_of_a_blocking_callback_is_caught_by_the_blocking_host(relay_hub: HubThread) -> None:
+    caught: list[OutOfStockFault] = []
+
+    def call_back(request: bytes, context: Any) -> bytes:
+        caller = context.callback(lambda channel: Stub(channel, SERVICE))
+        for method in METHODS:
+            try:
+                call_sync(caller, method)
+            except OutOfStockFault as fault:
+                caught.append(fault)
+        return b""
+
+    def add(behaviors: Any, server: Any) -> None:
+        server.add_registered_method_handlers(SERVICE, make_handlers(behaviors))
+
+    callbacks = [(add, plain_handlers(sold_out))]
+    with (
+        served_sync(relay_hub, {"uu:UU": call_back}, service="test.Service"),
+        relayrpc.channel(relay_hub.url(), callbacks=callbacks) as channel,
+    ):
+        Stub(channel).unary_unary("UU")(b"", timeout=60)
+    assert len(caught) == len(METHODS)
+    for fault in caught:
+        check_sold_out(fault)
+        assert isinstance(fault, relayrpc.RpcError)
+
+
 async def test_fault_passes_interceptors_of_both_sides() -> None:
     seen: list[type[BaseException]] = []
 
