@@ -142,13 +142,12 @@ class Forwarder:
                 self._call_opened(event)  # type: ignore[arg-type]
             elif kind is DataReceived:
                 other = event.call.app  # type: ignore[attr-defined]
-                if other is not None and (
-                    self.checks is None or not self._waits(event.call, event.data)  # type: ignore[attr-defined]
-                ):
-                    other.link.send_data(other, event.data)  # type: ignore[attr-defined]
-                    other.link.flush_soon()
-                    starved = self.credit.starved
-                    if starved and other in starved:
+                if other is not None:
+                    if self.checks is None or not self._waits(event.call, event.data):  # type: ignore[attr-defined]
+                        other.link.send_data(other, event.data)  # type: ignore[attr-defined]
+                        other.link.flush_soon()
+                    # Also for data that is to be checked: the sender has used the credit.
+                    if self.credit.starved and other in self.credit.starved:
                         self.credit.look(other)
             else:
                 self._handle_rare(link, event)

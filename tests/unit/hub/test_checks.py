@@ -303,6 +303,25 @@ def test_stream_passes_up_to_the_request_that_breaks_rules(
     assert call not in hub.checks
 
 
+def test_credit_that_was_withheld_comes_although_requests_wait_to_be_checked() -> None:
+    """A host grants more than the budget of its link lets through at once."""
+    limits = replace(DEFAULT_LIMITS, link_budget_bytes=64 * KIB, calls_open_max=16)
+    hub = CheckedHub(limits)
+    caller, host = hub.peer("caller-1"), hub.host()
+    call = hub.call(caller, "Chat", GOOD)
+    hub.settle()
+    (event,) = host.of(CallOpened)
+    assert isinstance(event, CallOpened)
+    host.link.grant(event.call, 200 * KIB)
+    hub.settle()
+    assert hub.forwarder.starved_count
+    count = 100 * KIB // len(GOOD)
+    for _ in range(count):
+        caller.link.send_data(call, GOOD)
+    hub.settle()
+    assert received(host) == GOOD * (count + 1)
+
+
 def test_end_of_a_stream_does_not_overtake_its_requests(hub: CheckedHub, caller: CorePeer) -> None:
     host = hub.host()
     call = hub.call(caller, "Collect", b"")
