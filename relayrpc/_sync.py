@@ -139,6 +139,7 @@ def channel(
     instance: str | None = None,
     call_credentials: grpc.CallCredentials | None = None,
     callbacks: Sequence[tuple[Callable[[Any, grpc.Server], None], Any]] = (),
+    check_contract: bool = True,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Channel:
     """
@@ -148,8 +149,8 @@ def channel(
         callbacks: What hosts that were called may call back, each as
             `(add_OrderEventsServicer_to_server, servicer)`; the handlers are plain functions, and
             run on threads of the channel's own.
-        url, options, compression, carrier, tls, instance, call_credentials, limits: As for
-            `relayrpc.aio.channel`. Interceptors are added with `grpc.intercept_channel`.
+        url, options, compression, carrier, tls, instance, call_credentials, check_contract, limits:
+            As for `relayrpc.aio.channel`. Interceptors are added with `grpc.intercept_channel`.
 
     Raises:
         ConfigError: A URL or an option cannot be used.
@@ -165,6 +166,7 @@ def channel(
             instance=instance,
             call_credentials=call_credentials,
             callbacks=callbacks,
+            check_contract=check_contract,
             limits=limits,
         )
     )

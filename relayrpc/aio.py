@@ -159,6 +159,7 @@ def channel(
     instance: str | None = None,
     call_credentials: grpc.CallCredentials | None = None,
     callbacks: Sequence[tuple[Callable[[Any, grpc.aio.Server], None], Any]] = (),
+    check_contract: bool = True,
     limits: Limits = DEFAULT_LIMITS,
     dialling: Dialling = DIALLING,
 ) -> Channel:
@@ -181,6 +182,9 @@ def channel(
             `grpc.composite_channel_credentials`. Only with relays:// and wss://.
         callbacks: What hosts that were called may call back, each as
             `(add_OrderEventsServicer_to_server, servicer)`.
+        check_contract: The first call of a service asks the hub whether the contract of the
+            generated code fits what hosts serve; where it does not, calls end with
+            FAILED_PRECONDITION and the difference.
         limits: Bounds of this endpoint.
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
@@ -199,6 +203,7 @@ def channel(
         instance=instance,
         call_credentials=call_credentials,
         callbacks=callbacks,
+        check_contract=check_contract,
         limits=limits,
         dialling=dialling,
     )
@@ -215,6 +220,7 @@ def make_channel(
     instance: str | None,
     call_credentials: grpc.CallCredentials | None,
     callbacks: Sequence[tuple[Callable[[Any, Any], None], Any]],
+    check_contract: bool,
     limits: Limits,
     dialling: Dialling = DIALLING,
 ) -> Channel:
@@ -240,4 +246,5 @@ def make_channel(
         retries=make_retries(settings, random=dialling.random, has_next_hub=len(urls) > 1),
         callbacks=served,
         reads_contracts=True,
+        checks_contracts=check_contract,
     )

@@ -196,6 +196,10 @@ class Limits:
     """... each has so long to answer."""
     contract_differences_max: int = 64
     """Differences that are listed where two versions of a contract are compared."""
+    contract_checks_max: int = 64
+    """Contracts of callers that a hub compares, or has waiting for it, at once."""
+    contract_verdicts_max: int = 1_024
+    """Comparisons of callers' contracts whose outcome a hub remembers."""
     contract_decision_timeout_s: float = 30.0
     """
     A host whose contract a hub does not know waits so long until it is fetched and compared; then
@@ -273,6 +277,13 @@ class Limits:
     """
 
     # --- the endpoint ---
+    contract_recheck_s: float = 60.0
+    """
+    Where a hub could not say whether a caller's contract fits what is served, it is asked again
+    after this.
+    """
+    checked_services_max: int = 1_024
+    """Services at addresses that a channel remembers to have compared."""
     handler_threads_max: int = 32
     """Threads for plain `def` handlers of one server."""
     plugin_threads_max: int = 8
@@ -351,6 +362,8 @@ def limit_problems(limits: Limits) -> list[SettingProblem]:
 _MAY_BE_ZERO: Final = frozenset(
     {
         "ack_after_s",
+        "contract_checks_max",
+        "contract_verdicts_max",
         "dedupe_bytes_max",
         "dedupe_outcomes_max",
         "dedupe_s",

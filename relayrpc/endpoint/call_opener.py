@@ -28,6 +28,7 @@ from relayrpc.endpoint.call_credentials import (
     describe_service,
     find_plugins,
 )
+from relayrpc.endpoint.contract_check import ContractChecks, ContractMismatchError
 from relayrpc.endpoint.metadata import (
     EMPTY,
     InvocationMetadata,
@@ -41,6 +42,7 @@ from relayrpc.endpoint.operations import GENERATED_CONTRACTS
 from relayrpc.errors import UsageError
 from relayrpc.link.call import (
     STATUS_DEADLINE_EXCEEDED,
+    STATUS_FAILED_PRECONDITION,
     STATUS_INTERNAL,
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
@@ -101,6 +103,7 @@ class CallOpener:
         credentials: grpc.CallCredentials | None,
         anchor: Anchor | None = None,
         reads_contracts: bool = False,
+        checks_contracts: bool = False,
     ) -> None:
         """
         Args:
@@ -111,6 +114,8 @@ class CallOpener:
             anchor: What every call belongs to; None: nothing.
             reads_contracts: What generated code declares here holds: default addresses, one-way
                 calls, default timeouts; else the hub says which addresses there are.
+            checks_contracts: The hub is asked whether that fits what hosts serve, before the first
+                call of a service at an address.
 
         Raises:
             UsageError: The credentials cannot be used, or the link is not secure.
@@ -134,8 +139,10 @@ class CallOpener:
         self._tracing: Tracing | None = None
         self._anchor = anchor
         self._contracts = GENERATED_CONTRACTS if reads_contracts else None
-        # Methods whose contracts have a say in how calls are opened: "pkg.Service/Method" -> what.
-        self._operations: dict[str, OperationOptions] = {}
+        # Methods whose contracts have a say in how calls are opened: "pkg.Service/Method" -> what;
+        # None: nothing, but they have not been compared with the hub's.
+        self._operations: dict[str, OperationOptions | None] = {}
+        self._checks = ContractChecks(channel, self._forgotten) if checks_contracts else None
         # The channel says nothing of its calls.
         self._is_plain = not (
             self._service_config or self._agent_pairs or self._plugins or anchor is not None
@@ -147,13 +154,21 @@ class CallOpener:
         if tracing is not None:
             self._is_plain = False
 
-    @property
-    def may_open_later(self) -> bool:
-        """True when calls wait for the metadata of plugins, or may for what they belong to."""
-        return bool(self._plugins) or self._anchor is not None
+    def may_open_later(self, method: str) -> bool:
+        """
+        Say whether calls of "pkg.Service/Method" wait for the metadata of plugins, or may for what
+        they belong to, or for their contract to be compared.
+        """
+        return (
+            bool(self._plugins)
+            or self._anchor is not None
+            or (self._checks is not None and method in self._checks.methods)
+        )
 
     def close(self) -> None:
-        """Ask no more plugins. Idempotent."""
+        """Ask no more plugins, and the hub nothing. Idempotent."""
+        if self._checks is not None:
+            self._checks.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
 
@@ -166,6 +181,15 @@ class CallOpener:
             operation.one_way or operation.default_timeout_s is not None
         ):
             self._operations[method] = operation
+        if self._checks is not None and self._checks.learn(method):
+            self._operations.setdefault(method)
+
+    def _forgotten(self, address: str, service: str) -> None:
+        """Have calls of a service wait again for its contract to be compared."""
+        assert self._checks is not None
+        for method in tuple(self._checks.methods):
+            if method.startswith(f"{service}/") and self._address_of(method) == address:
+                self._operations.setdefault(method)
 
     def is_one_way(self, method: str) -> bool:
         """Say whether calls of "pkg.Service/Method" are over once the hub has them."""
@@ -331,10 +355,14 @@ class CallOpener:
                 return
         if self._tracing is not None:
             self._trace(self._tracing, core, opening)
-        if plugins or (self._anchor is not None and not self._anchor.is_ready):
+        is_due = self._checks is not None and self._checks.is_due(opening.method, opening.address)
+        if plugins or is_due or (self._anchor is not None and not self._anchor.is_ready):
             self._open_later(core, opening, plugins)
-        else:
-            self._send(core, opening)
+            return
+        if operation is None and opening.address == self._address_of(opening.method):
+            # Nothing about the method is special any more.
+            self._operations.pop(opening.method, None)
+        self._send(core, opening)
 
     def _put_metadata(
         self, opening: _Opening, metadata: MetadataInput | InvocationMetadata
@@ -407,8 +435,8 @@ class CallOpener:
         self, core: CallCore, opening: _Opening, plugins: tuple[Plugin, ...]
     ) -> None:
         """
-        Open a call once its plugins have given their metadata, and what it belongs to is there; it
-        may end before.
+        Open a call once its contract is known to fit, its plugins have given their metadata, and
+        what it belongs to is there; it may end before.
         """
         channel = self._channel
         channel.calls[core] = None
@@ -423,6 +451,11 @@ class CallOpener:
             return
         try:
             async with asyncio.timeout(core.time_left_s()):
+                checks = self._checks
+                if checks is not None and checks.is_due(opening.method, opening.address):
+                    await checks.check(
+                        opening.method, opening.address, wait_for_ready=opening.wait_for_ready
+                    )
                 if plugins:
                     opening.pairs += await self._ask(plugins, opening.method)
                 if self._anchor is not None:
@@ -432,6 +465,8 @@ class CallOpener:
             core.fail(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
         except CredentialsError as exc:
             core.fail(STATUS_UNAVAILABLE, str(exc))
+        except ContractMismatchError as exc:
+            core.fail(STATUS_FAILED_PRECONDITION, str(exc))
         except AnchorFault as exc:
             core.fail(exc.status, exc.details)
         except MetadataTooLargeError as exc:

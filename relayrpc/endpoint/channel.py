@@ -86,7 +86,9 @@ class Channel(grpc.aio.Channel):
         retries: Retries | None = None,
         callbacks: CallbackServer | None = None,
         anchor: Anchor | None = None,
+        checks_contracts: bool = False,
         owns_link: bool = True,
+        is_traced: bool = True,
         reads_contracts: bool = False,
     ) -> None:
         """
@@ -99,7 +101,10 @@ class Channel(grpc.aio.Channel):
             retries: Decides which failed calls are made again; None: none is.
             callbacks: Serves the calls that hosts make back; None: the link's own.
             anchor: What every call belongs to; None: nothing.
+            checks_contracts: The hub is asked whether what generated code declares fits what hosts
+                serve.
             owns_link: The link is closed with the channel.
+            is_traced: Its calls have spans, where there is tracing.
             reads_contracts: What generated code declares here holds: default addresses, one-way
                 calls, default timeouts; else the hub says which addresses there are.
 
@@ -130,11 +135,13 @@ class Channel(grpc.aio.Channel):
             credentials=call_credentials,
             anchor=anchor,
             reads_contracts=reads_contracts,
+            checks_contracts=checks_contracts,
         )
         # Those that nobody refers to any more have no calls.
         self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self.callbacks = callbacks
         self._owns_link = owns_link
+        self._is_traced = is_traced
         # What a unary reply is compared with first; a method may have a bound of its own.
         self.message_bytes_max = self.opener.response_bytes_max()
         # A step less for every call.
@@ -317,7 +324,7 @@ class Channel(grpc.aio.Channel):
         """Begin to connect; idempotent. Needs a running loop."""
         if not self._is_started:
             self.loop = asyncio.get_running_loop()
-            self.opener.start(self.live.find_tracing())
+            self.opener.start(self.live.find_tracing() if self._is_traced else None)
             if self.callbacks is not None:
                 self.callbacks.begin()
             self.live.start()

@@ -136,7 +136,7 @@ class _MultiCallable:
                 requests,
                 self._serializer,
                 bytes_max=opener.request_bytes_max(self._method),
-                is_opened_later=credentials is not None or opener.may_open_later,
+                is_opened_later=credentials is not None or opener.may_open_later(self._method),
             )
 
     def _prepare(

@@ -41,6 +41,8 @@ _ANSWER_RATIO: Final = 8
 _SCRAPE_BYTES: Final = 4 * MIB
 _VERSION_BYTES: Final = 1 * KIB
 """An entry of the history without its details; half of it was measured."""
+_VERDICT_BYTES: Final = 8 * KIB
+"""The outcome of a comparison, with 8 differences of at most 700 characters."""
 # Descriptors take 80 times their size while they are checked, at the worst; measured.
 _CHECK_FACTOR: Final = 100
 # The doors, the loop, standard streams, files of TLS.
@@ -174,6 +176,13 @@ def _of_hub(limits: Limits) -> tuple[MemoryPart, ...]:
             limits.contracts_bytes_max
             + (2 * limits.contract_pulls_max + 2 * _CHECK_FACTOR) * limits.contract_bytes_max,
             ("contracts_bytes_max", "contract_pulls_max", "contract_bytes_max"),
+        ),
+        MemoryPart(
+            # Each with its request.
+            "contracts of callers, to be compared",
+            2 * limits.contract_checks_max * limits.contract_bytes_max
+            + limits.contract_verdicts_max * _VERDICT_BYTES,
+            ("contract_checks_max", "contract_bytes_max", "contract_verdicts_max"),
         ),
         MemoryPart(
             "history of contracts",

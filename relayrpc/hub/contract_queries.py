@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
 from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
 from relayrpc.errors import ContractError
+from relayrpc.hub.contract_checks import CallerChecks, TooManyChecksError
 from relayrpc.hub.describe import PART_BYTES
 from relayrpc.hub.routing import RoutingRefusal
+from relayrpc.link.call import retry_pushback
 from relayrpc.v1 import hub_pb2 as pb
 
 
@@ -42,6 +45,8 @@ class ContractQueries:
         self._router = sessions.forwarder.router
         self._contracts = contracts
         self._registry = contracts.registry
+        self._limits = sessions.limits
+        self._checks = CallerChecks(contracts, sessions.limits)
 
     async def list_contracts(
         self, request: pb.ListContractsRequest, _context: Context
@@ -87,6 +92,34 @@ class ContractQueries:
             refusal = self._router.pick(address, f"{service}/")
             assert isinstance(refusal, RoutingRefusal)
             await context.abort(STATUS_BY_NUMBER[refusal.status], refusal.details)
+
+    async def check_contract(
+        self, request: pb.CheckContractRequest, context: Context
+    ) -> pb.CheckContractResponse:
+        """Say whether a caller's version fits what is served."""
+        if len(request.fingerprint) != FINGERPRINT_BYTES:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"a fingerprint has {FINGERPRINT_BYTES} bytes",
+            )
+        address = request.address or request.service
+        place = self._router.place_of(address, f"{request.service}/")
+        # What is no fault of anybody is no failed call: it would be logged, and counted.
+        if place is None:
+            return pb.CheckContractResponse(answer=pb.CheckContractResponse.ANSWER_NO_HOST)
+        try:
+            return await self._checks.check(place, request)
+        except ContractError:
+            return pb.CheckContractResponse(answer=pb.CheckContractResponse.ANSWER_NO_CONTRACT)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except TooManyChecksError as error:
+            await context.abort(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                str(error),
+                (retry_pushback(self._limits.retry_after_s),),
+            )
+        raise AssertionError("abort() raises")
 
     async def _get_version(
         self, request: pb.GetContractRequest, context: Context

@@ -70,6 +70,8 @@ class HubContracts(HubObserver):
 
     Attributes:
         registry: Says what may be served, and remembers it.
+        checking: Held by whoever checks or compares descriptors, a step at a time: each takes the
+            loop for a while.
     """
 
     def __init__(
@@ -110,8 +112,7 @@ class HubContracts(HubObserver):
         )
         # Each asks one host after the other.
         self._workers: set[asyncio.Task[None]] = set()
-        # Sets are checked one after the other: each step takes the loop for a while.
-        self._checking = asyncio.Lock()
+        self.checking = asyncio.Lock()
         # Set when something was answered, and replaced then.
         self._news = asyncio.Event()
         # In the order in which they came.
@@ -311,7 +312,7 @@ class HubContracts(HubObserver):
                 return f"the contract of {place[1]!r} cannot be used: {fault}"
             if descriptors is None:
                 continue
-            async with self._checking:
+            async with self.checking:
                 version = await self.registry.judge(place, descriptors)
             if version.verdict == hub_pb2.CONTRACT_VERDICT_REFUSED:
                 await self.registry.record(place, version, descriptors, link.instance)
@@ -371,7 +372,7 @@ class HubContracts(HubObserver):
                 failure = Failure.LIE
                 descriptors = await self._ask(link, fingerprint)
             failure = Failure.BROKEN
-            async with self._checking:
+            async with self.checking:
                 await in_steps(descriptors.check(self._limits))
             failure = Failure.NO_ROOM
             self._table.keep(link, descriptors)

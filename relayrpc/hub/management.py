@@ -93,6 +93,11 @@ class Management:
                     request_deserializer=pb.GetContractRequest.FromString,
                     response_serializer=pb.GetContractResponse.SerializeToString,
                 ),
+                "CheckContract": grpc.unary_unary_rpc_method_handler(
+                    queries.check_contract,
+                    request_deserializer=pb.CheckContractRequest.FromString,
+                    response_serializer=pb.CheckContractResponse.SerializeToString,
+                ),
                 "ListContracts": grpc.unary_stream_rpc_method_handler(
                     queries.list_contracts,
                     request_deserializer=pb.ListContractsRequest.FromString,

@@ -43,7 +43,13 @@ _SERVICE: Final = re.compile(r"[A-Za-z0-9_.]{1,512}")
 
 
 class ContractRegistry:
-    """The registry of one hub. `open()` it before hosts come."""
+    """
+    The registry of one hub. `open()` it before hosts come.
+
+    Attributes:
+        history: Of versions.
+        rules: What holds at an address.
+    """
 
     def __init__(
         self,
@@ -66,7 +72,7 @@ class ContractRegistry:
         """
         self._limits = limits
         self._router = router
-        self._rules = rules
+        self.rules = rules
         self._kept = kept
         self._failed = failed
         self._wall_clock = wall_clock
@@ -122,7 +128,7 @@ class ContractRegistry:
             place: Where hosts would serve it; all that they announced there is judged first.
             descriptors: Of the version, checked; the place's service is in them.
         """
-        asked = self._rules(place[0]).compatibility
+        asked = self.rules(place[0]).compatibility
         version = self._version(descriptors, asked)
         if not _SERVICE.fullmatch(place[1]):
             version.verdict = pb.CONTRACT_VERDICT_REFUSED
@@ -215,7 +221,7 @@ class ContractRegistry:
         self, place: Place, descriptors: DescriptorSet, instance: str
     ) -> None:
         """Keep a version that hosts serve already, although nobody compared it."""
-        version = self._version(descriptors, self._rules(place[0]).compatibility)
+        version = self._version(descriptors, self.rules(place[0]).compatibility)
         version.verdict = pb.CONTRACT_VERDICT_NOT_COMPARED
         await self.record(place, version, descriptors, instance)
 

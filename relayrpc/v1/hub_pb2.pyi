@@ -277,6 +277,56 @@ class ListContractsResponse(_message.Message):
     contracts: _containers.RepeatedCompositeFieldContainer[ContractHistory]
     def __init__(self, contracts: _Optional[_Iterable[_Union[ContractHistory, _Mapping]]] = ...) -> None: ...
 
+class CheckContractRequest(_message.Message):
+    __slots__ = ("address", "service", "fingerprint", "descriptor_set")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTOR_SET_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    service: str
+    fingerprint: bytes
+    descriptor_set: bytes
+    def __init__(self, address: _Optional[str] = ..., service: _Optional[str] = ..., fingerprint: _Optional[bytes] = ..., descriptor_set: _Optional[bytes] = ...) -> None: ...
+
+class CheckContractResponse(_message.Message):
+    __slots__ = ("answer", "fingerprint", "differences")
+    class Answer(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ANSWER_UNSPECIFIED: _ClassVar[CheckContractResponse.Answer]
+        ANSWER_SAME: _ClassVar[CheckContractResponse.Answer]
+        ANSWER_COMPATIBLE: _ClassVar[CheckContractResponse.Answer]
+        ANSWER_INCOMPATIBLE: _ClassVar[CheckContractResponse.Answer]
+        ANSWER_SEND_DESCRIPTORS: _ClassVar[CheckContractResponse.Answer]
+        ANSWER_NO_HOST: _ClassVar[CheckContractResponse.Answer]
+        ANSWER_NO_CONTRACT: _ClassVar[CheckContractResponse.Answer]
+    ANSWER_UNSPECIFIED: CheckContractResponse.Answer
+    ANSWER_SAME: CheckContractResponse.Answer
+    ANSWER_COMPATIBLE: CheckContractResponse.Answer
+    ANSWER_INCOMPATIBLE: CheckContractResponse.Answer
+    ANSWER_SEND_DESCRIPTORS: CheckContractResponse.Answer
+    ANSWER_NO_HOST: CheckContractResponse.Answer
+    ANSWER_NO_CONTRACT: CheckContractResponse.Answer
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    answer: CheckContractResponse.Answer
+    fingerprint: bytes
+    differences: _containers.RepeatedCompositeFieldContainer[ContractDifference]
+    def __init__(self, answer: _Optional[_Union[CheckContractResponse.Answer, str]] = ..., fingerprint: _Optional[bytes] = ..., differences: _Optional[_Iterable[_Union[ContractDifference, _Mapping]]] = ...) -> None: ...
+
+class ContractDifference(_message.Message):
+    __slots__ = ("rule", "element", "file", "text")
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    ELEMENT_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    rule: str
+    element: str
+    file: str
+    text: str
+    def __init__(self, rule: _Optional[str] = ..., element: _Optional[str] = ..., file: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
 class ContractHistory(_message.Message):
     __slots__ = ("address", "service", "versions")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]

@@ -69,6 +69,7 @@ _OUTSIDE: Final = {
     "carrier.grpc_stream.GRPCServerCarrier": "is a socket's",
     "carrier.grpc_stream.GRPCStreamCarrier": "is a socket's",
     "carrier.websocket.WebSocketCarrier": "is a socket's",
+    "hub.contract_checks.CallerChecks": "is management's",
     "hub.contract_queries.ContractQueries": "is management's",
     "hub.doorless.DoorlessHub": "puts together what a world takes apart",
     "hub.grpc_door.GRPCDoor": "listens",

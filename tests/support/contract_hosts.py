@@ -21,9 +21,32 @@ from tests.support.contracts import make_pool
 __all__ = ["Liar", "ask_contract", "get_contract", "serving_contract"]
 
 
+async def _echo(request: bytes, _context: Any) -> bytes:
+    return request
+
+
+async def _echo_stream(request: bytes, _context: Any) -> AsyncIterator[bytes]:
+    yield request
+
+
+async def _last(requests: AsyncIterator[bytes], _context: Any) -> bytes:
+    last = b""
+    async for request in requests:
+        last = request
+    return last
+
+
+async def _echo_each(requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+    async for request in requests:
+        yield request
+
+
+# By whether requests and responses are streams.
 _HANDLERS = {
-    False: grpc.unary_unary_rpc_method_handler,
-    True: grpc.unary_stream_rpc_method_handler,
+    (False, False): (grpc.unary_unary_rpc_method_handler, _echo),
+    (False, True): (grpc.unary_stream_rpc_method_handler, _echo_stream),
+    (True, False): (grpc.stream_unary_rpc_method_handler, _last),
+    (True, True): (grpc.stream_stream_rpc_method_handler, _echo_each),
 }
 
 
@@ -74,16 +97,16 @@ async def serving_contract(
         url: Where.
         files: Each behind what it imports.
         contracts: What is said of them; None: the truth.
-        behavior: Of every method; None: it gives back what it gets. Requests are not streamed.
+        behavior: Of every method; None: it gives back what it gets.
         options: For relayrpc.aio.server().
     """
     server = relayrpc.aio.server(url, descriptor_pool=make_pool(*files), **options)
     for file in files:
         for service in file.service:
-            handlers = {
-                method.name: _HANDLERS[method.server_streaming](behavior or _echo)
-                for method in service.method
-            }
+            handlers = {}
+            for method in service.method:
+                make, default = _HANDLERS[method.client_streaming, method.server_streaming]
+                handlers[method.name] = make(behavior or default)
             name = f"{file.package}.{service.name}"
             server.add_registered_method_handlers(name, handlers)
     if contracts is not None:
@@ -127,7 +150,3 @@ async def ask_contract(
         metadata=(("relay-address", "$hub"),),
     )
     return response
-
-
-async def _echo(request: bytes, _context: Any) -> bytes:
-    return request

@@ -40,7 +40,8 @@ def test_no_field_takes_nonsense(name: str, value: float) -> None:
 def test_zero_is_taken_where_it_means_none() -> None:
     taken = {name for name in NAMES if not problems(**{name: 0})}
     assert taken == {
-        "ack_after_s", "dedupe_bytes_max", "dedupe_outcomes_max", "dedupe_s", "drain_timeout_s",
+        "ack_after_s", "contract_checks_max", "contract_verdicts_max", "dedupe_bytes_max",
+        "dedupe_outcomes_max", "dedupe_s", "drain_timeout_s",
         "health_watches_max", "journal_bytes_max",
         "journal_events_max", "log_records_per_s_max", "native_calls_max", "parked_bytes_max",
         "parked_identity_bytes_max", "parked_wait_s", "queue_bytes_max", "queue_calls_max",

@@ -25,7 +25,7 @@ WEIGHTLESS = {
     "parked_bytes_max", "parked_identity_bytes_max", "native_streams_max", "queue_calls_max",
     "journal_events_max", "takeovers_max", "contracts_max", "contract_file_bytes_max",
     "contract_files_max", "contract_types_max", "labels_max", "label_bytes_max",
-    "contract_versions_max", "contract_history_bytes_max",
+    "contract_versions_max", "contract_history_bytes_max", "checked_services_max",
     # A number or a name for each, less than what is rounded up elsewhere.
     "health_watches_max", "log_keys_max", "log_records_per_s_max", "contract_differences_max",
     # At hosts and callers.
@@ -84,6 +84,8 @@ def test_sum_of_round_numbers() -> None:
         contracts_bytes_max=0,
         contract_bytes_max=0,
         contract_history_max=0,
+        contract_checks_max=0,
+        contract_verdicts_max=0,
         store_bytes_max=0,
         checked_bytes_max=5 * MIB,
         checked_contracts_bytes_max=64 * KIB,

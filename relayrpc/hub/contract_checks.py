@@ -1,0 +1,127 @@
+"""
+Whether a caller's version of a contract fits what hosts serve.
+
+Owns: comparing it, at most so many at a time, and remembering what came of it. Does not own: which
+versions there are (contracts.py, registry.py), how the caller is told (contract_queries.py).
+Source: docs/adr/0021-contract-registry.md; hub.proto, CheckContract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from relayrpc.contract.compatibility import Comparison, Level
+from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.errors import ContractError
+from relayrpc.hub.addresses import Compatibility
+from relayrpc.hub.steps import in_steps
+from relayrpc.v1 import hub_pb2 as pb
+
+
+if TYPE_CHECKING:
+    from relayrpc.hub.contracts import HubContracts
+    from relayrpc.hub.routing import Place
+    from relayrpc.limits import Limits
+
+
+__all__ = ["CallerChecks", "TooManyChecksError"]
+
+_Answer = pb.CheckContractResponse
+# More of them say nothing new.
+_DIFFERENCES_MAX: Final = 8
+
+
+class TooManyChecksError(Exception):
+    """As many are waiting as may."""
+
+
+class CallerChecks:
+    """The checks of one hub."""
+
+    def __init__(self, contracts: HubContracts, limits: Limits) -> None:
+        """
+        Args:
+            contracts: Of the hub.
+            limits: `contract_checks_max` and `contract_verdicts_max` count here.
+        """
+        self._contracts = contracts
+        self._registry = contracts.registry
+        self._limits = replace(limits, contract_differences_max=_DIFFERENCES_MAX)
+        # Caller's and hosts' fingerprint, service, level -> what came of it, the oldest first.
+        self._known: dict[tuple[bytes, bytes, str, Level], _Answer] = {}
+        self._waiting_count = 0
+
+    async def check(self, place: Place, request: pb.CheckContractRequest) -> _Answer:
+        """
+        Compare a caller's version with what is served at a place.
+
+        Raises:
+            ContractError: Nothing is known of what is served.
+            ValueError: The caller's descriptors cannot be used; the text says why.
+            TooManyChecksError: There are too many already.
+        """
+        fingerprint = request.fingerprint
+        if fingerprint in self._registry.served(place):
+            return _Answer(answer=_Answer.ANSWER_SAME, fingerprint=fingerprint)
+        compatibility = self._registry.rules(place[0]).compatibility
+        if compatibility is Compatibility.NONE:
+            return _Answer(answer=_Answer.ANSWER_COMPATIBLE)
+        level = Level(compatibility)
+        if any(fingerprint == held for held, _ in self._registry.history.held(place, level)):
+            # Whatever is served there was compared with it, or it with that.
+            return _Answer(answer=_Answer.ANSWER_COMPATIBLE)
+        served = await self._contracts.find(place[0], place[1])
+        key = (fingerprint, served.fingerprint, place[1], level)
+        answer = self._known.get(key)
+        if answer is None:
+            answer = await self._compare(request, served, level)
+            if answer.answer != _Answer.ANSWER_SEND_DESCRIPTORS:
+                self._remember(key, answer)
+        return answer
+
+    async def _compare(
+        self, request: pb.CheckContractRequest, served: DescriptorSet, level: Level
+    ) -> _Answer:
+        if self._waiting_count >= self._limits.contract_checks_max:
+            raise TooManyChecksError(f"{self._waiting_count} contracts are being compared")
+        self._waiting_count += 1
+        try:
+            held = await self._registry.find(request.fingerprint)
+            if held is None:
+                if not request.descriptor_set:
+                    return _Answer(answer=_Answer.ANSWER_SEND_DESCRIPTORS)
+                held = DescriptorSet(request.descriptor_set)
+                if held.fingerprint != request.fingerprint:
+                    other = held.fingerprint.hex()
+                    raise ValueError(f"the descriptors have the fingerprint {other}")
+            async with self._contracts.checking:
+                if not held.services:
+                    await in_steps(held.check(self._limits))
+                if request.service not in held.services:
+                    raise ValueError(f"the descriptors do not define {request.service!r}")
+                comparison = Comparison(held, served, request.service, level=level)
+                await in_steps(comparison.check(self._limits))
+        except ContractError as error:
+            raise ValueError(str(error)) from error
+        finally:
+            self._waiting_count -= 1
+        return _Answer(
+            answer=(
+                _Answer.ANSWER_INCOMPATIBLE
+                if comparison.differences
+                else _Answer.ANSWER_COMPATIBLE
+            ),
+            fingerprint=served.fingerprint,
+            differences=[
+                pb.ContractDifference(
+                    rule=each.rule, element=each.what, file=each.file, text=each.text
+                )
+                for each in comparison.differences
+            ],
+        )
+
+    def _remember(self, key: tuple[bytes, bytes, str, Level], answer: _Answer) -> None:
+        self._known[key] = answer
+        if len(self._known) > self._limits.contract_verdicts_max:
+            del self._known[next(iter(self._known))]
