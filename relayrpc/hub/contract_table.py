@@ -87,8 +87,15 @@ class ContractTable:
 
     # --- hosts ---
 
-    def announced(self, link: Link, announce: pb.Announce) -> None:
-        """Note what a host announced; `next_ask()` may have something new."""
+    def announced(self, link: Link, announce: pb.Announce) -> bool:
+        """
+        Note what a host announced.
+
+        Returns:
+            True when `next_ask()` may have something new: not of a thousand hosts that come back
+            while one of them is asked for what all of them have.
+        """
+        is_new = False
         for fingerprint in _fingerprints(announce):
             contract = self._contracts.get(fingerprint)
             if contract is None:
@@ -97,6 +104,8 @@ class ContractTable:
             contract.links[link] += 1
             if not contract.is_final:
                 self._wanted.setdefault(link, {})[fingerprint] = None
+                is_new = is_new or fingerprint not in self._asked.values()
+        return is_new
 
     def withdrawn(self, link: Link, announce: pb.Announce) -> None:
         """Forget what a host announced; its descriptors stay for one that comes back."""

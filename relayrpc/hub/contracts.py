@@ -219,8 +219,8 @@ class HubContracts(HubObserver):
 
     def may_register(self, link: Link, announce: link_pb2.Announce) -> bool:
         """As AnnouncementGate's: at once where all of it is known, or nothing is to be known."""
-        self._table.announced(link, announce)
-        self._start_worker()
+        if self._table.announced(link, announce):
+            self._start_worker()
         if link.is_local or all(
             self._is_known(place, service.fingerprint, was_accepted=announce.was_accepted)
             for place, service in _contracts(announce)

@@ -10,12 +10,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
+import relayrpc
 import relayrpc.aio
 from relayrpc.contract.fingerprint import fingerprint_of
 from relayrpc.errors import LinkRefusedError
@@ -157,6 +159,16 @@ async def test_refused_host_is_logged_and_its_link_is_of_use() -> None:
     assert "[FIELD_SAME_NAME]" in record.fields["reason"]
 
 
+async def test_blocking_host_is_refused_with_the_difference_too() -> None:
+    async with running_hub() as hub, serving_contract(at(hub), V1):
+        server = relayrpc.server(at(hub), descriptor_pool=make_pool(RENAMED))
+        handler = grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+        server.add_registered_method_handlers("t.Service", {"Do": handler})
+        with pytest.raises(LinkRefusedError, match=r"\[FIELD_SAME_NAME\]"):
+            await asyncio.to_thread(server.start)
+        await asyncio.to_thread(server.stop(None).wait)
+
+
 async def test_callers_are_protected_when_no_host_is_there() -> None:
     async with running_hub() as hub:
         async with serving_contract(at(hub), V1):
@@ -263,6 +275,16 @@ async def test_hub_that_forgot_everything_takes_back_whom_it_had(
             await get_contract(hub, "a")
         # Who is new has to keep to both of them.
         assert "[FIELD_SAME_NAME]" in await refusal(hub, RENAMED)
+
+
+async def test_descriptors_that_are_stored_are_not_asked_for(tmp_path: Path) -> None:
+    store = str(tmp_path / "hub.db")
+    silent = Liar(fingerprint(V1), _silence)
+    async with running_hub(store=store) as hub, serving_contract(at(hub), V1):
+        pass
+    async with running_hub(store=store) as hub, serving_contract(at(hub), V1, contracts=silent):
+        assert (await get_contract(hub, "a")).descriptor_set == make_set(V1)
+    assert not silent.asked_count
 
 
 async def test_host_that_is_stopped_while_the_hub_asks_it_leaves_nothing() -> None:

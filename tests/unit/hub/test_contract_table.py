@@ -38,8 +38,8 @@ def host(link: Link, *sets: DescriptorSet | bytes) -> Registration:
     return Registration(link, announce, slots=0, priority=0)
 
 
-def came(table: ContractTable, registration: Registration) -> None:
-    table.announced(registration.link, registration.announce)
+def came(table: ContractTable, registration: Registration) -> bool:
+    return table.announced(registration.link, registration.announce)
 
 
 def went(table: ContractTable, registration: Registration) -> None:
@@ -58,8 +58,7 @@ def taught(table: ContractTable, *sets: DescriptorSet) -> Registration:
 def test_what_is_lacking_is_asked_for_once() -> None:
     table = ContractTable(DEFAULT_LIMITS)
     links = [make_link() for _ in range(3)]
-    for link in links:
-        came(table, host(link, V1))
+    assert all(came(table, host(link, V1)) for link in links)
     assert table.next_ask() == (links[0], V1.fingerprint)
     assert table.next_ask() is None
     assert table.is_wanted(V1.fingerprint)
@@ -68,6 +67,14 @@ def test_what_is_lacking_is_asked_for_once() -> None:
     assert not table.is_wanted(V1.fingerprint)
     came(table, host(make_link(), V1))
     assert table.next_ask() is None
+
+
+def test_nobody_looks_for_whom_to_ask_while_one_is_asked_for_all() -> None:
+    table = ContractTable(DEFAULT_LIMITS)
+    assert came(table, host(make_link(), V1))
+    table.next_ask()
+    assert not came(table, host(make_link(), V1))
+    assert came(table, host(make_link(), V1, V2))
 
 
 def test_host_without_fingerprints_is_not_asked() -> None:
