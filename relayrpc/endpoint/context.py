@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 import grpc
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["Context", "RequestIterator", "status_number"]
+__all__ = ["Context", "RequestIterator", "current_call", "status_number"]
 
 _StubT = TypeVar("_StubT")
 
@@ -656,6 +657,13 @@ class Context(grpc.aio.ServicerContext):
     def is_over(self) -> bool:
         """As `done()`."""
         return self.call is None
+
+
+current_call: Final[ContextVar[Context | None]] = ContextVar("relayrpc_call", default=None)
+"""
+The call that is served: by the thread of a plain handler, or below interceptors; None: none is, or
+nobody asks.
+"""
 
 
 class RequestIterator:

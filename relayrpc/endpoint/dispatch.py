@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from relayrpc.endpoint.context import RequestIterator
-from relayrpc.endpoint.failure import HOST_STOPPED, fail_call, find_answer
+from relayrpc.endpoint.context import RequestIterator, current_call
+from relayrpc.endpoint.failure import HOST_STOPPED, fail_call
 from relayrpc.endpoint.handlers import UNRESOLVED
 from relayrpc.endpoint.turns import current_turn
 from relayrpc.link.call import STATUS_CANCELLED, STATUS_UNIMPLEMENTED
@@ -51,8 +51,8 @@ async def run_call(context: Context) -> None:
         context.end(STATUS_CANCELLED, "the handler was cancelled")
         raise
     except Exception as exc:
-        answer = find_answer(context, exc, context)
-        fail_call(context, exc, f"Unexpected {type(exc)}: {exc}", answer)
+        text, answer = await context.server.find_answer(context, exc)
+        fail_call(context, exc, text, answer)
     except BaseException:
         context.fail(HOST_STOPPED)
         raise
@@ -73,6 +73,7 @@ async def run_traced_call(context: Context, tracing: Tracing, address: str) -> N
 async def _run(context: Context) -> None:
     server = context.server
     if server.interceptors:
+        current_call.set(context)
         entry = await server.intercept(context)
         if entry is None:
             context.end(STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND, not_executed=True)
@@ -82,14 +83,18 @@ async def _run(context: Context) -> None:
     if method is None:
         await _run_handler(context)
         return
-    loan = await method.instances.lend(context, method)
+    loan = await method.instances.lend(context)
     try:
-        context.entry = loan.entry
+        context.entry = loan.entry(context.entry, method.name)
         # Of this task, and of the thread that a plain handler gets.
         current_turn.set(loan.turn)
         await _run_handler(context)
     finally:
-        await loan.give_back()
+        if context.plain is None:
+            await loan.give_back()
+        else:
+            # A thread cannot be cancelled, and has the object until it returns.
+            context.plain.when_left(loan.give_back_soon)
 
 
 async def _run_handler(context: Context) -> None:
@@ -116,7 +121,7 @@ async def _run_plain(context: Context) -> None:
         context.request = await context.take_request()
     left = context.server.loop.create_future()
     context.server.start_plain(context, left)
-    await left
+    await asyncio.shield(left)
 
 
 async def _run_stream(context: Context, request: Any) -> None:

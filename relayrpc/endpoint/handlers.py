@@ -8,7 +8,6 @@ Source: grpc.RpcMethodHandler; link.proto, ServiceDescription.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.instance_methods import find_function
 from relayrpc.endpoint.instances import find_instance_method
 from relayrpc.endpoint.metadata import Metadatum
 from relayrpc.v1 import link_pb2 as pb
@@ -59,12 +59,8 @@ class HandlerCallDetails(_HandlerCallDetails, grpc.HandlerCallDetails):
 
 def _is_async(behavior: Any) -> bool:
     """Say whether calling it gives a coroutine or an async generator; else it runs in a thread."""
-    while isinstance(behavior, functools.partial):
-        behavior = behavior.func
-    if inspect.iscoroutinefunction(behavior) or inspect.isasyncgenfunction(behavior):
-        return True
-    call = getattr(type(behavior), "__call__", None)  # noqa: B004  # which function runs, not whether one does
-    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+    function = find_function(behavior)
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 class MethodEntry:
@@ -90,12 +86,14 @@ class MethodEntry:
         self.behavior: Callable[[Any, Any], Any] = getattr(handler, name)
         self.deserializer: Callable[[bytes], Any] | None = handler.request_deserializer
         self.serializer: Callable[[Any], bytes] | None = handler.response_serializer
+        self.is_async = _is_async(self.behavior)
         # Which method of a service object is called; None: `behavior` is what is called.
         self.instance_method = find_instance_method(self.behavior)
-        if self.instance_method is None:
-            self.is_async = _is_async(self.behavior)
-        else:
-            self.is_async = _is_async(self.instance_method.function)
+        if self.instance_method is not None:
+            # What interceptors wrap has to have an object lent too.
+            self.behavior = self.instance_method.stub
+            make = getattr(grpc, f"{name}_rpc_method_handler")
+            self.handler = make(self.behavior, self.deserializer, self.serializer)
 
 
 def make_entry(handler: grpc.RpcMethodHandler) -> MethodEntry:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["HostSession", "HostSessions"]
 
 _STOPPING: Final = "the host is stopping"
+_STOPPED: Final = "the host stopped"
 
 
 class HostSession:
@@ -173,7 +174,7 @@ class HostSession:
             return
         if self._state is SessionState.CLOSING:
             if self._is_stopping:
-                self.end(STATUS_UNAVAILABLE, "the host stopped")
+                self.end(STATUS_UNAVAILABLE, _STOPPED)
             else:
                 self.end(STATUS_OK, "")
         if self.call is None:
@@ -319,3 +320,8 @@ class HostSessions:
         self._is_stopping = True
         for session in list(self._open):
             session.stop()
+
+    def end(self) -> None:
+        """End those that are open still: threads outlive their running calls."""
+        for session in list(self._open):
+            session.end(STATUS_UNAVAILABLE, _STOPPED)

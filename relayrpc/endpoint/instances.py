@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from relayrpc.endpoint.failure import RefusedError
+from relayrpc.endpoint.instance_methods import InstanceMethod
 from relayrpc.endpoint.throttle import Throttle, ThrottledError
 from relayrpc.endpoint.turns import Turn, Turns
 from relayrpc.errors import ConfigError, UsageError
@@ -28,10 +30,10 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.host_session import HostSession
+    from relayrpc.endpoint.server import Server
 
 
 __all__ = [
-    "InstanceMethod",
     "Instances",
     "Loan",
     "ServiceBehavior",
@@ -104,8 +106,8 @@ def servicer(
     Args:
         cls: Decorated with `@service`.
         factory: Makes an object, or a coroutine that does; None: the class without arguments. An
-            object that is an async context manager is entered and left; of others `close()` is
-            called, plain or async, where there is one.
+            object that is a context manager, async or plain, is entered and left; of others
+            `close()` is called, plain or async, where there is one.
         throttle: Bounds; None: the defaults.
 
     Raises:
@@ -143,19 +145,6 @@ def instances_of_object(target: object) -> Instances | None:
     return found
 
 
-class InstanceMethod:
-    """A method of whichever object a call gets; stands for a handler."""
-
-    def __init__(self, instances: Instances, name: str, function: Callable[..., Any]) -> None:
-        self.instances = instances
-        self.name = name
-        self.function = function
-
-    def __call__(self, *_arguments: Any) -> Any:
-        """Never called: the server calls the method of the object."""
-        raise UsageError(f"{self.name} is served by relayrpc's servers alone")
-
-
 def find_instance_method(behavior: Callable[..., Any]) -> InstanceMethod | None:
     """
     Say which method of a service object a handler stands for; None: of none, it is called itself.
@@ -163,8 +152,9 @@ def find_instance_method(behavior: Callable[..., Any]) -> InstanceMethod | None:
     Raises:
         UsageError: As `instances_of_object()`.
     """
-    if isinstance(behavior, InstanceMethod):
-        return behavior
+    found = InstanceMethod.of(behavior)
+    if found is not None:
+        return found
     target = getattr(behavior, "__self__", None)
     instances = None if target is None else instances_of_object(target)
     if instances is None:
@@ -175,44 +165,56 @@ def find_instance_method(behavior: Callable[..., Any]) -> InstanceMethod | None:
 class _Holder:
     """One object, and what belongs to it at one server."""
 
-    __slots__ = ("entries", "target", "turns")
+    __slots__ = ("_bound", "server", "target", "turns")
 
-    def __init__(self, target: Any, turns: Turns | None) -> None:
+    def __init__(self, target: Any, server: Server, turns: Turns | None) -> None:
         self.target = target
+        self.server = server
         self.turns = turns
-        # Methods of the object, by name.
-        self.entries: dict[str, MethodEntry] = {}
+        # Of each method, by name: the entry that was called last, and that of the object's own.
+        self._bound: dict[str, tuple[MethodEntry, MethodEntry]] = {}
 
-    def bind(self, entry: MethodEntry, method: InstanceMethod) -> MethodEntry:
+    def bind(self, entry: MethodEntry, name: str) -> MethodEntry:
         """Return the entry of the object's method for that of its class."""
-        bound = self.entries.get(method.name)
-        if bound is None:
-            bound = self.entries[method.name] = copy.copy(entry)
-            bound.behavior = getattr(self.target, method.name)
-            bound.instance_method = None
-        return bound
+        bound = self._bound.get(name)
+        # Interceptors may give another one to each call.
+        if bound is None or bound[0] is not entry:
+            own = copy.copy(entry)
+            own.behavior = getattr(self.target, name)
+            own.instance_method = None
+            bound = self._bound[name] = entry, own
+        return bound[1]
 
 
 class Loan:
     """An object that a call has, for as long as its handler runs."""
 
-    __slots__ = ("_instances", "entry", "holder", "is_own", "turn")
+    __slots__ = ("_instances", "holder", "is_own", "turn")
 
-    def __init__(
-        self, instances: Instances, holder: _Holder, entry: MethodEntry, *, is_own: bool
-    ) -> None:
+    def __init__(self, instances: Instances, holder: _Holder, *, is_own: bool) -> None:
         self._instances = instances
         self.holder = holder
-        self.entry = entry
-        """What is called."""
         self.is_own = is_own
         """No other call has the object, or will."""
         self.turn: Turn | None = None
         """The call's with the object; None: it needs none."""
 
+    def entry(self, entry: MethodEntry, name: str) -> MethodEntry:
+        """Return what is called, for the entry of the class's method."""
+        return self.holder.bind(entry, name)
+
+    def behavior(self, name: str) -> Callable[..., Any]:
+        """Return the object's method."""
+        behavior: Callable[..., Any] = getattr(self.holder.target, name)
+        return behavior
+
     async def give_back(self) -> None:
         """The handler has returned, or will not run."""
         await self._instances.returned(self)
+
+    def give_back_soon(self, _: object = None) -> None:
+        """As `give_back()`, where nobody waits for it; on the loop's thread."""
+        self._instances.keep(self.give_back())
 
 
 class Instances:
@@ -249,13 +251,23 @@ class Instances:
         # Objects that are being closed.
         self._closing: set[asyncio.Task[None]] = set()
 
-    def __getattr__(self, name: str) -> InstanceMethod:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         function = getattr(self._cls, name)
         if name.startswith("_") or not callable(function):
             raise AttributeError(f"{self._cls.__name__}.{name} is no method of a contract")
-        return InstanceMethod(self, name, function)
+        return InstanceMethod(self, name, function).stub
 
-    async def lend(self, context: Context, method: InstanceMethod) -> Loan:
+    async def lend_while_running(self, context: Context) -> Loan:
+        """As `lend()`, until the call is over: then it is cancelled."""
+        lending = asyncio.create_task(self.lend(context))
+
+        def cancel(_: Context) -> None:
+            lending.cancel()
+
+        context.add_done_callback(cancel)
+        return await lending
+
+    async def lend(self, context: Context) -> Loan:
         """
         Wait for an object for a call, and for its turn with it. To be given back.
 
@@ -268,7 +280,7 @@ class Instances:
         except BaseException:
             self.throttle.give("calls")
             raise
-        loan = Loan(self, holder, holder.bind(context.entry, method), is_own=is_own)
+        loan = Loan(self, holder, is_own=is_own)
         turns = holder.turns
         if turns is not None:
             is_reentrant = self._behavior.concurrency == "reentrant"
@@ -302,14 +314,14 @@ class Instances:
         mode = self._behavior.instances
         if mode == "single":
             if self._single is None:
-                self._single = self._make_task()
+                self._single = self._make_task(context.server)
                 self._single.add_done_callback(self._single_made)
             return await asyncio.shield(self._single), False
         session = context.session
         if mode == "per_session" and session is not None:
             task = self._of_session.get(session)
             if task is None:
-                task = self._of_session[session] = self._make_task()
+                task = self._of_session[session] = self._make_task(context.server)
                 session.add_done_callback(self._session_over)
             try:
                 return await asyncio.shield(task), False
@@ -318,7 +330,17 @@ class Instances:
                 if self._of_session.get(session) is task:
                     del self._of_session[session]
                 raise
-        return await self._make(self._turns_of(session)), True
+        await self._take("instances")
+        making = self._make(context.server, self._turns_of(session))
+        if not context.server.is_blocking:
+            return await making, True
+        own = asyncio.create_task(making)
+        try:
+            return await asyncio.shield(own), True
+        except asyncio.CancelledError:
+            # A thread that makes it cannot be cancelled.
+            self.keep(self._close_made(own))
+            raise
 
     def _turns_of(self, session: HostSession | None) -> Turns | None:
         """Return the turns of a call with an object of its own: a session's calls take turns."""
@@ -330,27 +352,34 @@ class Instances:
             session.add_done_callback(self._session_over)
         return turns
 
-    def _make_task(self) -> asyncio.Task[_Holder]:
+    def _make_task(self, server: Server) -> asyncio.Task[_Holder]:
         turns = None if self._behavior.concurrency == "multiple" else Turns()
-        return asyncio.get_running_loop().create_task(self._make(turns))
+
+        async def make() -> _Holder:
+            await self._take("instances")
+            return await self._make(server, turns)
+
+        return asyncio.create_task(make())
 
     def _single_made(self, task: asyncio.Task[_Holder]) -> None:
         if task.cancelled() or task.exception() is not None:
             # Those that waited have been told; the next call tries again.
             self._single = None
 
-    async def _make(self, turns: Turns | None) -> _Holder:
-        await self._take("instances")
+    async def _make(self, server: Server, turns: Turns | None) -> _Holder:
+        """Make an object that there is a place for."""
         try:
-            target = self._factory()
+            target = await server.run_plain(self._factory)
             if inspect.isawaitable(target):
                 target = await target
             if self._closes and hasattr(target, "__aenter__"):
                 await target.__aenter__()
+            elif self._closes and hasattr(target, "__enter__"):
+                await server.run_plain(target.__enter__)
         except BaseException:
             self.throttle.give("instances")
             raise
-        return _Holder(target, turns)
+        return _Holder(target, server, turns)
 
     # --- closing ---
 
@@ -358,9 +387,13 @@ class Instances:
         self._session_turns.pop(session, None)
         made = self._of_session.pop(session, None)
         if made is not None:
-            task = asyncio.get_running_loop().create_task(self._close_made(made))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self.keep(self._close_made(made))
+
+    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run what takes back or closes an object, though nobody waits for it."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Close the object of `single`, and wait until those of sessions are closed."""
@@ -377,14 +410,16 @@ class Instances:
 
     async def _close(self, holder: _Holder) -> None:
         """Close an object; what it raises is logged, and changes nothing for its calls."""
-        target = holder.target
+        target, run_plain = holder.target, holder.server.run_plain
         try:
             if not self._closes:
                 return
             if hasattr(target, "__aexit__"):
                 await target.__aexit__(None, None, None)
+            elif hasattr(target, "__exit__"):
+                await run_plain(functools.partial(target.__exit__, None, None, None))
             elif hasattr(target, "close"):
-                closing = target.close()
+                closing = await run_plain(target.close)
                 if inspect.isawaitable(closing):
                     await closing
         except Exception:

@@ -11,12 +11,13 @@ Source: the behaviour of grpc.aio's handlers that are not coroutines.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
 
+from relayrpc.endpoint.context import current_call
 from relayrpc.endpoint.failure import HOST_STOPPED, fail_call, find_answer
 from relayrpc.endpoint.handover import Bell
-from relayrpc.endpoint.sync_caller import HANDLED_CALL_OVER, current_call
+from relayrpc.endpoint.sync_caller import HANDLED_CALL_OVER
 from relayrpc.endpoint.sync_context import CallOverError, SyncContext, SyncRequestIterator
 from relayrpc.endpoint.thread_io import Sender
 from relayrpc.link.call import STATUS_UNAVAILABLE
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.sync_core import BlockingCore
 
 
-__all__ = ["PlainCall"]
+__all__ = ["HOST_STOPPING", "PlainCall"]
+
+HOST_STOPPING: Final = "the host is stopping"
+"""What is told of a call that finds the pool shut down."""
 
 
 class PlainCall:
@@ -41,11 +45,11 @@ class PlainCall:
     context_kind: type[SyncContext] = SyncContext
     """What the handler is given beside its request."""
 
-    def __init__(self, context: Context, left: asyncio.Future[None] | None) -> None:
+    def __init__(self, context: Context, left: asyncio.Future[None] | None = None) -> None:
         """
         Args:
             context: Of the call.
-            left: Settled when the thread has the call no longer; None: no task waits for that.
+            left: Settled when the thread has the call no longer; None: no task has it.
         """
         self.context = context
         # The context as the handler has it.
@@ -65,7 +69,7 @@ class PlainCall:
             executor.submit(contextvars.copy_context().run, self.run)
         except RuntimeError:
             # The pool was shut down.
-            context.end(STATUS_UNAVAILABLE, "the host is stopping", not_executed=True)
+            context.end(STATUS_UNAVAILABLE, HOST_STOPPING, not_executed=True)
             self.leave()
 
     def call_over(self) -> None:
@@ -74,23 +78,29 @@ class PlainCall:
         for core in list(self.awaited):
             core.soon(core.cancel_here, HANDLED_CALL_OVER)
 
+    def when_left(self, callback: Callable[[asyncio.Future[None]], object]) -> None:
+        """Have a callback called when the thread has the call no longer; of one that a task has."""
+        assert self._left is not None
+        self._left.add_done_callback(callback)
+
     def leave(self) -> None:
         """Note that no thread has the call any more; on the loop's thread."""
         context = self.context
         context.plain = None
-        if self._left is None:
-            context.leave()
+        if context.server.loop.is_closed():
+            # The thread outlived its server too.
             return
-        context.server.left(context)
-        if not self._left.done():
+        if self._left is not None:
             self._left.set_result(None)
+        if context.task is None:
+            context.leave()
 
     def run(self) -> None:
         """Run the call; the whole of what its thread does."""
         context = self.context
         submit = context.server.handover.submit
         # Of this thread, as long as it has the call.
-        current_call.set(self)
+        current_call.set(context)
         try:
             if not context.is_over:
                 self.serve()

@@ -27,7 +27,7 @@ from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
 from relayrpc.endpoint.dedupe import Runs
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
-from relayrpc.endpoint.failure import check_error_handlers
+from relayrpc.endpoint.failure import check_error_handlers, find_answer
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.host_session import HostSessions
 from relayrpc.endpoint.inbox import Assembly, Inbox
@@ -53,7 +53,7 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
-    from relayrpc.endpoint.failure import ErrorHandler
+    from relayrpc.endpoint.failure import Answer, ErrorHandler
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.handover import Handover
     from relayrpc.endpoint.host_session import HostSession
@@ -87,6 +87,8 @@ class Server(grpc.aio.Server):
     """The portal's; set by start()."""
     plain_call: type[PlainCall] = PlainCall
     """Runs a plain handler."""
+    is_blocking = False
+    """The plain functions of the program run on threads, others than handlers too."""
 
     def __init__(
         self,
@@ -397,6 +399,7 @@ class Server(grpc.aio.Server):
             self._is_refusing = True
             self.sessions.stop()
             await self.wait_idle()
+            self.sessions.end()
             await self._flush()
         if self._give_up is not None:
             self._give_up.cancel()
@@ -531,6 +534,22 @@ class Server(grpc.aio.Server):
         """
         self.plain_call(context, left).start(self.executor)
 
+    async def run_plain(self, function: Callable[[], Any]) -> Any:
+        """Call a plain function of the program's that is no handler, and return what it returns."""
+        return function()
+
+    async def find_answer(
+        self, context: Context, error: Exception
+    ) -> tuple[str | None, Answer | None]:
+        """
+        Find what to end the call of a handler with that raised on the loop.
+
+        Returns:
+            As `fail_call` takes them: what to tell where the detail of exceptions is told, and what
+            was raised or made to answer.
+        """
+        return f"Unexpected {type(error)}: {error}", find_answer(context, error, context)
+
     def call_back(self, callback: Callable[[], None]) -> None:
         """Call what a plain handler wanted called after the end."""
         callback()
@@ -611,11 +630,11 @@ class Server(grpc.aio.Server):
     def left(self, context: Context) -> None:
         """Note that nothing runs for a call any more, or nothing but a thread."""
         self._contexts.pop(context, None)
-        if context.session is not None:
-            context.session.left(context)
         if context.plain is not None:
             self._left_behind[context] = None
         else:
             self._left_behind.pop(context, None)
+            if context.session is not None:
+                context.session.left(context)
         if not self._contexts:
             self._idle.set()

@@ -14,13 +14,13 @@ import concurrent.futures
 import contextlib
 import functools
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import grpc
 
 from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
 from relayrpc.endpoint.callback_calls import require_callback
+from relayrpc.endpoint.context import current_call
 from relayrpc.endpoint.handover import Bell
 from relayrpc.endpoint.sync_core import BlockingCore, SyncReplyCore, SyncStreamCore
 from relayrpc.endpoint.turns import current_turn
@@ -32,14 +32,11 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.server import Server
 
 
-__all__ = ["HANDLED_CALL_OVER", "Caller", "current_call"]
+__all__ = ["HANDLED_CALL_OVER", "Caller"]
 
 _StubT = TypeVar("_StubT")
 
 HANDLED_CALL_OVER: Final = "the call is over whose handler waits on this one"
-
-current_call: Final[ContextVar[PlainCall | None]] = ContextVar("relayrpc_call", default=None)
-"""The call that a plain handler serves on this thread; None: none does."""
 
 
 class _WaitsAsHandler(BlockingCore):
@@ -49,31 +46,33 @@ class _WaitsAsHandler(BlockingCore):
 
     def wait_for(self, is_so: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """As of any call; others have their turns with the handler's object meanwhile."""
-        served, turn = current_call.get(), current_turn.get()
-        if served is None or is_so():
+        context, turn = current_call.get(), current_turn.get()
+        plain = None if context is None else context.plain
+        if plain is None or is_so():
             return super().wait_for(is_so, timeout_s)
         if turn is None or not turn.gives_way:
-            return self._wait_within(served, is_so, timeout_s)
-        portal = served.context.server.portal
+            return self._wait_within(plain, is_so, timeout_s)
+        portal = plain.context.server.portal
         portal.handover.call(turn.give_way)
         try:
-            return self._wait_within(served, is_so, timeout_s)
+            return self._wait_within(plain, is_so, timeout_s)
         finally:
             portal.run(turn.take_back())
 
     def _wait_within(
-        self, served: PlainCall, is_so: Callable[[], bool], timeout_s: float | None
+        self, plain: PlainCall, is_so: Callable[[], bool], timeout_s: float | None
     ) -> bool:
         """Wait, and have the end of the call that is served cancel this one."""
-        was_over = served.context.is_over
-        served.awaited.append(self)
+        context = plain.context
+        was_over = context.is_over
+        plain.awaited.append(self)
         try:
-            if served.context.is_over and not was_over:
+            if context.is_over and not was_over:
                 # In this moment.
                 self.soon(self.cancel_here, HANDLED_CALL_OVER)
             return super().wait_for(is_so, timeout_s)
         finally:
-            served.awaited.remove(self)
+            plain.awaited.remove(self)
 
 
 class _ReplyCore(_WaitsAsHandler, SyncReplyCore):

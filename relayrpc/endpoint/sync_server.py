@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -17,16 +19,20 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import grpc
 import grpc.aio
 
+from relayrpc.endpoint.failure import RefusedError, find_answer
 from relayrpc.endpoint.handlers import UNRESOLVED
 from relayrpc.endpoint.handover import Bell
+from relayrpc.endpoint.plain_call import HOST_STOPPING
 from relayrpc.endpoint.portal import PortalThread
 from relayrpc.endpoint.server import Server as AsyncServer
 from relayrpc.endpoint.sync_servicer import ServicerCall
 from relayrpc.errors import UsageError
+from relayrpc.link.call import STATUS_UNAVAILABLE
 
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
+    from relayrpc.endpoint.failure import Answer
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.errors import RelayError
 
@@ -40,6 +46,7 @@ class ServerCore(AsyncServer):
     """The async server inside: plain handlers alone, and interceptors that run on their threads."""
 
     plain_call = ServicerCall
+    is_blocking = True
     kind = "server"
     """What the program made; for errors."""
 
@@ -76,12 +83,37 @@ class ServerCore(AsyncServer):
     def is_plain(self, context: Context) -> bool:
         """Say whether a call needs nothing but a thread; interceptors run there too."""
         if self.interceptors:
-            return self.tracing is None and context.entry.instance_method is None
+            return self.tracing is None and not self._has_objects(context)
         return super().is_plain(context)
 
-    async def intercept(self, context: Context) -> MethodEntry:
-        """Leave it to the thread."""
-        return UNRESOLVED
+    async def intercept(self, context: Context) -> MethodEntry | None:
+        """Leave it to the thread; but none is kept waiting for a service object."""
+        if not self._has_objects(context):
+            return UNRESOLVED
+        run, call = contextvars.copy_context().run, ServicerCall(context)
+        try:
+            resolving = self.loop.run_in_executor(self.executor, run, call.resolve)
+        except RuntimeError:
+            # The pool was shut down.
+            raise RefusedError(STATUS_UNAVAILABLE, HOST_STOPPING, not_executed=True) from None
+        return await resolving
+
+    def _has_objects(self, context: Context) -> bool:
+        return self.instances_of(context.method.partition("/")[0]) is not None
+
+    async def run_plain(self, function: Callable[[], Any]) -> Any:
+        """Call a plain function that is no handler, on a thread where it may block and call."""
+        run = contextvars.copy_context().run
+        return await self.loop.run_in_executor(None, run, function)
+
+    async def find_answer(
+        self, context: Context, error: Exception
+    ) -> tuple[str | None, Answer | None]:
+        """As of any server, with error handlers on a thread."""
+        call = ServicerCall(context)
+        find = functools.partial(find_answer, context, error, call.given)
+        answer = await self.run_plain(find) if self.error_handlers else find()
+        return call.describe(error), answer
 
     def call_back(self, callback: Callable[[], None]) -> None:
         """Call what a handler wanted called after the end, on a thread where it may block."""

@@ -7,7 +7,6 @@ Source: grpc/_server.py, its behaviour; docs/reference/blocking.md.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -21,14 +20,12 @@ from relayrpc.endpoint.faults import Fault
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, make_entry
 from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.endpoint.sync_context import CallOverError, SyncContext
-from relayrpc.endpoint.turns import current_turn
 from relayrpc.link.call import STATUS_INTERNAL, STATUS_UNIMPLEMENTED, STATUS_UNKNOWN
 
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.handlers import MethodEntry
-    from relayrpc.endpoint.instances import InstanceMethod
     from relayrpc.endpoint.metadata import MetadataInput
 
 
@@ -124,27 +121,11 @@ class ServicerCall(PlainCall):
         """Find the handler where interceptors have a say, and call it."""
         context = self.context
         if context.entry is UNRESOLVED:
-            entry = self._resolve()
+            entry = self.resolve()
             if entry is None:
                 raise RefusedError(STATUS_UNIMPLEMENTED, "Method not found!", not_executed=True)
             context.entry = entry
-            if entry.instance_method is not None:
-                self._serve_in_instance(entry.instance_method)
-                return
         super().serve()
-
-    def _serve_in_instance(self, method: InstanceMethod) -> None:
-        """Call a method of a service object that interceptors have found."""
-        context = self.context
-        loop = context.server.loop
-        lending = method.instances.lend(context, method)
-        loan = asyncio.run_coroutine_threadsafe(lending, loop).result()
-        try:
-            context.entry = loan.entry
-            current_turn.set(loan.turn)
-            super().serve()
-        finally:
-            asyncio.run_coroutine_threadsafe(loan.give_back(), loop).result()
 
     def call(self, entry: MethodEntry, request: Any) -> Any:
         """Call the program's function."""
@@ -155,7 +136,8 @@ class ServicerCall(PlainCall):
         self._failing = "iterating responses"
         yield from responses
 
-    def _resolve(self) -> MethodEntry | None:
+    def resolve(self) -> MethodEntry | None:
+        """Run the interceptors; None when they or the table give no handler."""
         context = self.context
         details = HandlerCallDetails(f"/{context.method}", context.invocation_metadata())
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -52,6 +53,10 @@ class Servicer:
     async def Number(self, request: bytes, context: Any) -> bytes:
         return b"%d" % self.number
 
+    async def Numbers(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        for _ in range(int(request)):
+            yield b"%d" % self.number
+
     def Plain(self, request: bytes, context: Any) -> bytes:
         return b"%d %s" % (self.number, threading.current_thread().name[:8].encode())
 
@@ -84,6 +89,7 @@ def events(channel: Any) -> Stub:
 def add_servicer(servicer: Any, server: grpc.aio.Server) -> None:
     names = ("Number", "Plain", "Wait", "Call")
     methods = {f"uu:{name}": getattr(servicer, name) for name in names}
+    methods["us:Numbers"] = servicer.Numbers
     server.add_registered_method_handlers("test.Service", make_handlers(methods))
 
 
@@ -260,6 +266,60 @@ async def test_a_deadlock_is_told_at_once(mode: str, caplog: pytest.LogCaptureFi
         await server.stop(0)
     assert "test.Service/Call would deadlock" in caplog.text
     assert "concurrency='reentrant'" in caplog.text
+
+
+# --- interceptors ---
+
+
+class Wraps(grpc.aio.ServerInterceptor):
+    """Puts functions of its own around the handlers', as metrics and traces are made."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+        behavior = handler.unary_unary or handler.unary_stream
+        if not handler.response_streaming:
+
+            async def call(request: bytes, context: Any) -> bytes:
+                reply: bytes = await behavior(request, context)
+                return reply
+
+            return grpc.unary_unary_rpc_method_handler(call)
+
+        async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            async for response in behavior(request, context):
+                yield response
+
+        return grpc.unary_stream_rpc_method_handler(stream)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_what_interceptors_wrap_has_an_object_and_its_turn(mode: str) -> None:
+    recorder, listener = Recorder(), Listener()
+    servicer = make_servicer(recorder, mode, "reentrant")
+    callbacks = [(add_listener, listener)]
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url, interceptors=[Wraps()])
+        add_servicer(servicer, server)
+        await server.start()
+        async with (
+            relayrpc.aio.channel(url, callbacks=callbacks) as channel,
+            channel.session() as session,
+        ):
+            listener.channel = session
+            stub = Stub(session)
+            if mode != "per_call":
+                assert await stub.unary_unary("Call")(b"2", timeout=20) == b"1>1>1"
+                numbers = [each async for each in stub.unary_stream("Numbers")(b"2")]
+                assert numbers == [b"1", b"1"]
+            calls = [stub.unary_unary("Wait")(b"") for _ in range(4)]
+            await until(lambda: recorder.running)
+            recorder.go_on.set()
+            await asyncio.gather(*calls)
+        assert recorder.most_running == 1
+        await server.stop(0)
+    assert recorder.closed == recorder.made
+    assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
 
 
 # --- factories and closing ---

@@ -8,8 +8,10 @@ async ones on the hub's loop.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +19,7 @@ import grpc
 import pytest
 
 import relayrpc
+from relayrpc.errors import UsageError
 from tests.support import session_contract
 from tests.support.blocking import HubThread, hosting
 from tests.support.relay import Stub, make_handlers
@@ -52,6 +55,10 @@ class Servicer:
 
     def Number(self, request: bytes, context: Any) -> bytes:
         return b"%d" % self.number
+
+    def Numbers(self, request: bytes, context: Any) -> Iterator[bytes]:
+        for _ in range(int(request)):
+            yield b"%d" % self.number
 
     def Wait(self, request: bytes, context: Any) -> bytes:
         recorder = self._recorder
@@ -95,6 +102,7 @@ def events(channel: Any) -> Stub:
 def adding(servicer: Any) -> Callable[[Any], None]:
     names = ("Number", "Wait", "Call", "Note")
     methods = {f"uu:{name}": getattr(servicer, name) for name in names}
+    methods["us:Numbers"] = servicer.Numbers
 
     def add_to(server: Any) -> None:
         server.add_registered_method_handlers("test.Service", make_handlers(methods))
@@ -255,3 +263,371 @@ def test_a_deadlock_is_told_at_once(
         listener.noted.wait()
     assert caplog.text.count("test.Service/Call would deadlock") == 3
     assert "concurrency='reentrant'" in caplog.text
+
+
+# --- threads that outlive their calls ---
+
+
+@KINDS
+@pytest.mark.parametrize("intercepted", ["not", "passed", "wrapped"])
+def test_a_thread_has_its_object_until_it_returns(
+    relay_hub: HubThread, kind: str, intercepted: str
+) -> None:
+    """Though its call is over: else two threads would be in an object that takes one."""
+    recorder = Recorder()
+    servicer = make_servicer(recorder, "single", "single")
+    options = intercepting(kind, intercepted)
+    with (
+        hosting(relay_hub, kind, adding(servicer), **options),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        wait = Stub(channel).unary_unary("Wait")
+        first = wait.future(b"1")
+        recorder.running.acquire()
+        first.cancel()
+        with pytest.raises(TimeoutError):
+            wait(b"2", timeout=0.05)
+        recorder.go_on.set()
+        assert wait(b"3") == b"3"
+        recorder.running.acquire()
+        # The second had its end before its turn.
+        assert not recorder.running.acquire(blocking=False)
+    assert recorder.most_running == 1
+
+
+@KINDS
+def test_a_sessions_object_is_not_closed_under_a_thread(relay_hub: HubThread, kind: str) -> None:
+    recorder = Recorder()
+    over = threading.Event()
+
+    class Told(Servicer):
+        def Number(self, request: bytes, context: Any) -> bytes:
+            context.session.add_done_callback(lambda _: over.set())
+            return b""
+
+        def close(self) -> None:
+            assert self._running == 0
+            super().close()
+
+    cls = relayrpc.service(instances="per_session")(Told)
+    servicer = relayrpc.servicer(cls, factory=lambda: Told(recorder))
+    with (
+        hosting(relay_hub, kind, adding(servicer)) as server,
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        session = channel.session()
+        Stub(session).unary_unary("Number")(b"")
+        future = Stub(session).unary_unary("Wait").future(b"")
+        recorder.running.acquire()
+        session.abort()
+        assert future.cancelled()
+        sessions = server.core.sessions if kind == "blocking" else server.sessions
+        while len(sessions):
+            pass
+        assert not over.is_set()
+        assert not recorder.closed.acquire(blocking=False)
+        recorder.go_on.set()
+        over.wait()
+        recorder.closed.acquire()
+
+
+@KINDS
+def test_stopping_ends_the_session_of_a_thread_that_hangs(
+    relay_hub: HubThread, kind: str
+) -> None:
+    recorder = Recorder()
+    with relayrpc.channel(relay_hub.url()) as channel, channel.session() as session:
+        with hosting(relay_hub, kind, adding(make_servicer(recorder, "per_session"))):
+            future = Stub(session).unary_unary("Wait").future(b"")
+            recorder.running.acquire()
+        assert future.code() is grpc.StatusCode.UNAVAILABLE
+        recorder.go_on.set()
+        while session.state is not relayrpc.SessionState.FAULTED:
+            pass
+        assert session.fault == "the host stopped"
+
+
+# --- interceptors ---
+
+
+class Passes(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
+    """Changes nothing, or puts a function of its own around the handler's, or in its place."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:
+        return self.change(continuation(details), details)
+
+    def change(self, handler: Any, details: Any) -> Any:
+        if self._what == "refused" and ("token", "good") not in details.invocation_metadata:
+            return grpc.unary_unary_rpc_method_handler(refuse)
+        if self._what != "wrapped":
+            return handler
+        behavior = handler.unary_unary or handler.unary_stream
+
+        @functools.wraps(behavior)
+        def wrapper(request: Any, context: Any) -> Any:
+            return behavior(request, context)
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(wrapper)
+        return grpc.unary_unary_rpc_method_handler(wrapper)
+
+
+class PassesAsync(Passes, grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        return self.change(await continuation(details), details)
+
+
+def refuse(request: bytes, context: Any) -> bytes:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "no token")
+    raise AssertionError
+
+
+def intercepting(kind: str, what: str) -> dict[str, Any]:
+    if what == "not":
+        return {}
+    return {"interceptors": [Passes(what) if kind == "blocking" else PassesAsync(what)]}
+
+
+@KINDS
+@MODES
+@pytest.mark.parametrize("what", ["passed", "wrapped"])
+def test_interceptors_before_a_servicer_with_objects(
+    relay_hub: HubThread, kind: str, mode: str, what: str
+) -> None:
+    recorder, listener = Recorder(), Listener()
+    servicer = make_servicer(recorder, mode, "reentrant")
+    with (
+        hosting(relay_hub, kind, adding(servicer), **intercepting(kind, what)),
+        calling(relay_hub, listener) as channel,
+        channel.session() as session,
+    ):
+        listener.channel = session
+        if mode != "per_call":
+            assert Stub(session).unary_unary("Call")(b"3", timeout=60) == b"1>1>1>1"
+            assert list(Stub(session).unary_stream("Numbers")(b"3")) == [b"1", b"1", b"1"]
+        wait = Stub(session).unary_unary("Wait")
+        futures = [wait.future(b"%d" % number) for number in range(4)]
+        recorder.running.acquire()
+        recorder.go_on.set()
+        assert [each.result() for each in futures] == [b"0", b"1", b"2", b"3"]
+    assert recorder.most_running == 1
+    assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+@KINDS
+@pytest.mark.parametrize("what", ["passed", "wrapped"])
+def test_one_object_that_was_added_as_it_is_behind_interceptors(
+    relay_hub: HubThread, kind: str, what: str
+) -> None:
+    recorder = Recorder()
+    cls = relayrpc.service(instances="single", concurrency="single")(
+        type("One", (Servicer,), {})
+    )
+    with (
+        hosting(relay_hub, kind, adding(cls(recorder)), **intercepting(kind, what)),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        wait = Stub(channel).unary_unary("Wait")
+        futures = [wait.future(b"") for _ in range(4)]
+        recorder.go_on.set()
+        assert [each.result() for each in futures] == [b""] * 4
+    assert recorder.most_running == 1
+    with pytest.raises(UsageError, match=r"Number is served by relayrpc's servers alone"):
+        make_servicer(recorder, "single").Number(b"", None)
+
+
+@KINDS
+def test_calls_that_an_interceptor_refuses_have_no_object(
+    relay_hub: HubThread, kind: str
+) -> None:
+    recorder = Recorder()
+    servicer = make_servicer(recorder, "single", "single")
+    with (
+        hosting(relay_hub, kind, adding(servicer), **intercepting(kind, "refused")),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        number, wait = Stub(channel).unary_unary("Number"), Stub(channel).unary_unary("Wait")
+        token = (("token", "good"),)
+        for made in (0, 1):
+            with pytest.raises(relayrpc.RpcError, match="no token"):
+                number(b"")
+            assert recorder.made == made
+            future = wait.future(b"", metadata=token)
+            recorder.running.acquire()
+            # Nor do they wait for a turn.
+            with pytest.raises(relayrpc.RpcError, match="no token"):
+                number(b"")
+            recorder.go_on.set()
+            future.result()
+
+
+def test_threads_are_not_kept_by_calls_that_wait_for_their_turn(relay_hub: HubThread) -> None:
+    """Else a pool of two would be full of them, and the callback's nested call find no thread."""
+    recorder = Recorder()
+    servicer = make_servicer(recorder, "single", "single")
+
+    def register(server: Any) -> None:
+        adding(servicer)(server)
+        handlers = make_handlers({"uu:Free": lambda request, context: request})
+        server.add_registered_method_handlers("test.Free", handlers)
+
+    with (
+        ThreadPoolExecutor(2) as pool,
+        hosting(
+            relay_hub, "blocking", register, thread_pool=pool, interceptors=[Passes("passed")]
+        ),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        wait = Stub(channel).unary_unary("Wait")
+        futures = [wait.future(b"%d" % number) for number in range(8)]
+        recorder.running.acquire()
+        free = Stub(channel, "test.Free").unary_unary("Free")
+        assert [free(b"%d" % number) for number in range(8)] == [b"%d" % n for n in range(8)]
+        recorder.go_on.set()
+        assert [each.result() for each in futures] == [b"%d" % number for number in range(8)]
+
+
+@KINDS
+def test_what_an_interceptor_gives_to_a_call_is_that_calls_alone(
+    relay_hub: HubThread, kind: str
+) -> None:
+    """One that reads by the metadata of a call must not be given another's."""
+
+    class Check(relayrpc.MessageInspector):
+        def request(self, call: relayrpc.InspectedCall, data: bytes) -> bytes:
+            assert dict(call.metadata)["signature"] == data.decode()
+            return data
+
+    recorder = Recorder()
+    servicer = make_servicer(recorder, "single")
+    with (
+        hosting(relay_hub, kind, adding(servicer), interceptors=[Check()]),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        number = Stub(channel).unary_unary("Number")
+        for data in (b"1", b"2"):
+            assert number(data, metadata=(("signature", data.decode()),)) == b"1"
+
+
+# --- making and closing ---
+
+
+@pytest.mark.parametrize("intercepted", ["not", "passed", "wrapped"])
+def test_objects_of_a_blocking_server_are_made_and_closed_where_that_may_block(
+    relay_hub: HubThread, intercepted: str
+) -> None:
+    """The constructor calls another service on the same server, and so does what leaves it."""
+    recorder = Recorder()
+
+    class Entered(Servicer):
+        def __init__(self, channel: relayrpc.Channel) -> None:
+            self.free = Stub(channel, "test.Free").unary_unary("Free")
+            assert self.free(b"") == b"free"
+            super().__init__(recorder)
+
+        def __enter__(self) -> None:
+            assert self.free(b"") == b"free"
+
+        def __exit__(self, *error: object) -> None:
+            assert self.free(b"") == b"free"
+            recorder.closed.release()
+
+        def close(self) -> None:
+            raise AssertionError
+
+    cls = relayrpc.service(instances="per_call")(Entered)
+    with relayrpc.channel(relay_hub.url()) as channel:
+        servicer = relayrpc.servicer(cls, factory=lambda: cls(channel))
+
+        def register(server: Any) -> None:
+            adding(servicer)(server)
+            handlers = make_handlers({"uu:Free": lambda request, context: b"free"})
+            server.add_registered_method_handlers("test.Free", handlers)
+
+        with hosting(relay_hub, "blocking", register, **intercepting("blocking", intercepted)):
+            number = Stub(channel).unary_unary("Number")
+            assert [number(b"") for _ in range(3)] == [b"1", b"2", b"3"]
+            for _ in range(3):
+                recorder.closed.acquire()
+
+
+@pytest.mark.parametrize("intercepted", ["not", "passed", "wrapped"])
+def test_a_factory_that_fails_is_told_as_a_handler_that_does(
+    relay_hub: HubThread, intercepted: str
+) -> None:
+    recorder = Recorder()
+    attempts = iter(range(10))
+    asked: list[Any] = []
+
+    def make() -> Any:
+        if next(attempts) == 0:
+            raise ValueError("making failed")
+        return Servicer(recorder)
+
+    def answer(error: Exception, context: Any) -> grpc.Status | None:
+        asked.append((str(error), context.peer(), threading.current_thread().name))
+        return None
+
+    cls = relayrpc.service(instances="single")(type("Made", (Servicer,), {}))
+    servicer = relayrpc.servicer(cls, factory=make)
+    options = intercepting("blocking", intercepted) | {"error_handlers": [answer]}
+    with (
+        hosting(
+            relay_hub,
+            "blocking",
+            adding(servicer),
+            include_exception_detail=True,
+            **options,
+        ),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        number = Stub(channel).unary_unary("Number")
+        with pytest.raises(relayrpc.RpcError) as caught:
+            number(b"")
+        assert caught.value.code() is grpc.StatusCode.UNKNOWN
+        assert caught.value.details() == "Exception calling application: making failed"
+        assert number(b"") == b"1"
+    [(text, _, thread)] = asked
+    assert text == "making failed"
+    assert thread != "relayrpc server"
+    assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+@pytest.mark.parametrize("mode", ["per_call", "single"])
+@pytest.mark.parametrize("factory", ["plain", "async"])
+def test_an_object_that_is_made_too_late_for_its_call_is_closed(
+    relay_hub: HubThread, mode: str, factory: str
+) -> None:
+    recorder = Recorder()
+    making, go_on = threading.Event(), threading.Event()
+
+    def make() -> Any:
+        making.set()
+        go_on.wait()
+        return Servicer(recorder)
+
+    async def make_later() -> Any:
+        return await asyncio.to_thread(make)
+
+    servicer = make_servicer(
+        recorder, mode, factory=make if factory == "plain" else make_later
+    )
+    with (
+        hosting(relay_hub, "blocking", adding(servicer)),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        future = Stub(channel).unary_unary("Number").future(b"")
+        making.wait()
+        future.cancel()
+        go_on.set()
+        if mode == "single":
+            assert Stub(channel).unary_unary("Number")(b"") == b"1"
+        else:
+            recorder.closed.acquire()
+            recorder.closed.release()
+    recorder.closed.acquire()
+    assert recorder.made == 1
+    assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
