@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import weakref
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Self
 
@@ -204,7 +206,9 @@ class Session(Channel):
         self._settled = self.loop.create_future()
         opening = self._channel.plain_stream_stream(f"/{service}/{SESSION_METHOD}", None, None)
         self._call = call = opening(wait_for_ready=wait_for_ready)
-        call.core.add_callback(self._call_over, call.core)
+        # The link holds the call: a session that nobody refers to any more goes, and its call with
+        # it.
+        call.core.add_callback(functools.partial(_call_over, weakref.ref(self)), call.core)
         self._beginning = self.loop.create_task(self._wait_begun(call.core))
 
     async def _wait_begun(self, core: CallCore) -> None:
@@ -268,3 +272,10 @@ class Session(Channel):
             # The host ends it when this call is over.
             self._set_state(SessionState.CLOSING)
         return call
+
+
+def _call_over(session: weakref.ref[Session], core: CallCore) -> None:
+    """Tell a session, if it is there still, that its call has ended."""
+    told = session()
+    if told is not None:
+        told._call_over(core)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
+import weakref
 from typing import TYPE_CHECKING, Self
 
 from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from relayrpc.endpoint.portal import Portal
     from relayrpc.endpoint.session import Session as AsyncSession
     from relayrpc.endpoint.session import SessionState
     from relayrpc.endpoint.sync_channel import Channel
@@ -54,6 +56,7 @@ class Session(BlockingChannel):
         super().__init__(core, channel.portal, is_traced=channel.is_traced)
         self._channel = channel
         self._is_closed = False
+        weakref.finalize(self, _drop, channel.portal, core).atexit = False
 
     @property
     def state(self) -> SessionState:
@@ -140,3 +143,14 @@ class Session(BlockingChannel):
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         """As the channel's."""
         self._channel.unsubscribe(callback)
+
+
+def _drop(portal: Portal, core: AsyncSession) -> None:
+    """End a session that nobody refers to any more; its calls refer to the core alone."""
+    if not portal.is_forked:
+        portal.handover.submit(_abort_idle, core)
+
+
+def _abort_idle(core: AsyncSession) -> None:
+    if not core.calls:
+        core.abort()

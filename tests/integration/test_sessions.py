@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -164,6 +165,21 @@ async def test_leaving_the_block_after_an_error_hides_nothing() -> None:
             assert session.state is SessionState.CLOSED
             await until(lambda: host.sessions[0].state is not SessionState.OPENED)
             assert host.sessions[0].state is SessionState.FAULTED
+        await server.stop(0)
+
+
+async def test_a_session_that_nobody_refers_to_is_given_up() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            await Stub(session).unary_unary("Put")(b"1")
+            assert len(server.sessions) == 1
+            del session
+            gc.collect()
+            await until(lambda: not server.sessions)
         await server.stop(0)
 
 

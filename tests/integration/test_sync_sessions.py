@@ -8,6 +8,7 @@ Method: blocking hosts and callers, and a hub on a thread of its own.
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import threading
 from collections.abc import Iterator
@@ -219,6 +220,21 @@ def test_leaving_the_block_after_an_error_hides_nothing(relay_hub: HubThread) ->
         assert session.state is SessionState.CLOSED
         with failing(grpc.StatusCode.FAILED_PRECONDITION, "the session is closed"):
             Stub(session).unary_unary("Put")(b"3")
+
+
+def test_a_session_that_nobody_refers_to_is_given_up(relay_hub: HubThread) -> None:
+    """When the calls that were made in it are over."""
+    with hosting(relay_hub) as [host], relayrpc.channel(relay_hub.url()) as channel:
+        Stub(channel.session()).unary_unary("Put")(b"1")
+        future = Stub(channel.session()).unary_unary("Wait").future(b"2")
+        host.waiting.wait()
+        while len(host.server.core.sessions) > 1:
+            pass
+        host.go_on.set()
+        assert future.result() == b"2"
+        del future
+        while len(host.server.core.sessions):
+            channel.portal.handover.call(gc.collect)
 
 
 def test_closing_the_channel_ends_its_sessions(relay_hub: HubThread) -> None:
