@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from relayrpc import aio as aio
     from relayrpc import errors as errors
+    from relayrpc._sync import CallbackSet as CallbackSet
     from relayrpc._sync import Caller as Caller
     from relayrpc._sync import Channel as Channel
     from relayrpc._sync import DeadlineExceededError as DeadlineExceededError
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "CallbackSet",
     "Caller",
     "Channel",
     "DeadlineExceededError",

@@ -24,6 +24,7 @@ from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.session import SessionState
+from relayrpc.endpoint.sync_callback_set import CallbackSet
 from relayrpc.endpoint.sync_callbacks import CallbackServer
 from relayrpc.endpoint.sync_caller import Caller
 from relayrpc.endpoint.sync_channel import Channel
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "CallbackSet",
     "Caller",
     "Channel",
     "DeadlineExceededError",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
 
 
-__all__ = ["CallbackSet"]
+__all__ = ["CallbackSet", "SlowPolicy"]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 _StubT = TypeVar("_StubT")
@@ -107,7 +107,10 @@ class CallbackSet(Generic[_StubT]):
         Raises:
             ConfigError: The set is full.
         """
-        caller = context.caller()
+        return self.add_caller(context.caller())
+
+    def add_caller(self, caller: Caller) -> Caller:
+        """As `add()`, of a caller that a handler has."""
         if caller in self._members or caller.done():
             return caller
         if len(self._members) >= self._callers_max:

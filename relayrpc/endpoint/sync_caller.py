@@ -102,8 +102,8 @@ class Caller(BlockingChannel):
         super().__init__(
             caller.channel, server.portal, is_traced=server.tracing is not None
         )
-        # For as long as there is a stub, there is a line.
-        self._caller = caller
+        # As async code has it. For as long as there is a stub, there is a line.
+        self.behind = caller
         self._bell: Bell | None = None
 
     def stub(self, stub_class: Callable[[grpc.Channel], _StubT]) -> _StubT:
@@ -114,7 +114,7 @@ class Caller(BlockingChannel):
 
     def done(self) -> bool:
         """Return True if the caller is gone: nothing reaches it any more."""
-        return self._caller.done()
+        return self.behind.done()
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
         """
@@ -122,14 +122,14 @@ class Caller(BlockingChannel):
         callbacks.
         """
         tell = functools.partial(self.portal.call_back, callback)
-        self.portal.handover.call(self._caller.add_done_callback, tell)
+        self.portal.handover.call(self.behind.add_done_callback, tell)
 
     def wait_gone(self, timeout: float | None = None) -> bool:
         """Wait until the caller is gone; False when `timeout` seconds passed before."""
         self.portal.require_other_thread()
         if self._bell is None:
             self._bell = Bell()
-            self.portal.handover.call(self._caller.add_done_callback, self._bell.ring)
+            self.portal.handover.call(self.behind.add_done_callback, self._bell.ring)
         return self._bell.wait_for(self.done, timeout)
 
     # --- calls ---
@@ -159,10 +159,10 @@ class Caller(BlockingChannel):
         """Cancel the callbacks that run and give the line up; the caller's channel stays open."""
         if not self.portal.is_forked:
             with contextlib.suppress(concurrent.futures.CancelledError):
-                self.portal.run(self._caller.close())
+                self.portal.run(self.behind.close())
 
     def __enter__(self) -> NoReturn:
-        self._caller.refuse("entered")
+        self.behind.refuse("entered")
 
     def __exit__(self, *exc_info: object) -> None:
         """Never reached."""
@@ -171,7 +171,7 @@ class Caller(BlockingChannel):
         self, callback: Callable[[grpc.ChannelConnectivity], None], try_to_connect: Any = False
     ) -> NoReturn:
         """Raise UsageError: `add_done_callback()` tells when the caller is gone."""
-        self._caller.refuse("subscribed to")
+        self.behind.refuse("subscribed to")
 
     def unsubscribe(self, callback: Callable[[grpc.ChannelConnectivity], None]) -> None:
         """Do nothing: there are no subscriptions."""

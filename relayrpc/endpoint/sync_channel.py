@@ -1,13 +1,16 @@
 """
-The blocking channel: a grpc.Channel whose calls go over an async channel on a thread of its own.
+The blocking channels that programs make: with a link, on a thread of their own, and on the link of
+a blocking server.
 
-Owns: what runs on which thread, connectivity subscriptions, the life of both. Does not own:
+Owns: what runs on which thread, connectivity subscriptions, the life of these. Does not own:
 starting calls (blocking_channel.py), calls (sync_call.py), the link.
 Source: grpc.Channel; docs/adr/0006-blocking-portal.md.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import functools
 import threading
 import weakref
@@ -18,9 +21,9 @@ import grpc
 
 from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
 from relayrpc.endpoint.portal import PortalThread
-from relayrpc.endpoint.sync_callbacks import CallbackServer
 from relayrpc.endpoint.sync_core import BlockingCore
 from relayrpc.endpoint.sync_session import Session
+from relayrpc.errors import UsageError
 from relayrpc.link.call import STATUS_CANCELLED
 
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.channel import Channel as AsyncChannel
 
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "LinkedChannel", "ServerChannel", "abandon_calls"]
 
 _FORKED: Final = (
     f"{CLOSED} It was used before fork(); a child process needs a channel of its own."
@@ -38,34 +41,13 @@ _FORKED: Final = (
 _CHANNEL_CLOSED: Final = "Channel closed!"
 
 
-class Channel(BlockingChannel):
-    """
-    Calls through a hub, from any thread. Made by `relayrpc.channel()`.
+class LinkedChannel(BlockingChannel):
+    """What both have: sessions, and telling how the link is."""
 
-    It starts a thread and connects with its first call, or when `subscribe()` asks for it. Close
-    it, or drop it and everything made by it.
-    """
-
-    portal: PortalThread
-
-    def __init__(self, core: AsyncChannel) -> None:
-        """
-        Args:
-            core: Used on this channel's thread alone, and closed with it.
-        """
-        portal = PortalThread(
-            "relayrpc channel",
-            farewell=functools.partial(_close, core),
-            forked=functools.partial(_abandon, core),
-        )
+    def __init__(self, core: AsyncChannel, portal: PortalThread) -> None:
         super().__init__(core, portal)
-        if isinstance(core.callbacks, CallbackServer):
-            core.callbacks.portal = portal
         self._subscriptions = _Subscriptions(core, portal)
         self._is_closed = False
-        weakref.finalize(self, self.portal.shut_down_soon).atexit = False
-
-    # --- life ---
 
     def __enter__(self) -> Self:
         return self
@@ -77,16 +59,6 @@ class Channel(BlockingChannel):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def close(self) -> None:
-        """
-        Refuse new calls, cancel those that run, end the link and the channel's threads. Idempotent;
-        may be called from any thread but the channel's own.
-        """
-        self.portal.require_other_thread()
-        self._is_closed = True
-        self._subscriptions.clear()
-        self.portal.shut_down()
 
     def session(self) -> Session:
         """
@@ -118,6 +90,42 @@ class Channel(BlockingChannel):
         """Undo subscribe(); no-op when it is not there."""
         self._subscriptions.remove(callback)
 
+
+class Channel(LinkedChannel):
+    """
+    Calls through a hub, from any thread. Made by `relayrpc.channel()`.
+
+    It starts a thread and connects with its first call, or when `subscribe()` asks for it. Close
+    it, or drop it and everything made by it.
+    """
+
+    portal: PortalThread
+
+    def __init__(self, core: AsyncChannel) -> None:
+        """
+        Args:
+            core: Used on this channel's thread alone, and closed with it.
+        """
+        portal = PortalThread(
+            "relayrpc channel",
+            farewell=functools.partial(_close, core),
+            forked=functools.partial(abandon_calls, core),
+        )
+        super().__init__(core, portal)
+        if core.callbacks is not None:
+            core.callbacks.portal = portal
+        weakref.finalize(self, portal.shut_down_soon).atexit = False
+
+    def close(self) -> None:
+        """
+        Refuse new calls, cancel those that run, end the link and the channel's threads. Idempotent;
+        may be called from any thread but the channel's own.
+        """
+        self.portal.require_other_thread()
+        self._is_closed = True
+        self._subscriptions.clear()
+        self.portal.shut_down()
+
     def require_open(self) -> None:
         """
         Start the channel's thread, if that was not done.
@@ -138,6 +146,39 @@ class Channel(BlockingChannel):
                 # Closed in this moment.
                 raise ValueError(CLOSED)
         portal.require_other_thread()
+
+
+class ServerChannel(LinkedChannel):
+    """
+    Calls over the link of a blocking server, from any thread. Made by `Server.channel()`, and of
+    use while the server runs.
+    """
+
+    def close(self) -> None:
+        """Refuse new calls and cancel those that run; the server's link stays. Idempotent."""
+        self._is_closed = True
+        self._subscriptions.clear()
+        if self.portal.is_started and not self.portal.is_forked:
+            # The server may end meanwhile, and the calls with it.
+            with contextlib.suppress(concurrent.futures.CancelledError):
+                self.portal.run(_close(self.core))
+
+    def require_open(self) -> None:
+        """
+        See that calls may start.
+
+        Raises:
+            ValueError: The channel is closed.
+            UsageError: The server was not started, or this is its own thread.
+        """
+        if self.portal.is_forked:
+            raise ValueError(_FORKED)
+        if self._is_closed:
+            raise ValueError(CLOSED)
+        if not self.portal.is_started:
+            raise UsageError("the channel is on the link of a server; start the server first")
+        self.is_traced = self.core.live.find_tracing() is not None
+        self.portal.require_other_thread()
 
 
 class _Subscriptions:
@@ -209,7 +250,8 @@ async def _close(core: AsyncChannel) -> None:
     await core.close()
 
 
-def _abandon(core: AsyncChannel) -> None:
+def abandon_calls(core: AsyncChannel) -> None:
+    """Take note of being in the child of a fork, where nobody will tell how its calls end."""
     for call in core.open_calls():
         # The calls that sessions are nobody waits for.
         if isinstance(call, BlockingCore):

@@ -13,6 +13,7 @@ import contextlib
 import contextvars
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -25,6 +26,7 @@ from relayrpc.endpoint.handover import Bell
 from relayrpc.endpoint.plain_call import HOST_STOPPING
 from relayrpc.endpoint.portal import PortalThread
 from relayrpc.endpoint.server import Server as AsyncServer
+from relayrpc.endpoint.sync_channel import ServerChannel, abandon_calls
 from relayrpc.endpoint.sync_servicer import ServicerCall
 from relayrpc.errors import UsageError
 from relayrpc.link.call import STATUS_UNAVAILABLE
@@ -147,6 +149,7 @@ class Server(grpc.Server):
         self._bell = Bell()
         # What runs on the loop beside the core, kept from the garbage collector.
         self._tasks: set[asyncio.Task[None]] = set()
+        self._channels: weakref.WeakSet[ServerChannel] = weakref.WeakSet()
 
     # --- registering ---
 
@@ -182,6 +185,19 @@ class Server(grpc.Server):
         """Raise UsageError: this server listens nowhere."""
         with _own_errors():
             self.core.add_secure_port(address, server_credentials)
+
+    def channel(self, address: str = "") -> ServerChannel:
+        """
+        Make a channel on this server's link, for a process that is host and caller: of two such,
+        each may call the other. It calls while the server runs.
+
+        Args:
+            address: Where the calls go, "contoso/greeter"; empty: each to its service's default
+                address.
+        """
+        made = ServerChannel(self.core.channel(address), self.portal)
+        self._channels.add(made)
+        return made
 
     # --- life ---
 
@@ -276,6 +292,8 @@ class Server(grpc.Server):
     def _forked(self) -> None:
         # Another thread of the parent may have held it.
         self._lock = threading.Lock()
+        for channel in self._channels:
+            abandon_calls(channel.core)
         self._ended()
 
     def _ended(self) -> None:

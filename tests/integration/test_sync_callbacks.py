@@ -37,12 +37,14 @@ class Listener:
 
     def __init__(self) -> None:
         self.channel: Any = None
+        self.heard: list[bytes] = []
         self.threads: set[str] = set()
         self.hanging = threading.Event()
         self.go_on = threading.Event()
         self.ended = threading.Event()
 
     def tell(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        self.heard.append(request)
         self.threads.add(threading.current_thread().name[:16])
         return b"heard " + request
 
@@ -413,3 +415,129 @@ def test_a_session_is_one_object_for_all_its_handlers(relay_hub: HubThread, kind
         # It is over already.
         host_session.add_done_callback(over.put)
         assert over.get() is host_session
+
+
+# --- many callers ---
+
+
+class Events:
+    """A stub of what the callers serve."""
+
+    def __init__(self, channel: Any) -> None:
+        self.Tell = channel.unary_unary(f"/{EVENTS}/Tell")
+        self.Hang = channel.unary_unary(f"/{EVENTS}/Hang")
+
+
+@KINDS
+def test_a_set_is_published_to_from_any_thread(relay_hub: HubThread, kind: str) -> None:
+    callers = relayrpc.CallbackSet(Events, queue_max=10)
+    added: list[relayrpc.Caller] = []
+
+    @relayrpc.service(instances="single", concurrency="single")
+    class Servicer:
+        """Holds its object while it publishes, which is no wait for a callback."""
+
+        def Watch(self, request: bytes, context: Any) -> bytes:
+            added.append(callers.add(context))
+            callers.publish("Tell", request)
+            return b""
+
+    callers.publish("Tell", b"nobody")
+    watch = relayrpc.servicer(Servicer).Watch
+    with serving_methods(relay_hub, kind, Watch=watch), contextlib.ExitStack() as stack:
+        listeners = [Listener() for _ in range(4)]
+        channels = [stack.enter_context(calling(relay_hub, each)) for each in listeners]
+        for channel in channels:
+            Stub(channel).unary_unary("Watch")(b"came")
+        assert len(callers) == 4
+        callers.drain()
+        assert [each.heard for each in listeners] == [[b"came"] * n for n in (4, 3, 2, 1)]
+        with ThreadPoolExecutor(4) as pool:
+            for number in range(10):
+                pool.submit(callers.publish, "Tell", b"%d" % number)
+        callers.drain()
+        assert {len(each.heard) for each in listeners} == {14, 13, 12, 11}
+        callers.publish("Hang", b"")
+        for each in listeners:
+            each.hanging.wait()
+        for number in range(12):
+            callers.publish("Tell", b"%d" % number)
+        assert callers.dropped_count == 2 * 4
+        for each in listeners:
+            each.go_on.set()
+        callers.drain()
+        assert callers.failed_count == 0
+        callers.remove(added[0])
+        assert len(callers) == 3
+        with pytest.raises(AttributeError):
+            callers.publish("Nonsense", b"")
+        channels[1].close()
+        assert added[1].wait_gone()
+        while len(callers) > 2:
+            pass
+    while len(callers):
+        pass
+    callers.publish("Tell", b"nobody")
+    callers.drain()
+
+
+def test_a_set_has_the_callers_of_one_server(relay_hub: HubThread) -> None:
+    callers = relayrpc.CallbackSet(Events)
+    refused: list[str] = []
+
+    def watch(request: bytes, context: Any) -> bytes:
+        try:
+            callers.add(context)
+        except UsageError as error:
+            refused.append(str(error))
+        return b""
+
+    with contextlib.ExitStack() as stack:
+        for address in ("one", "two"):
+            server = relayrpc.server(relay_hub.url(address))
+            methods = make_handlers({"uu:Watch": watch})
+            server.add_registered_method_handlers("test.Service", methods)
+            server.start()
+            stack.callback(server.stop, None)
+            url, callbacks = relay_hub.url(address), [(add_listener, Listener())]
+            channel = stack.enter_context(relayrpc.channel(url, callbacks=callbacks))
+            Stub(channel).unary_unary("Watch")(b"")
+        assert refused == ["a set has the callers of one server; make one for each"]
+
+
+# --- two that call each other ---
+
+
+def test_two_blocking_peers_call_each_other_over_a_link_each(relay_hub: HubThread) -> None:
+    peers: dict[str, relayrpc.Server] = {}
+    for name in ("ada", "bob"):
+
+        def say(request: bytes, context: Any, name: str = name) -> bytes:
+            return name.encode() + b" heard " + request
+
+        server = relayrpc.server(relay_hub.url(f"chat/{name}"), instance=name)
+        server.add_registered_method_handlers("test.Service", make_handlers({"uu:Say": say}))
+        channel = server.channel("chat/ada")
+        with pytest.raises(UsageError, match="start the server first"):
+            Stub(channel).unary_unary("Say")(b"")
+        channel.close()
+        server.start()
+        peers[name] = server
+    for name, other in (("ada", "bob"), ("bob", "ada")):
+        with peers[name].channel(f"chat/{other}") as channel, channel.session() as session:
+            for stub in (Stub(channel), Stub(session)):
+                reply = stub.unary_unary("Say")(b"!")
+                assert reply == other.encode() + b" heard !"
+        with pytest.raises(ValueError, match="closed channel"):
+            Stub(channel).unary_unary("Say")(b"")
+    channel = peers["ada"].channel("chat/bob")
+    running = Stub(channel).unary_unary("Say")
+    assert running(b"!") == b"bob heard !"
+    peers["bob"].stop(None)
+    with pytest.raises(relayrpc.RpcError, match="no host listens"):
+        running(b"!")
+    peers["ada"].stop(None)
+    with pytest.raises(relayrpc.RpcError) as caught:
+        running(b"!")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    channel.close()

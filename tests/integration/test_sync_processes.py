@@ -282,6 +282,31 @@ def test_channel_that_was_not_used_before_a_fork_may_be_in_the_child(
         assert in_a_fork(lambda: channel.core.live.instance) == "mine"
 
 
+def test_channel_of_a_server_from_before_a_fork_is_closed_in_the_child(
+    patient_hub: HubThread,
+) -> None:
+    host = Host()
+    server = relayrpc.server(patient_hub.url("forked"))
+    handlers = {
+        "E": grpc.unary_unary_rpc_method_handler(lambda request, context: request),
+        "H": grpc.unary_unary_rpc_method_handler(host.hold),
+    }
+    server.add_registered_method_handlers("test.Service", handlers)
+    server.start()
+    with server.channel("forked") as channel:
+        stub = channel.unary_unary("/test.Service/E")
+        assert stub(b"x") == b"x"
+        future: Any = channel.unary_unary("/test.Service/H").future(b"")
+        host.entered.wait()
+        assert "used before fork()" in in_a_fork(lambda: stub(b"x"))
+        assert in_a_fork(lambda: str(future.code())) == "StatusCode.CANCELLED"
+        assert in_a_fork(lambda: str(channel.close())) == "None"
+        assert stub(b"parent") == b"parent"
+        assert future.running()
+    assert future.code() is grpc.StatusCode.CANCELLED
+    server.stop(None)
+
+
 def test_server_from_before_a_fork_is_over_in_the_child(patient_hub: HubThread) -> None:
     server = relayrpc.server(patient_hub.url("forked"))
     handlers = {"E": grpc.unary_unary_rpc_method_handler(lambda request, context: request)}
