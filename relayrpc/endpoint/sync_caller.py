@@ -53,7 +53,8 @@ class _WaitsAsHandler(BlockingCore):
         if turn is None or not turn.gives_way:
             return self._wait_within(plain, is_so, timeout_s)
         portal = plain.context.server.portal
-        portal.handover.call(turn.give_way)
+        # What takes it back comes to the loop behind this.
+        portal.handover.submit(turn.give_way)
         try:
             return self._wait_within(plain, is_so, timeout_s)
         finally:
