@@ -143,10 +143,11 @@ class Throttle:
         try:
             await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
+            if not future.cancelled():
                 # It came in the same turn of the loop.
                 self.give(kind)
-            else:
+            elif future in waiting:
+                # Else it was passed over in the same turn of the loop.
                 waiting.remove(future)
             raise
 

@@ -50,7 +50,8 @@ class Turns:
             if self._holder is turn:
                 # It came in the same turn of the loop.
                 self.give(turn)
-            else:
+            elif entry in self._waiting:
+                # Else it was passed over in the same turn of the loop.
                 self._waiting.remove(entry)
             raise
 
@@ -87,8 +88,10 @@ class Turn:
         self._is_over = False
         # Callbacks that the handler waits on.
         self._waits_count = 0
-        # Done when it is its turn again, after those.
+        # Done when it is its turn again, after those; None: it gave none up.
         self._again: asyncio.Future[None] | None = None
+        # One of those is taking it back, for all.
+        self._is_taking_back = False
 
     def end(self) -> None:
         """The handler has returned."""
@@ -128,25 +131,39 @@ class Turn:
     def give_way(self) -> None:
         """Let others have their turns until `take_back()`, which is to follow."""
         self._waits_count += 1
-        if self._waits_count == 1:
+        if self._again is None or self._again.done():
             self._again = asyncio.get_running_loop().create_future()
             self._turns.give(self)
 
     async def take_back(self) -> None:
-        """Wait until it is this one's turn again."""
+        """
+        Wait until it is this one's turn again, also when cancelled: the handler's code runs in its
+        turns alone, and raises CancelledError then.
+        """
         again = self._again
         assert again is not None
+        cancelled: asyncio.CancelledError | None = None
         self._waits_count -= 1
-        if self._waits_count:
+        if not (self._waits_count or self._is_taking_back or again.done()):
             # The last of the handler's own that waits takes it for all.
-            await asyncio.shield(again)
-            return
-        if not self._is_over:
-            await self._turns.take(self, is_first=True)
-        if self._is_over:
-            self._turns.give(self)
-        if not again.done():
+            self._is_taking_back = True
+            while not self._is_over:
+                try:
+                    await self._turns.take(self, is_first=True)
+                    break
+                except asyncio.CancelledError as error:
+                    cancelled = error
+            if self._is_over:
+                self._turns.give(self)
+            self._is_taking_back = False
             again.set_result(None)
+        while not again.done():
+            try:
+                await asyncio.shield(again)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
 
 current_turn: Final[ContextVar[Turn | None]] = ContextVar("relayrpc_turn", default=None)
