@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 
 if TYPE_CHECKING:
-    from relayrpc.v1.link_pb2 import ServiceDescription
+    from collections.abc import Collection
+
+    from relayrpc.v1.link_pb2 import Announce, ServiceDescription
 
 
-__all__ = ["ADDRESS_BYTES_MAX", "address_of", "check_address"]
+__all__ = ["ADDRESS_BYTES_MAX", "address_of", "check_address", "services_of"]
 
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*")
 ADDRESS_BYTES_MAX: Final = 512
@@ -50,3 +52,8 @@ def address_of(announced: str, service: ServiceDescription) -> str:
         service: As announced.
     """
     return announced or service.default_address or service.name
+
+
+def services_of(announce: Announce) -> Collection[ServiceDescription]:
+    """Return what an announcement says of each service: of entries with one name, the last."""
+    return {service.name: service for service in announce.services}.values()

@@ -33,6 +33,8 @@ class Refusal:
     text: str
     details: bytes = b""
     """A serialized google.rpc.Status with the buf.validate.Violations; empty: there are none."""
+    is_passing: bool = True
+    """False: it is the message itself that a bound does not allow, now or later."""
 
 
 def has_rules(message: Descriptor) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
-from relayrpc.contract.address import address_of
+from relayrpc.contract.address import services_of
 from relayrpc.contract.rules import Refusal
 from relayrpc.errors import FrameTooLargeError
 from relayrpc.link.call import (
@@ -43,6 +43,8 @@ _STEP_MESSAGES: Final = 16
 # Counted for each part that waits, beside its bytes.
 _PART_BYTES: Final = 256
 
+_HOST_WENT: Final = "its host went, and the hub checks the requests of the next one"
+
 
 class Part(Enum):
     """What of a call waits."""
@@ -69,7 +71,15 @@ class Outcome:
 class _Checked:
     """A call whose requests are checked, or have been."""
 
-    __slots__ = ("call", "held_bytes", "reader", "rules", "waiting_bytes", "waiting_count")
+    __slots__ = (
+        "call",
+        "held_bytes",
+        "is_over",
+        "reader",
+        "rules",
+        "waiting_bytes",
+        "waiting_count",
+    )
 
     def __init__(self, call: Call, rules: MethodRules | None, bytes_max: int) -> None:
         self.call = call
@@ -80,6 +90,7 @@ class _Checked:
         self.waiting_bytes = 0
         # What counts for it in the bound of all.
         self.held_bytes = 0
+        self.is_over = False
 
 
 @dataclass(eq=False, slots=True)
@@ -120,17 +131,13 @@ class RequestChecks:
         self._waiting: OrderedDict[bytes, deque[_Waiting]] = OrderedDict()
         self._held_bytes = 0
 
-    def __contains__(self, call: Call) -> bool:
-        """Say whether a call was let in, or waits to be."""
-        return call in self._calls
-
     # --- what comes ---
 
     def opened(
         self, call: Call, host: Registration, data: bytes, *, has_order: bool
     ) -> Refusal | bool:
         """
-        Take a call that is about to be handed to a host, once.
+        Take a call that is about to be handed to a host, unless it was checked for another one.
 
         Args:
             call: The leg that it came on.
@@ -141,10 +148,16 @@ class RequestChecks:
         Returns:
             Whether it waits, and an outcome will tell; or why it cannot.
         """
+        known = self._calls.get(call)
+        if known is not None and known.rules is not None:
+            return False
         found = self._rules(call, host)
         if isinstance(found, Refusal):
             return found
         rules = None if found is None or found.has_none else found
+        if known is not None:
+            # It only waited for those before it, and nothing of it was looked at.
+            return False if rules is None else Refusal(STATUS_UNAVAILABLE, _HOST_WENT)
         is_behind = has_order and _link_id(call) in self._waiting
         if rules is None and not is_behind:
             return False
@@ -157,13 +170,11 @@ class RequestChecks:
         if host.link.is_local or call.address.startswith("$"):
             return None
         name = call.method.partition("/")[0]
-        announce = host.announce
-        # Of entries with one name the last one counts.
-        service = next(entry for entry in reversed(announce.services) if entry.name == name)
-        place = address_of(announce.address, service)
-        if not (self._is_checked(call.address) or self._is_checked(place)):
+        address = next(address for address, service in host.places if service == name)
+        if not (self._is_checked(call.address) or self._is_checked(address)):
             return None
-        what = f"requests at {place!r} are checked here, and the contract of {name!r}"
+        service = next(each for each in services_of(host.announce) if each.name == name)
+        what = f"requests at {address!r} are checked here, and the contract of {name!r}"
         if not service.fingerprint:
             return Refusal(STATUS_FAILED_PRECONDITION, f"{what} is not known: its host has none")
         found = self._books.find(service.fingerprint, call.method)
@@ -193,8 +204,9 @@ class RequestChecks:
         """Take note that a call is over."""
         checked = self._calls.pop(call, None)
         if checked is not None:
-            self._held_bytes -= checked.held_bytes
-            checked.held_bytes = 0
+            # What waits of it counts until its turn comes.
+            checked.is_over = True
+            self._count(checked)
 
     def _take(
         self, checked: _Checked, part: Part, data: bytes, *, is_behind: bool
@@ -208,6 +220,7 @@ class RequestChecks:
                     STATUS_RESOURCE_EXHAUSTED,
                     f"a request of {error.detail['size_bytes']} bytes is over "
                     f"{error.detail['limit_bytes']}, up to which they are checked here",
+                    is_passing=False,
                 )
         is_waiting = is_behind or bool(messages)
         if is_waiting:
@@ -232,8 +245,16 @@ class RequestChecks:
             self._waiting[link_id] = deque()
         self._waiting[link_id].append(waiting)
 
+    def _leave(self, waiting: _Waiting) -> None:
+        checked = waiting.checked
+        checked.waiting_count -= 1
+        checked.waiting_bytes -= len(waiting.data) + _PART_BYTES
+        self._count(checked)
+
     def _count(self, checked: _Checked) -> None:
-        held_bytes = checked.waiting_bytes + checked.reader.declared_bytes
+        held_bytes = checked.waiting_bytes
+        if not checked.is_over:
+            held_bytes += checked.reader.declared_bytes
         self._held_bytes += held_bytes - checked.held_bytes
         checked.held_bytes = held_bytes
 
@@ -265,10 +286,11 @@ class RequestChecks:
                 self._waiting.move_to_end(link_id)
                 continue
             parts.popleft()
-            if parts:
-                self._waiting.move_to_end(link_id)
-            else:
+            if not parts:
                 del self._waiting[link_id]
+            elif count:
+                # What is over takes no turn.
+                self._waiting.move_to_end(link_id)
         return outcomes
 
     def _step(self, part: _Waiting, outcomes: list[Outcome]) -> tuple[int, int]:
@@ -280,9 +302,9 @@ class RequestChecks:
         """
         checked = part.checked
         call = checked.call
-        if call not in self._calls:
-            # It is over.
+        if checked.is_over:
             part.messages.clear()
+            self._leave(part)
             return 0, 0
         rules = checked.rules
         refusal: Refusal | None = None
@@ -298,9 +320,7 @@ class RequestChecks:
         if refusal is not None:
             part.messages.clear()
         if not part.messages:
-            checked.waiting_count -= 1
-            checked.waiting_bytes -= len(part.data) + _PART_BYTES
-            self._count(checked)
+            self._leave(part)
             outcomes.append(Outcome(call, part.part, part.data, refusal))
             if refusal is not None:
                 self.forget(call)

@@ -62,7 +62,7 @@ class CallerChecks:
             TooManyChecksError: There are too many already.
         """
         fingerprint = request.fingerprint
-        if fingerprint in self._registry.served(place):
+        if self._registry.is_served(place, fingerprint):
             return _Answer(answer=_Answer.ANSWER_SAME, fingerprint=fingerprint)
         compatibility = self._registry.rules(place[0]).compatibility
         if compatibility is Compatibility.NONE:

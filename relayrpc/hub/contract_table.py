@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from relayrpc.contract.address import services_of
 from relayrpc.errors import ContractError
 
 
@@ -272,7 +273,7 @@ class ContractTable:
         found = {
             entry.fingerprint: self._contracts[entry.fingerprint]
             for host in hosts
-            for entry in host.announce.services
+            for entry in services_of(host.announce)
             if entry.name == service and entry.fingerprint
         }
         return sorted(found.values(), key=lambda contract: contract.number, reverse=True)

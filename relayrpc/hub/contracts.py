@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import grpc
 from google.protobuf.message import DecodeError
 
-from relayrpc.contract.address import address_of
+from relayrpc.contract.address import address_of, services_of
 from relayrpc.contract.descriptors import DescriptorSet
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.contracts import GET_DESCRIPTOR_SET, HOST_ADDRESS, HOST_SERVICE
@@ -467,6 +467,6 @@ def _contracts(
     announce: link_pb2.Announce,
 ) -> Iterator[tuple[Place, link_pb2.ServiceDescription]]:
     """Yield the services of an announcement that have a fingerprint, and where they are served."""
-    for service in {entry.name: entry for entry in announce.services}.values():
+    for service in services_of(announce):
         if service.fingerprint:
             yield (address_of(announce.address, service), service.name), service

@@ -71,7 +71,8 @@ _DRAINING: Final = "the hub stops, and no host had the call"
 _ANCHOR_OVER: Final = "the call that this one belongs to is over"
 _ANCHOR_LEAVING: Final = "the peer of the call that this one belongs to goes away"
 _ANCHOR_FULL: Final = "the peer of the call that this one belongs to has too many calls open"
-# Where calls wait in the queue whose requests are being checked; no host stands there.
+# Where calls wait in the queue whose requests are being checked. No host stands there: those
+# announce services with names.
 _AT_CHECKS: Final = ("", "")
 _SERVICES_MAX: Final = 256
 _METHODS_MAX: Final = 4096
@@ -229,13 +230,28 @@ class Forwarder:
         if came.anchor is not None:
             self._hand_anchored(came, frame, event.data, credit_bytes)
             return
+        self._choose(came, frame, event.data, credit_bytes, self._now_s)
+
+    def _choose(
+        self, came: Call, frame: pb.Frame, data: bytes, credit_bytes: int, since_s: float
+    ) -> None:
+        """
+        Choose the host of a call, and hand the call to it, once it is checked; or have it wait.
+
+        Args:
+            came: The leg it came on.
+            frame: Its OPEN.
+            data: What the OPEN holds.
+            credit_bytes: All that the caller takes of the responses now.
+            since_s: When it began to wait, if it has to.
+        """
         choice = self._pick(came, frame.open)
         if type(choice) is Registration:
             if self.checks is None or not self._stops(came, frame, choice, credit_bytes):
-                self._hand(came, frame, choice, event.data, credit_bytes)
+                self._hand(came, frame, choice, data, credit_bytes)
         else:
             assert isinstance(choice, RoutingRefusal)
-            self._wait(QueuedCall(came, frame, credit_bytes, self._now_s), choice)
+            self._wait(QueuedCall(came, frame, credit_bytes, since_s), choice)
 
     def _pick(self, came: Call, opening: pb.Open) -> Registration | RoutingRefusal:
         # What has the same dedupe key is for the host that may remember it.
@@ -289,7 +305,7 @@ class Forwarder:
         registration: Registration | None = None
         if not anchor.is_opener and other.served_by is not None:
             # Towards a host, which is called only for what it serves.
-            registration = self.router.place_at(other.served_by, came.address, came.method)
+            registration = self.router.registration_at(other.served_by, came.address, came.method)
             if registration is None:
                 self._refuse(
                     came,
@@ -378,8 +394,6 @@ class Forwarder:
             Whether it is not to be handed now: it waits for that, or was refused.
         """
         assert self.checks is not None
-        if came in self.checks:
-            return False
         opening = frame.open
         verdict = self.checks.opened(
             came,
@@ -388,7 +402,7 @@ class Forwarder:
             has_order=bool(opening.order_key) or came.anchor is not None,
         )
         if isinstance(verdict, Refusal):
-            self._refuse(came, verdict.status, verdict.text)
+            self._refuse(came, verdict.status, verdict.text, is_passing=verdict.is_passing)
             return True
         if verdict:
             fault = self.queue.add(
@@ -440,11 +454,7 @@ class Forwarder:
         if came.anchor is not None:
             self._hand_anchored(came, frame, frame.open.data, credit_bytes)
         else:
-            choice = self._pick(came, frame.open)
-            if isinstance(choice, RoutingRefusal):
-                self._wait(QueuedCall(came, frame, credit_bytes, entry.since_s), choice)
-            else:
-                self._hand(came, frame, choice, frame.open.data, credit_bytes)
+            self._choose(came, frame, frame.open.data, credit_bytes, entry.since_s)
         came.link.flush_soon()
 
     # --- calls that wait ---
@@ -529,11 +539,7 @@ class Forwarder:
             self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_OVER)
             came.link.flush_soon()
             return
-        choice = self._pick(came, frame.open)
-        if isinstance(choice, RoutingRefusal):
-            self._wait(QueuedCall(came, frame, credit, self._now_s), choice)
-        else:
-            self._hand(came, frame, choice, frame.open.data, credit)
+        self._choose(came, frame, frame.open.data, credit, self._now_s)
         came.link.flush_soon()
 
     def link_opened(self, link: Link, *, now_s: float) -> None:
@@ -573,16 +579,25 @@ class Forwarder:
             ):
                 self._route_again(went, link.take_back(went))
 
-    def _refuse(self, came: Call, status: int, details: str) -> None:
-        """End a call that no host has seen."""
+    def _refuse(
+        self, came: Call, status: int, details: str, *, is_passing: bool = True
+    ) -> None:
+        """
+        End a call that no host has seen.
+
+        Args:
+            came: The leg it came on.
+            status: gRPC's number.
+            details: Why.
+            is_passing: Where a bound was met: to try again later may help.
+        """
+        retries = is_passing and status == STATUS_RESOURCE_EXHAUSTED
         frame = make_end(
             status,
             details,
             origin=pb.End.ORIGIN_HUB,
             not_executed=True,
-            retry_after_s=(
-                self._limits.retry_after_s if status == STATUS_RESOURCE_EXHAUSTED else None
-            ),
+            retry_after_s=self._limits.retry_after_s if retries else None,
         )
         self._observe_end(came, frame.end, None)
         came.link.forward_end(came, frame, discard=True)
@@ -703,6 +718,8 @@ class Forwarder:
             fault = fault or check_address(service.default_address)
         if not announce.services:
             fault = fault or "an announcement without services"
+        elif not all(service.name for service in announce.services):
+            fault = fault or "a service without a name"
         elif (
             len(announce.services) > _SERVICES_MAX
             or sum(len(service.methods) for service in announce.services) > _METHODS_MAX

@@ -24,6 +24,7 @@ from relayrpc.contract.standard import standard_file_of
 from relayrpc.errors import ContractError
 from relayrpc.hub.grpc_door import named_address
 from relayrpc.limits import DEFAULT_LIMITS
+from relayrpc.link.call import retry_pushback
 from relayrpc.v1 import link_pb2
 
 
@@ -63,7 +64,7 @@ class HubReflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio shi
         self.contracts = contracts
         self.own = _own_contracts()
         """Of what the port serves by itself, whatever the address."""
-        self._streams_max = sessions.limits.reflection_streams_max
+        self._limits = sessions.limits
         self._streams_count = 0
         self._method = grpc.stream_stream_rpc_method_handler(
             self._serve,
@@ -83,10 +84,12 @@ class HubReflection(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio shi
     async def _serve(
         self, requests: AsyncIterator[pb.ServerReflectionRequest], context: Any
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
-        if self._streams_count >= self._streams_max:
+        streams_max = self._limits.reflection_streams_max
+        if self._streams_count >= streams_max:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._streams_max} streams of reflection are open on this hub; try later",
+                f"{streams_max} streams of reflection are open on this hub; try later",
+                (retry_pushback(self._limits.retry_after_s),),
             )
         self._streams_count += 1
         try:

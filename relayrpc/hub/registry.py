@@ -13,11 +13,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.message import DecodeError
 
+from relayrpc.contract.address import services_of
 from relayrpc.contract.compatibility import Comparison, Level
 from relayrpc.contract.descriptors import DescriptorSet
 from relayrpc.errors import ContractError, RevisionError, StoreError
@@ -76,7 +77,7 @@ class ContractRegistry:
         self._kept = kept
         self._failed = failed
         self._wall_clock = wall_clock
-        self.history = ContractHistory(limits, self._is_served)
+        self.history = ContractHistory(limits, self.is_served)
         self._store: Store | None = None
         # Where there was something when the store was opened.
         self._remembered: set[Place] = set()
@@ -270,19 +271,21 @@ class ContractRegistry:
             descriptor_set_bytes=len(descriptors.data),
         )
 
-    def _is_served(self, place: Place, fingerprint: bytes) -> bool:
-        return fingerprint in self.served(place)
+    def is_served(self, place: Place, fingerprint: bytes) -> bool:
+        """Say whether a host serves a version at exactly a place now."""
+        return any(served == fingerprint for served in self._served(place))
 
     def served(self, place: Place) -> Counter[bytes]:
         """Return how many announcements serve which version at exactly a place."""
+        return Counter(self._served(place))
+
+    def _served(self, place: Place) -> Iterator[bytes]:
         address, service = place
-        return Counter(
-            entry.fingerprint
-            for host in self._router.hosts_of(address, service)
-            if place in host.places
-            for entry in host.announce.services
-            if entry.name == service and entry.fingerprint
-        )
+        for host in self._router.hosts_of(address, service):
+            if place in host.places:
+                for entry in services_of(host.announce):
+                    if entry.name == service and entry.fingerprint:
+                        yield entry.fingerprint
 
     def _now_unix_ms(self) -> int:
         return int(self._wall_clock() * 1000)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from relayrpc.contract.address import ADDRESS_BYTES_MAX, address_of
+from relayrpc.contract.address import ADDRESS_BYTES_MAX, address_of, services_of
 from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
@@ -153,7 +153,7 @@ class Router:
 
     def _stand(self, link: Link, announce: pb.Announce) -> Registration:
         registration = Registration(link, announce, announce.slots, announce.priority)
-        for service in {entry.name: entry for entry in announce.services}.values():
+        for service in services_of(announce):
             name = service.name
             place = (address_of(announce.address, service), name)
             registration.places.append(place)
@@ -289,7 +289,7 @@ class Router:
             return _no_host(Lack.BUSY, address, instance, standing.place)
         return choice
 
-    def place_at(
+    def registration_at(
         self, registration: Registration, address: str, method: str
     ) -> Registration | None:
         """
@@ -341,7 +341,7 @@ class Router:
 
 def _declared_addresses(announce: pb.Announce) -> Iterator[tuple[str, str]]:
     """Yield the services of an announcement that have a default address, with it."""
-    for service in {entry.name: entry for entry in announce.services}.values():
+    for service in services_of(announce):
         if service.default_address:
             yield service.name, service.default_address
 

@@ -21,6 +21,7 @@ from relayrpc.hub.rule_books import RuleBooks
 from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
 from relayrpc.link.call import (
     DETAILS_KEY,
+    RETRY_PUSHBACK_KEY,
     STATUS_CANCELLED,
     STATUS_DEADLINE_EXCEEDED,
     STATUS_FAILED_PRECONDITION,
@@ -136,6 +137,17 @@ def received(host: CorePeer) -> bytes:
 # --- one request ---
 
 
+def host_by_default(hub: CheckedHub, instance: str, default_address: str) -> CorePeer:
+    """Link a host that names no address: where its contract says is where it stands."""
+    host = hub.peer(instance)
+    service = pb.ServiceDescription(
+        name=SERVICE, fingerprint=KNOWN.fingerprint, default_address=default_address
+    )
+    host.link.announce(1, "", [service])
+    hub.settle()
+    return host
+
+
 def test_request_that_keeps_to_its_rules_reaches_the_host(
     hub: CheckedHub, caller: CorePeer
 ) -> None:
@@ -198,12 +210,7 @@ def test_entry_of_a_host_counts_however_it_is_called(
     hub: CheckedHub, caller: CorePeer, address: str
 ) -> None:
     """A service whose host names no address stands at its default one, and at its name."""
-    host = hub.peer("host-1")
-    service = pb.ServiceDescription(
-        name=SERVICE, fingerprint=KNOWN.fingerprint, default_address="rules"
-    )
-    host.link.announce(1, "", [service])
-    hub.settle()
+    host = host_by_default(hub, "host-1", "rules")
     hub.call(caller, "Place", BROKEN_ORDER, address)
     hub.settle()
     assert not opened(host)
@@ -300,7 +307,7 @@ def test_stream_passes_up_to_the_request_that_breaks_rules(
     end = end_of(caller)
     assert (end.status, end.not_executed) == (STATUS_INVALID_ARGUMENT, False)
     assert host.of(CallEnded)
-    assert call not in hub.checks
+    assert call not in hub.checks._calls
 
 
 def test_credit_that_was_withheld_comes_although_requests_wait_to_be_checked() -> None:
@@ -445,6 +452,40 @@ def test_call_that_was_checked_goes_to_another_host_when_its_own_is_lost(
     assert (hub.wakes_count, hub.forwarder.reroutes_count) == (wakes_count, 1)
 
 
+def test_call_goes_unchecked_to_no_host_whose_requests_are_checked(
+    hub: CheckedHub, caller: CorePeer
+) -> None:
+    """It was for one elsewhere, which was lost before it was given the call."""
+    first = host_by_default(hub, "first", "elsewhere")
+    first.takes = False
+    hub.call(caller, "Place", BROKEN_ORDER, SERVICE)
+    hub.settle()
+    second = host_by_default(hub, "second", "rules")
+    hub.park(first)
+    hub.settle()
+    assert hub.forwarder.reroutes_count == 1
+    assert not opened(second)
+    assert end_of(caller).status == STATUS_INVALID_ARGUMENT
+
+
+def test_call_that_only_waited_for_others_goes_unchecked_to_no_host_either(
+    hub: CheckedHub, caller: CorePeer
+) -> None:
+    hub.host()
+    first = host_by_default(hub, "first", "elsewhere")
+    first.takes = False
+    hub.call(caller, "Place", ORDER, order_key="k")
+    hub.call(caller, "Place", BROKEN_ORDER, SERVICE, order_key="k")
+    hub.move()
+    second = host_by_default(hub, "second", "rules")
+    hub.park(first)
+    hub.settle()
+    assert BROKEN_ORDER not in opened(second)
+    end = end_of(caller)
+    assert (end.status, end.not_executed) == (STATUS_UNAVAILABLE, True)
+    assert end.details == "its host went, and the hub checks the requests of the next one"
+
+
 def test_one_way_call_that_breaks_rules_is_dropped(hub: CheckedHub, caller: CorePeer) -> None:
     """It is over for its caller when the hub holds it."""
     host = hub.host()
@@ -498,6 +539,35 @@ def test_a_turn_checks_a_bounded_part_and_links_take_turns(hub: CheckedHub) -> N
     assert 20 < turns_count < 100
 
 
+def test_what_is_left_of_calls_that_are_over_goes_before_others_and_counts_until_then(
+    hub: CheckedHub,
+) -> None:
+    hub.host()
+    busy, other = hub.peer("busy"), hub.peer("other")
+    for _ in range(20):
+        hub.call(busy, "Chat", GOOD * 100)
+    hub.move()
+    request = encode_message(Remark(text="x" * 2 * KIB).SerializeToString())
+    turns_count = 0
+    while True:
+        calls = [hub.call(other, "Place", request) for _ in range(20)]
+        hub.move()
+        for call in calls:
+            other.link.cancel_call(call)
+        hub.move()
+        waiting = [part for parts in hub.checks._waiting.values() for part in parts]
+        held_bytes = hub.checks._held_bytes
+        assert held_bytes >= sum(len(part.data) for part in waiting)
+        if busy.hub_link.link_id not in hub.checks._waiting:
+            break
+        assert len(waiting) <= 20 + 20
+        hub.turn()
+        turns_count += 1
+    assert turns_count > 20
+    hub.settle()
+    assert hub.checks._held_bytes == 0
+
+
 def test_making_rules_ready_takes_turns(hub: CheckedHub, caller: CorePeer) -> None:
     host = hub.host()
     hub.call(caller, "Place", ORDER)
@@ -518,6 +588,8 @@ def test_request_over_the_bound_is_refused(is_whole: bool) -> None:
     hub.settle()
     assert not opened(host)
     assert end_of(caller).status == STATUS_RESOURCE_EXHAUSTED
+    # To send it again is of no use.
+    assert RETRY_PUSHBACK_KEY not in [each.key for each in end_of(caller).trailing_metadata]
     assert end_of(caller).details == (
         f"a request of {len(data) - 4} bytes is over 1024, up to which they are checked here"
     )
@@ -534,6 +606,7 @@ def test_requests_that_are_not_whole_are_bounded(hub: CheckedHub) -> None:
     end = end_of(caller)
     assert (end.status, end.not_executed) == (STATUS_RESOURCE_EXHAUSTED, True)
     assert "hold 102400 bytes already" in end.details
+    assert RETRY_PUSHBACK_KEY in [each.key for each in end.trailing_metadata]
     caller.link.cancel_call(calls[0])
     hub.settle()
     hub.call(caller, "Chat", piece)

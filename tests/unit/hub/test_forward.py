@@ -415,6 +415,16 @@ def test_many_calls_that_have_what_they_need_cost_nothing_to_serve() -> None:
             "4096 methods",
         ),
         (
+            pb.Announce(id=2, address="b", services=[pb.ServiceDescription(name="")]),
+            "a service without a name",
+        ),
+        (
+            pb.Announce(
+                id=2, address="b", services=[pb.ServiceDescription(name="s", fingerprint=b"short")]
+            ),
+            "a fingerprint that has not 32 bytes",
+        ),
+        (
             pb.Announce(
                 id=2, address="b", services=[pb.ServiceDescription(name="s")], labels={"a b": ""}
             ),
