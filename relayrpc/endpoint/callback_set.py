@@ -51,6 +51,7 @@ class CallbackSet(Generic[_StubT]):
     themselves.
 
     Attributes:
+        delivered_count: Callbacks that ended with OK.
         dropped_count: What was published and not called, because its caller was slow.
         failed_count: Callbacks that did not end with OK, of callers that are still there.
     """
@@ -87,6 +88,7 @@ class CallbackSet(Generic[_StubT]):
         self._timeout_s = timeout_s
         self._callers_max = callers_max
         self._members: dict[Caller, _Member[_StubT]] = {}
+        self.delivered_count = 0
         self.dropped_count = 0
         self.failed_count = 0
 
@@ -188,5 +190,7 @@ class _Member(Generic[_StubT]):
                     if not self.caller.done():
                         self._set.failed_count += 1
                         _LOGGER.warning("a callback to one of many failed: %s", error)
+                else:
+                    self._set.delivered_count += 1
         finally:
             self.pump = None

@@ -75,6 +75,11 @@ class CallbackSet:
         return len(self._core)
 
     @property
+    def delivered_count(self) -> int:
+        """Callbacks that ended with OK."""
+        return self._core.delivered_count
+
+    @property
     def dropped_count(self) -> int:
         """What was published and not called, because its caller was slow."""
         return self._core.dropped_count

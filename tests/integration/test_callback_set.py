@@ -97,6 +97,7 @@ async def test_everyone_is_told_in_order_and_a_slow_one_holds_up_nobody() -> Non
         # One was on its way, ten waited, the oldest of the others were dropped.
         assert stuck.heard == [sent[0], *sent[-10:]]
         assert callers.dropped_count == 19
+        assert callers.delivered_count == 7 * len(sent) + 11
         await channels.pop(3).close()
         await until(lambda: len(callers) == 7)
         callers.publish("Tell", b"fail")

@@ -467,6 +467,7 @@ def test_a_set_is_published_to_from_any_thread(relay_hub: HubThread, kind: str) 
             each.go_on.set()
         callers.drain()
         assert callers.failed_count == 0
+        assert callers.delivered_count > 0
         callers.remove(added[0])
         assert len(callers) == 3
         with pytest.raises(AttributeError):
