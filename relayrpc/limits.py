@@ -292,6 +292,11 @@ class Limits:
     """Sessions at once of one server."""
     session_close_timeout_s: float = 60.0
     """How long a session that is closed waits for its calls and its host; then it is aborted."""
+    session_idle_timeout_s: float = 0.0
+    """
+    A server ends a session in which no call has run for so long; 0: none, as long as its caller is
+    there.
+    """
     connect_timeout_s: float = 20.0
     """One attempt to open a carrier; gRPC's own minimum."""
     backoff_s_min: float = 0.1
@@ -383,6 +388,7 @@ _MAY_BE_ZERO: Final = frozenset(
         "retry_kept_bytes_max",
         "retry_request_bytes_max",
         "scrapes_open_max",
+        "session_idle_timeout_s",
         "takeovers_max",
         "watchers_max",
     }

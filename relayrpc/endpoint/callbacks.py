@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from relayrpc.endpoint.anchor import LINE_METHOD
 from relayrpc.endpoint.call_core import CallCore
 from relayrpc.endpoint.server import Server
+from relayrpc.endpoint.silent_call import SilentCall
 from relayrpc.link.call import STATUS_OK, STATUS_UNIMPLEMENTED
 
 
@@ -27,29 +28,17 @@ __all__ = ["CallbackServer"]
 _NOT_CALLED: Final = "this caller is called back only by hosts that it has called"
 
 
-class _Line:
+class _Line(SilentCall):
     """A host's line to this caller, held until the host gives it up."""
 
     def __init__(self, call: Call) -> None:
         self._call = call
-
-    def begin_received(self, begin: pb.Begin) -> None:
-        """Never called: initial metadata goes the other way."""
-
-    def data_received(self, data: bytes) -> None:
-        """Drop it: a line has no messages."""
 
     def half_close_received(self) -> None:
         """The host needs the line no more."""
         link = self._call.link
         link.end_call(self._call, status=STATUS_OK)
         link.flush_soon()
-
-    def send_ready(self) -> None:
-        """Nobody writes."""
-
-    def call_ended(self, end: pb.End) -> None:
-        """The host gave it up, or is lost."""
 
 
 class CallbackServer(Server):

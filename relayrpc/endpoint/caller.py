@@ -18,6 +18,7 @@ import grpc.aio
 
 from relayrpc.endpoint.anchor import LINE_METHOD, AnchorFault
 from relayrpc.endpoint.callback_calls import CallbackChannel
+from relayrpc.endpoint.silent_call import SilentCall
 from relayrpc.errors import UsageError
 from relayrpc.link.call import STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
 from relayrpc.v1 import link_pb2 as pb
@@ -45,7 +46,7 @@ _MultiCallableT = TypeVar("_MultiCallableT", bound="MultiCallable")
 _GONE: Final = "the caller is gone"
 
 
-class Reach:
+class Reach(SilentCall):
     """
     Whether a caller can be reached, and by which call: the Anchor of callbacks, and the CallApp of
     a line.
@@ -101,18 +102,6 @@ class Reach:
             self._callbacks.append(callback)
 
     # --- CallApp of a line ---
-
-    def begin_received(self, begin: pb.Begin) -> None:
-        """The caller has the line."""
-
-    def data_received(self, data: bytes) -> None:
-        """Drop it: a line has no messages."""
-
-    def half_close_received(self) -> None:
-        """Never called: the opener is the one who half closes."""
-
-    def send_ready(self) -> None:
-        """Nobody writes."""
 
     def call_ended(self, end: pb.End) -> None:
         """The caller closed its channel or is lost, or takes no callbacks."""

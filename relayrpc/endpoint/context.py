@@ -17,7 +17,6 @@ import grpc.aio
 
 from relayrpc.endpoint.caller import Caller, Reach
 from relayrpc.endpoint.failure import RefusedError
-from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import (
     EMPTY,
     MetadataInput,
@@ -28,6 +27,7 @@ from relayrpc.endpoint.metadata import (
     encode_metadata,
 )
 from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER
+from relayrpc.endpoint.silent_call import REFUSED_CALL
 from relayrpc.errors import FrameTooLargeError, UsageError
 from relayrpc.link.call import (
     DETAILS_KEY,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from relayrpc.endpoint.context import take_only_message
 from relayrpc.endpoint.failure import RefusedError
-from relayrpc.endpoint.live_link import REFUSED_CALL
+from relayrpc.endpoint.silent_call import REFUSED_CALL, SilentCall
 from relayrpc.errors import FrameTooLargeError
 from relayrpc.link.call import (
     STATUS_CANCELLED,
@@ -245,27 +245,7 @@ class Run:
         """As Link.flush_soon: each caller's link was told."""
 
 
-class _Waiting:
-    """CallApp of a call whose handler does not hear of it."""
-
-    def begin_received(self, begin: pb.Begin) -> None:
-        """Never called: initial metadata goes the other way."""
-
-    def data_received(self, data: bytes) -> None:
-        """Drop it: the request is complete."""
-
-    def half_close_received(self) -> None:
-        """Nothing waits for it."""
-
-    def send_ready(self) -> None:
-        """Nobody writes."""
-
-    def call_ended(self, end: pb.End) -> None:
-        """Note that the call is over."""
-        raise NotImplementedError
-
-
-class _Caller(_Waiting):
+class _Caller(SilentCall):
     """CallApp of a call that waits for a run."""
 
     def __init__(self, run: Run, call: Call) -> None:
@@ -277,7 +257,7 @@ class _Caller(_Waiting):
         self._run.left(self._call, end)
 
 
-class _Gathering(_Waiting):
+class _Gathering(SilentCall):
     """CallApp of a call whose request has not come whole."""
 
     def __init__(

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Final
 from relayrpc.endpoint.caller import Caller, Reach
 from relayrpc.endpoint.operations import first_call_fault, session_fault
 from relayrpc.endpoint.session import SessionState
+from relayrpc.endpoint.silent_call import SilentCall
 from relayrpc.endpoint.sync_host_session import HostSession as PlainHostSession
 from relayrpc.endpoint.throttle import ThrottledError
 from relayrpc.link.call import (
+    STATUS_DEADLINE_EXCEEDED,
     STATUS_FAILED_PRECONDITION,
     STATUS_OK,
     STATUS_RESOURCE_EXHAUSTED,
@@ -40,7 +42,7 @@ _STOPPING: Final = "the host is stopping"
 _STOPPED: Final = "the host stopped"
 
 
-class HostSession:
+class HostSession(SilentCall):
     """
     One session at its host; what `context.session` gives a handler.
 
@@ -67,9 +69,16 @@ class HostSession:
         # What is said of calls after a terminating operation; empty: there was none.
         self._closed_by = ""
         self._callbacks: list[Callable[[HostSession], object]] = []
+        self._state_callbacks: list[Callable[[SessionState], object]] = []
         self._caller: Caller | None = None
         self._reach = Reach(server.loop, call)
         self._plain: PlainHostSession | None = None
+        self._idle_timeout_s = server.limits.session_idle_timeout_s
+        self._idle_since_s = server.loop.time()
+        # None: the session is over, or may be idle for as long as its caller is there.
+        self._idle_timer: asyncio.TimerHandle | None = None
+        if self._idle_timeout_s:
+            self._idle_timer = server.loop.call_later(self._idle_timeout_s, self._look_idle)
 
     def plain(self) -> PlainHostSession:
         """Return the session as its plain handlers have it."""
@@ -90,7 +99,10 @@ class HostSession:
 
     @property
     def state(self) -> SessionState:
-        """OPENED, CLOSING, CLOSED, or FAULTED when the caller or its link was lost."""
+        """
+        OPENED, CLOSING, CLOSED, or FAULTED: its caller aborted it or is lost, it was idle for too
+        long, or the host stopped.
+        """
         return self._state
 
     def admit(self, method: str) -> str:
@@ -110,7 +122,7 @@ class HostSession:
             self._has_begun = True
         if operation is not None and operation.terminating:
             self._closed_by = f"the session was ended by {method}"
-            self._state = SessionState.CLOSING
+            self._set_state(SessionState.CLOSING)
         return ""
 
     def add_done_callback(self, callback: Callable[[HostSession], object]) -> None:
@@ -120,22 +132,23 @@ class HostSession:
         else:
             self._callbacks.append(callback)
 
+    def add_state_callback(self, callback: Callable[[SessionState], object]) -> None:
+        """Have every change of `state` told, on the loop."""
+        self._state_callbacks.append(callback)
+
+    def _set_state(self, state: SessionState) -> None:
+        if state is not self._state:
+            self._state = state
+            for callback in self._state_callbacks:
+                self.server.loop.call_soon(callback, state)
+
     # --- CallApp of the call that the session is ---
-
-    def begin_received(self, begin: pb.Begin) -> None:
-        """Never called: initial metadata goes the other way."""
-
-    def data_received(self, data: bytes) -> None:
-        """Drop it: a session has no messages."""
 
     def half_close_received(self) -> None:
         """The caller closes: no new calls, and over when the running ones are."""
         if self._state is SessionState.OPENED:
-            self._state = SessionState.CLOSING
+            self._set_state(SessionState.CLOSING)
         self._end_when_idle()
-
-    def send_ready(self) -> None:
-        """Nobody writes."""
 
     def call_ended(self, end: pb.End) -> None:
         """The caller aborted the session, or is lost; its running calls are told the same."""
@@ -161,12 +174,14 @@ class HostSession:
         """End the session as its host stops: when its running calls are over."""
         self._is_stopping = True
         if self._state is SessionState.OPENED:
-            self._state = SessionState.CLOSING
+            self._set_state(SessionState.CLOSING)
         self._end_when_idle()
 
     def left(self, context: Context) -> None:
         """Take note that the handler of one of its calls has returned."""
         self.contexts.pop(context, None)
+        if self._idle_timeout_s:
+            self._idle_since_s = self.server.loop.time()
         self._end_when_idle()
 
     def _end_when_idle(self) -> None:
@@ -180,9 +195,23 @@ class HostSession:
         if self.call is None:
             self._tell()
 
+    def _look_idle(self) -> None:
+        now_s = self.server.loop.time()
+        calls_back = self._caller is not None and self._caller.channel.calls
+        if self.contexts or calls_back:
+            self._idle_since_s = now_s
+        left_s = self._idle_since_s + self._idle_timeout_s - now_s
+        if left_s > 0:
+            self._idle_timer = self.server.loop.call_later(left_s, self._look_idle)
+        else:
+            self.end(STATUS_DEADLINE_EXCEEDED, f"no call ran in it for {self._idle_timeout_s:g} s")
+
     def _over(self, state: SessionState) -> None:
         self.call = None
-        self._state = state
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        self._set_state(state)
         self._reach.gone("the session is over")
         self.server.sessions.forget(self)
         if not self.contexts:
@@ -194,7 +223,7 @@ class HostSession:
             self.server.loop.call_soon(callback, self)
 
 
-class _Pending:
+class _Pending(SilentCall):
     """A session that waits for its service to take one more: the CallApp of its call."""
 
     def __init__(self) -> None:
@@ -202,18 +231,9 @@ class _Pending:
         self.is_half_closed = False
         self.is_over = False
 
-    def begin_received(self, begin: pb.Begin) -> None:
-        """Never called: initial metadata goes the other way."""
-
-    def data_received(self, data: bytes) -> None:
-        """Drop it: a session has no messages."""
-
     def half_close_received(self) -> None:
         """The caller closes what is not open yet."""
         self.is_half_closed = True
-
-    def send_ready(self) -> None:
-        """Nobody writes."""
 
     def call_ended(self, end: pb.End) -> None:
         """The caller waits no longer."""

@@ -27,6 +27,7 @@ from relayrpc import __version__
 from relayrpc.carrier.driver import LinkDriver
 from relayrpc.endpoint.announcements import Announcements
 from relayrpc.endpoint.dialler import DIALLING, Dialler, Dialling, is_final
+from relayrpc.endpoint.silent_call import REFUSED_CALL
 from relayrpc.errors import CarrierError, ConnectError, LinkRefusedError, RelayError
 from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, STATUS_UNIMPLEMENTED, Call, make_end
 from relayrpc.link.events import (
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from relayrpc.observe.tracing import Tracing
 
 
-__all__ = ["REFUSED_CALL", "LiveLink", "MakeLive"]
+__all__ = ["LiveLink", "MakeLive"]
 
 _AGENT: Final = f"relayrpc/{__version__} python/{platform.python_version()}"
 _INSTANCE_BYTES: Final = 12
@@ -68,29 +69,6 @@ _State = grpc.ChannelConnectivity
 
 
 _links: Final[weakref.WeakSet[LiveLink]] = weakref.WeakSet()
-
-
-class _RefusedCall:
-    """Takes what still arrives for a call that was refused, or answered, as it came."""
-
-    def begin_received(self, begin: pb.Begin) -> None:
-        """Never called: initial metadata goes the other way."""
-
-    def data_received(self, data: bytes) -> None:
-        """Drop it."""
-
-    def half_close_received(self) -> None:
-        """Drop it."""
-
-    def send_ready(self) -> None:
-        """Nobody writes."""
-
-    def call_ended(self, end: pb.End) -> None:
-        """It has ended."""
-
-
-REFUSED_CALL: Final = _RefusedCall()
-"""The CallApp of every call that was refused, or answered, as it came."""
 
 
 class MakeLive(Protocol):

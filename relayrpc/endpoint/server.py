@@ -31,12 +31,12 @@ from relayrpc.endpoint.failure import check_error_handlers, find_answer
 from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
 from relayrpc.endpoint.host_session import HostSessions
 from relayrpc.endpoint.inbox import Assembly, Inbox
-from relayrpc.endpoint.live_link import REFUSED_CALL
 from relayrpc.endpoint.metadata import decode_metadata
 from relayrpc.endpoint.operations import Contracts, session_fault
 from relayrpc.endpoint.options import EndpointOptions
 from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.endpoint.portal import Portal
+from relayrpc.endpoint.silent_call import REFUSED_CALL
 from relayrpc.endpoint.validation import RequestRules, make_validator
 from relayrpc.link.call import (
     STATUS_FAILED_PRECONDITION,

@@ -51,11 +51,12 @@ class SessionState(Enum):
     CLOSING = "closing"
     """It takes no new calls; the running ones finish."""
     CLOSED = "closed"
-    """It was closed, and its host has let go of it."""
+    """It was closed, or aborted here."""
     FAULTED = "faulted"
     """It ended otherwise: `fault` says why."""
 
 
+_NOT_AWAITED: Final = "its first call was over before a host had taken it"
 _OVER: Final = (SessionState.CLOSED, SessionState.FAULTED)
 
 
@@ -211,6 +212,12 @@ class Session(Channel):
         call.core.add_callback(functools.partial(_call_over, weakref.ref(self)), call.core)
         self._beginning = self.loop.create_task(self._wait_begun(call.core))
 
+    def _give_up(self) -> None:
+        """End a session that nobody waits for any more, so that no host takes it later."""
+        self._end(SessionState.FAULTED, _NOT_AWAITED)
+        if self._call is not None:
+            self._call.core.cancel_here()
+
     async def _wait_begun(self, core: CallCore) -> None:
         await core.wait_begin()
         if core.begin is not None and self._state is SessionState.OPENING:
@@ -254,6 +261,8 @@ class Session(Channel):
                 await asyncio.shield(self._settled)
         finally:
             self._waiting_count -= 1
+            if not self._waiting_count and self._state is SessionState.OPENING:
+                self._give_up()
         if self._opening_fault is not None:
             raise self._opening_fault
 

@@ -41,12 +41,21 @@ class HostSession:
 
     @property
     def state(self) -> SessionState:
-        """OPENED, CLOSING, CLOSED, or FAULTED when the caller or its link was lost."""
+        """As of an asynchronous handler's."""
         return self._session.state
 
     def close(self) -> None:
         """Take no new calls, and end the session when the running ones are over."""
         self._session.server.handover.call(self._session.close)
+
+    def add_state_callback(self, callback: Callable[[SessionState], object]) -> None:
+        """Have `callback(state)` called at every change, on the server's thread for callbacks."""
+        server = self._session.server
+
+        def tell(state: SessionState) -> None:
+            server.portal.call_back(callback, state)
+
+        server.handover.call(self._session.add_state_callback, tell)
 
     def add_done_callback(self, callback: Callable[[HostSession], object]) -> None:
         """

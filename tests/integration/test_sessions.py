@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ import pytest
 import relayrpc.aio
 from relayrpc.aio import Channel, SessionState
 from relayrpc.endpoint.anchor import SESSION_METHOD
+from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.link.call import Call
 from tests.support import session_contract
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
@@ -51,8 +53,10 @@ class Host:
         await self.go_on.wait()
         return request
 
-    async def start(self, url: str) -> relayrpc.aio.Server:
-        server = relayrpc.aio.server(f"{url}/{ADDRESS}", instance=self.name)
+    async def start(
+        self, url: str, *, limits: Limits = DEFAULT_LIMITS
+    ) -> relayrpc.aio.Server:
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}", instance=self.name, limits=limits)
         handlers = make_handlers({"uu:Put": self.put, "uu:Wait": self.wait})
         server.add_registered_method_handlers("test.Service", handlers)
         await server.start()
@@ -241,6 +245,83 @@ async def test_no_host_ends_the_first_call_as_without_a_session() -> None:
             with pytest.raises(relayrpc.aio.RpcError) as caught:
                 await Stub(session).unary_unary("Put")(b"2")
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_session_whose_first_call_is_over_is_taken_by_no_host_later() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            states: list[SessionState] = []
+            session = channel.session()
+            session.add_state_callback(states.append)
+            put = Stub(session).unary_unary("Put")
+            cancelled = put(b"1", wait_for_ready=True)
+            await until(lambda: session.state is SessionState.OPENING)
+            late = put(b"2", timeout=0.05)
+            cancelled.cancel()
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await late
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert states == [SessionState.OPENING, SessionState.FAULTED]
+            server = await Host("host").start(url)
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await put(b"3", wait_for_ready=True)
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert caught.value.details() == (
+                "the session is faulted: its first call was over before a host had taken it"
+            )
+            async with channel.session() as other:
+                assert await Stub(other).unary_unary("Put")(b"4") == b"host:4"
+                assert len(server.sessions) == 1
+        await server.stop(0)
+
+
+async def test_host_ends_a_session_that_is_idle_for_too_long() -> None:
+    """A call that runs keeps one, in either direction."""
+    stubs: list[Any] = []
+    states: list[SessionState] = []
+
+    class CallingHost(Host):
+        async def put(self, request: bytes, context: Any) -> bytes:
+            stubs.append(context.callback(Stub))
+            if request == b"idle":
+                context.session.add_state_callback(states.append)
+            return await super().put(request, context)
+
+    heard = Host("caller")
+
+    def add_callbacks(_: None, server: grpc.aio.Server) -> None:
+        server.add_registered_method_handlers(
+            "test.Service", make_handlers({"uu:Wait": heard.wait})
+        )
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = CallingHost("host")
+        server = await host.start(
+            url, limits=replace(DEFAULT_LIMITS, session_idle_timeout_s=0.05)
+        )
+        channel = relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=[(add_callbacks, None)])
+        async with channel, channel.session() as calling, channel.session() as called:
+            running = Stub(calling).unary_unary("Wait")(b"done")
+            await until(lambda: host.is_waiting)
+            await Stub(called).unary_unary("Put")(b"")
+            callback = stubs.pop().unary_unary("Wait")(b"called")
+            await until(lambda: heard.is_waiting)
+            idle = channel.session()
+            put = Stub(idle).unary_unary("Put")
+            await put(b"idle")
+            await until(lambda: idle.state is SessionState.FAULTED)
+            assert states == [SessionState.FAULTED]
+            assert calling.state is called.state is SessionState.OPENED
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await put(b"2")
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert caught.value.details() == "the session is faulted: no call ran in it for 0.05 s"
+            for each in (host, heard):
+                each.go_on.set()
+            assert await asyncio.gather(running, callback) == [b"done", b"called"]
+        await server.stop(0)
 
 
 # --- what a contract says of sessions ---

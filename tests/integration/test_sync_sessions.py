@@ -317,6 +317,23 @@ def test_no_host_ends_the_first_call_as_without_a_session(relay_hub: HubThread) 
             put(b"2")
 
 
+def test_a_session_whose_first_call_is_over_is_taken_by_no_host_later(
+    relay_hub: HubThread,
+) -> None:
+    with relayrpc.channel(relay_hub.url()) as channel:
+        with channel.session() as session:
+            put = Stub(session).unary_unary("Put")
+            with pytest.raises(relayrpc.RpcError, match="Deadline Exceeded"):
+                put(b"1", timeout=0.05, wait_for_ready=True)
+            with failing(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "the session is faulted: its first call was over before a host had taken it",
+            ):
+                put(b"2")
+        with hosting(relay_hub), channel.session() as other:
+            assert Stub(other).unary_unary("Put")(b"3", wait_for_ready=True) == b"host:3"
+
+
 def test_what_the_contract_does_not_allow_is_refused(relay_hub: HubThread) -> None:
     server = relayrpc.server(relay_hub.url("accounts"))
     methods = {f"uu:{name}": lambda request, _: request for name in ("Open", "Put", "Close")}

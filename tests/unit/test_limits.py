@@ -46,7 +46,8 @@ def test_zero_is_taken_where_it_means_none() -> None:
         "journal_events_max", "log_records_per_s_max", "native_calls_max", "parked_bytes_max",
         "parked_identity_bytes_max", "parked_wait_s", "queue_bytes_max", "queue_calls_max",
         "resume_window_s", "retries_waiting_max", "retry_kept_bytes_max",
-        "retry_request_bytes_max", "scrapes_open_max", "takeovers_max", "watchers_max",
+        "retry_request_bytes_max", "scrapes_open_max", "session_idle_timeout_s", "takeovers_max",
+        "watchers_max",
     }  # fmt: skip
 
 
