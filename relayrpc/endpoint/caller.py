@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UnaryUnaryMultiCallable,
     )
     from relayrpc.link.call import Call
+    from relayrpc.link.link import Link
 
 
 __all__ = ["Caller", "Reach"]
@@ -44,6 +45,7 @@ _StubT = TypeVar("_StubT")
 _MultiCallableT = TypeVar("_MultiCallableT", bound="MultiCallable")
 
 _GONE: Final = "the caller is gone"
+_HUB_LEAVES: Final = "the hub goes away by which the caller was reached"
 
 
 class Reach(SilentCall):
@@ -61,11 +63,15 @@ class Reach(SilentCall):
         self.loop = loop
         self.call = call
         self._is_line = call is None
+        self._is_leaving = False
         self._fault = AnchorFault(STATUS_UNAVAILABLE, _GONE)
         self._callbacks: list[Callable[[], object]] = []
 
     def open_line(self, call: Call, *, now_s: float) -> None:
-        """Open a line to whoever made a call that runs."""
+        """Open a line to whoever made a call that runs; on a link that ends soon there is none."""
+        if call.link.is_draining:
+            self.leave()
+            return
         self.call = call.link.open_call(
             LINE_METHOD,
             "",
@@ -83,6 +89,11 @@ class Reach(SilentCall):
             call.link.cancel_call(call)
             call.link.flush_soon()
             self.gone(_GONE)
+
+    def leave(self) -> None:
+        """Take note that the hub goes away: callbacks that run may finish, others are not made."""
+        self._is_leaving = True
+        self._fault = AnchorFault(STATUS_UNAVAILABLE, _HUB_LEAVES)
 
     def gone(self, why: str, status: int = STATUS_UNAVAILABLE) -> None:
         """Take note that the caller cannot be reached any more. Idempotent."""
@@ -122,7 +133,7 @@ class Reach(SilentCall):
 
     def call_for(self, method: str) -> Call:
         """Return what a callback belongs to."""
-        if self.call is None:
+        if self.call is None or self._is_leaving:
             raise self._fault
         return self.call
 
@@ -163,6 +174,17 @@ class Caller(grpc.aio.Channel):
         gone = asyncio.Event()
         self._reach.add_done_callback(gone.set)
         await gone.wait()
+
+    def is_on(self, link: Link) -> bool:
+        """Say whether it is by a line on this link that the caller is reached."""
+        return self._reach.call is not None and self._reach.call.link is link
+
+    async def leave(self) -> None:
+        """Give up a line whose hub goes away, once the callbacks that run are over."""
+        self._reach.leave()
+        for core in list(self.channel.calls):
+            await core.wait_end()
+        self._reach.close_line()
 
     def __del__(self) -> None:
         reach = getattr(self, "_reach", None)

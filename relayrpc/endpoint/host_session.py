@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.server import Server
     from relayrpc.endpoint.throttle import Throttle
     from relayrpc.link.call import Call
+    from relayrpc.link.link import Link
     from relayrpc.v1 import link_pb2 as pb
 
 
@@ -40,6 +41,7 @@ __all__ = ["HostSession", "HostSessions"]
 
 _STOPPING: Final = "the host is stopping"
 _STOPPED: Final = "the host stopped"
+_HUB_LEFT: Final = "the hub went away"
 
 
 class HostSession(SilentCall):
@@ -63,7 +65,8 @@ class HostSession(SilentCall):
         self.call: Call | None = call
         self._id = f"{call.link.link_id.hex()[:8]}-{call.id}"  # type: ignore[attr-defined]  # a Link
         self._state = SessionState.OPENED
-        self._is_stopping = False
+        # What its caller is told when it ends; empty: it was closed.
+        self._stopped_by = ""
         # An initiating operation was called.
         self._has_begun = False
         # What is said of calls after a terminating operation; empty: there was none.
@@ -170,9 +173,9 @@ class HostSession(SilentCall):
         call.link.flush_soon()
         self._over(SessionState.CLOSED if status == STATUS_OK else SessionState.FAULTED)
 
-    def stop(self) -> None:
-        """End the session as its host stops: when its running calls are over."""
-        self._is_stopping = True
+    def stop(self, details: str) -> None:
+        """End the session when its running calls are over; its caller is told why."""
+        self._stopped_by = details
         if self._state is SessionState.OPENED:
             self._set_state(SessionState.CLOSING)
         self._end_when_idle()
@@ -188,8 +191,8 @@ class HostSession(SilentCall):
         if self.contexts:
             return
         if self._state is SessionState.CLOSING:
-            if self._is_stopping:
-                self.end(STATUS_UNAVAILABLE, _STOPPED)
+            if self._stopped_by:
+                self.end(STATUS_UNAVAILABLE, self._stopped_by)
             else:
                 self.end(STATUS_OK, "")
         if self.call is None:
@@ -311,7 +314,9 @@ class HostSessions:
         self._open[session] = None
         call.link.begin_call(call)
         if self._is_stopping:
-            session.stop()
+            session.stop(_STOPPED)
+        elif call.link.is_draining:
+            session.stop(_HUB_LEFT)
         elif opening.half_close:
             session.half_close_received()
         call.link.flush_soon()
@@ -339,7 +344,13 @@ class HostSessions:
         """Take no more, and end those that are open when their running calls are over."""
         self._is_stopping = True
         for session in list(self._open):
-            session.stop()
+            session.stop(_STOPPED)
+
+    def going_away(self, link: Link) -> None:
+        """End those on a link whose hub goes away, when their running calls are over."""
+        for session in list(self._open):
+            if session.call is not None and session.call.link is link:
+                session.stop(_HUB_LEFT)
 
     def end(self) -> None:
         """End those that are open still: threads outlive their running calls."""

@@ -127,6 +127,7 @@ class LiveLink:
         self._wake = asyncio.Event()
         self._state = _State.IDLE
         self._state_callbacks: list[Callable[[grpc.ChannelConnectivity], None]] = []
+        self._going_away_callbacks: list[Callable[[Link], None]] = []
         self._is_closed = False
         self._has_connected = False
         # Why there is no link now; None while there is one or nothing was tried.
@@ -203,6 +204,10 @@ class LiveLink:
         """Undo add_state_callback(); no-op when it is not there."""
         if callback in self._state_callbacks:
             self._state_callbacks.remove(callback)
+
+    def add_going_away_callback(self, callback: Callable[[Link], None]) -> None:
+        """Have every link told whose hub goes away: what runs on it may finish."""
+        self._going_away_callbacks.append(callback)
 
     # --- life ---
 
@@ -608,6 +613,8 @@ class LiveLink:
                     # From here on calls wait in the next one.
                     self._new_link()
                     self._go_on()
+                for callback in self._going_away_callbacks:
+                    callback(link)
                 self._wake.set()
             case LinkEnded(error=error):
                 self._link_ended(link, error)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -53,6 +54,7 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from relayrpc.endpoint.caller import Caller
     from relayrpc.endpoint.failure import Answer, ErrorHandler
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.handover import Handover
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.instances import Instances
     from relayrpc.endpoint.live_link import MakeLive
     from relayrpc.link.call import Call
+    from relayrpc.link.link import Link
     from relayrpc.observe.tracing import Tracing
 
 
@@ -192,6 +195,10 @@ class Server(grpc.aio.Server):
             start=lambda run, opening: self.start_call(cast("Call", run), opening),
         )
         self.sessions = HostSessions(self)
+        # Callers to whom lines are open.
+        self.lines: weakref.WeakSet[Caller] = weakref.WeakSet()
+        # Lines that are given up.
+        self._leaving: set[asyncio.Task[None]] = set()
         # Calls whose handler has not returned, but for those of threads that outlive their call.
         self._contexts: dict[Context, None] = {}
         # Those: a thread cannot be cancelled, and counts until it has returned.
@@ -295,6 +302,7 @@ class Server(grpc.aio.Server):
             self.portal.open()
         self.handover = self.portal.handover
         self.tracing = self.live.find_tracing()
+        self.live.add_going_away_callback(self._hub_goes_away)
         self._instances = {
             name: instances
             for name in self._table.services()
@@ -306,6 +314,15 @@ class Server(grpc.aio.Server):
             for name in self._table.services()
             if session_fault(self.contracts.of_service(name), is_within=False)
         )
+
+    def _hub_goes_away(self, link: Link) -> None:
+        """Let go of sessions and callers that would keep the hub until its time is up."""
+        self.sessions.going_away(link)
+        for caller in list(self.lines):
+            if caller.is_on(link):
+                task = self.loop.create_task(caller.leave())
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
 
     def channel(self, address: str = "") -> Channel:
         """

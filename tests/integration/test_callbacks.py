@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ import grpc.aio
 import pytest
 
 import relayrpc.aio
+from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.until import until
 
@@ -182,3 +184,53 @@ async def test_what_the_caller_does_not_serve(
         assert reply == f"{code.name} {details}".encode()
         await server.stop(0)
     gc.collect()
+
+
+async def test_a_hub_that_drains_waits_for_callbacks_and_not_for_lines() -> None:
+    stubs: list[Any] = []
+    callers: list[Any] = []
+    go_on = asyncio.Event()
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        if request == b"wait":
+            await go_on.wait()
+        # Where the hub goes away already, there is no line to be had.
+        callers.append(context.caller())
+        stubs.append(context.callback(events))
+        return request
+
+    class SlowListener(Listener):
+        async def hang(self, request: bytes, context: Any) -> bytes:
+            self.heard.append(request)
+            await go_on.wait()
+            return request
+
+    async with running_hub(limits=replace(DEFAULT_LIMITS, drain_timeout_s=3600.0)) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        listener = SlowListener()
+        async with calling(url, listener) as channel:
+            call = Stub(channel).unary_unary("Call")
+            await call(b"idle")
+            await call(b"busy")
+            running = call(b"wait")
+            callback = stubs[1].unary_unary("Hang")(b"hung")
+            await until(lambda: listener.heard == [b"hung"])
+            draining = asyncio.create_task(hub.drain())
+            await callers[0].wait_gone()
+            assert not callers[1].done()
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await stubs[1].unary_unary("Tell")(b"late")
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert not caught.value.may_have_executed
+            go_on.set()
+            assert await callback == b"hung"
+            assert await running == b"wait"
+            assert callers[2].done()
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await stubs[2].unary_unary("Tell")(b"later")
+            assert caught.value.details() == (
+                "the hub goes away by which the caller was reached"
+            )
+            await draining
+        await server.stop(0)

@@ -324,6 +324,28 @@ async def test_host_ends_a_session_that_is_idle_for_too_long() -> None:
         await server.stop(0)
 
 
+async def test_a_hub_that_drains_waits_for_the_calls_of_sessions_and_not_for_idle_ones() -> None:
+    async with running_hub(limits=replace(DEFAULT_LIMITS, drain_timeout_s=3600.0)) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            idle, busy = channel.session(), channel.session()
+            await Stub(idle).unary_unary("Put")(b"1")
+            running = Stub(busy).unary_unary("Wait")(b"2")
+            await until(lambda: host.is_waiting)
+            draining = asyncio.create_task(hub.drain())
+            await until(lambda: idle.state is SessionState.FAULTED)
+            assert idle.fault == "the hub went away"
+            assert busy.state is SessionState.OPENED
+            host.go_on.set()
+            assert await running == b"2"
+            await draining
+            await until(lambda: busy.state is SessionState.FAULTED)
+            assert [each.state for each in host.sessions] == [SessionState.FAULTED]
+        await server.stop(0)
+
+
 # --- what a contract says of sessions ---
 
 

@@ -22,7 +22,7 @@ import random
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -44,6 +44,14 @@ from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
 from relayrpc.observe.logs import EventText
 from relayrpc.testing.virtual_time import InlineExecutor, VirtualLoop
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
+from tests.simulation.ring2_callbacks import (
+    Errands,
+    Heard,
+    add_porter,
+    add_watcher,
+    check_lines,
+    run_errand,
+)
 from tests.simulation.ring2_caller import make_call
 from tests.simulation.ring2_calls import (
     ADDRESS_ASYNC,
@@ -202,6 +210,7 @@ class _Log(logging.Handler):
 
     _EXPECTED: Final = re.compile(
         "handler of /|no link to|call failed |carrier refused |hub drain cut short "
+        "|a callback to one of many failed"
         # A host was away, or had no room; what it says is never wrong.
         '|records held back |contract unknown .* reason="[A-Z_]+: '
     )
@@ -256,6 +265,8 @@ class _Host:
         self.instance = f"host{index}"
         self.address = _ADDRESSES[index % len(_ADDRESSES)]
         self.server: Server | None = None
+        # Whom it publishes to.
+        self.watchers: Sized = ()
 
     async def start(self) -> None:
         world = self.world
@@ -282,6 +293,7 @@ class _Host:
         greeter_pb2_grpc.add_GreeterServicer_to_server(servicer, server)
         if self.address == ADDRESS_ASYNC:
             add_notebook(server, self.instance, world.conversations)
+            self.watchers = add_porter(server, world.errands)
         self.server = server
         world.network.trace.add(f"{self.instance} starts")
         try:
@@ -367,6 +379,7 @@ class _Caller:
         self.channel: Channel | None = None
         self.running: dict[str, Record] = {}
         self.is_closing = False
+        self.heard = Heard()
 
     def open(self) -> None:
         world = self.world
@@ -382,6 +395,9 @@ class _Caller:
 
         callbacks = CallbackServer(make_live)
         add_listener(None, callbacks)
+        self.heard = Heard()
+        world.heard.append(self.heard)
+        add_watcher(world.errands, self.heard, callbacks)
         options = read_options(self._options, world.limits)
         interceptors = [kind() for kind in _CLIENT_INTERCEPTORS] if world.has_interceptors else ()
         self.channel = Channel(
@@ -444,6 +460,9 @@ class World:
         self.log = log
         self.records: dict[str, Record] = {}
         self.conversations: dict[str, Conversation] = {}
+        self.errands = Errands()
+        # Of every channel that there was.
+        self.heard: list[Heard] = []
         # Harsh: hubs and hosts stop, links are lost for good. Else nothing may be lost, ever.
         self.is_harsh = rng.random() < 0.5
         self.may_be_lost = self.is_harsh
@@ -542,6 +561,8 @@ class World:
         for _ in range(rng.randint(2, 8)):
             if rng.random() < 0.2:
                 await self._converse(caller, rng)
+            if rng.random() < 0.2:
+                await self._run_errand(caller, rng)
             if rng.random() < 0.5:
                 await asyncio.sleep(rng.uniform(0.0, 2.0))
             if rng.random() < 0.3:
@@ -557,6 +578,14 @@ class World:
         await converse(caller.channel, conversation, rng)
         self.network.trace.add(f"{caller.name} {conversation}")
         self.network.trace.count("session faulted" if conversation.fault else "session closed")
+
+    async def _run_errand(self, caller: _Caller, rng: random.Random) -> None:
+        # A line to one who watches is a call that stays, and tight worlds have few.
+        errand = self.errands.draw(rng, None if self.is_tight else caller.heard)
+        assert caller.channel is not None
+        await run_errand(caller.channel, errand)
+        self.network.trace.add(f"{caller.name} {errand}")
+        self.network.trace.count(f"errand {errand.method}")
 
     def _draw_plan(self, rng: random.Random) -> Plan:
         self._calls_count += 1
@@ -704,6 +733,9 @@ class World:
         for caller in self.callers:
             assert caller.channel is not None
             await asyncio.wait_for(caller.channel.channel_ready(), _PROGRESS_S)
+        for host in self.hosts:
+            assert host.server is not None
+            check_lines(host.server.live.link, host.watchers)
 
     async def _end(self) -> None:
         """Stop everything, in any order, and see that nothing is left."""
@@ -727,6 +759,12 @@ class World:
             self._count(record)
         for conversation in self.conversations.values():
             conversation.check(may_be_lost=self.is_harsh or self.is_tight)
+        for errand in self.errands.by_key.values():
+            errand.check(may_be_lost=self.is_harsh or self.is_tight)
+        for heard in self.heard:
+            heard.check()
+            if heard.count:
+                self.network.trace.count("publications heard")
         self.log.check()
         live = self.network.live_connections()
         assert not live, f"connections are left: {[each.near.name for each in live]}"

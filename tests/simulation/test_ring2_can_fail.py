@@ -20,6 +20,8 @@ import pytest
 
 from relayrpc.carrier.driver import LinkDriver, _Ride
 from relayrpc.endpoint.call_core import CallCore
+from relayrpc.endpoint.callback_set import _Member
+from relayrpc.endpoint.caller import Reach
 from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.inbox import Inbox
 from relayrpc.endpoint.live_link import LiveLink
@@ -168,7 +170,7 @@ def hub_does_not_pass_a_cancellation_on(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Forwarder, "_call_ended", forgetful)
 
 
-@_finds("Concurrent RPC limit exceeded|LivelockError")
+@_finds(r"Concurrent RPC limit exceeded|LivelockError|\d+ lines to \d+ watchers")
 def server_counts_calls_that_are_over(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Context, "leave", lambda self: None)
 
@@ -252,6 +254,22 @@ def call_that_ends_in_an_error_wakes_nobody(patch: pytest.MonkeyPatch) -> None:
 @_finds("no progress|LivelockError")
 def hub_does_not_serve_the_starved(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Forwarder, "serve_starved", lambda self: None)
+
+
+@_finds("published in another order")
+def set_of_callers_is_told_the_newest_first(patch: pytest.MonkeyPatch) -> None:
+    put = _Member.put
+
+    def hasty(self: _Member[Any], method: str, request: Any) -> None:
+        put(self, method, request)
+        self.waiting.rotate(1)
+
+    patch.setattr(_Member, "put", hasty)
+
+
+@_finds(r"\d+ lines to \d+ watchers")
+def line_to_a_caller_is_never_given_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Reach, "close_line", lambda self: None)
 
 
 @_finds("host came: .*, then ")
