@@ -141,6 +141,8 @@ def channel(
     instance: str | None = None,
     call_credentials: grpc.CallCredentials | None = None,
     callbacks: Sequence[tuple[Callable[[Any, grpc.Server], None], Any]] = (),
+    include_exception_detail: bool = False,
+    error_handlers: Sequence[ErrorHandler] = (),
     check_contract: bool = True,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Channel:
@@ -151,16 +153,21 @@ def channel(
         callbacks: What hosts that were called may call back, each as
             `(add_OrderEventsServicer_to_server, servicer)`; the handlers are plain functions, and
             run on threads of the channel's own.
-        url, options, compression, carrier, tls, instance, call_credentials, check_contract, limits:
-            As for `relayrpc.aio.channel`. Interceptors are added with `grpc.intercept_channel`.
+        url, options, compression, carrier, tls, instance, call_credentials,
+        include_exception_detail, error_handlers, check_contract, limits: As for
+            `relayrpc.aio.channel`. Interceptors are added with `grpc.intercept_channel`.
 
     Raises:
-        ConfigError: A URL or an option cannot be used.
+        ConfigError: A URL or an option cannot be used, or an error handler is none.
         UsageError: A handler of callbacks is async.
     """
     return Channel(
         aio.make_channel(
-            CallbackServer,
+            functools.partial(
+                CallbackServer,
+                include_exception_detail=include_exception_detail,
+                error_handlers=error_handlers,
+            ),
             url,
             options,
             carrier=carrier,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
     from relayrpc.endpoint.failure import ErrorHandler
+    from relayrpc.endpoint.live_link import MakeLive
 
 
 __all__ = [
@@ -159,6 +160,8 @@ def channel(
     instance: str | None = None,
     call_credentials: grpc.CallCredentials | None = None,
     callbacks: Sequence[tuple[Callable[[Any, grpc.aio.Server], None], Any]] = (),
+    include_exception_detail: bool = False,
+    error_handlers: Sequence[ErrorHandler] = (),
     check_contract: bool = True,
     limits: Limits = DEFAULT_LIMITS,
     dialling: Dialling = DIALLING,
@@ -182,6 +185,8 @@ def channel(
             `grpc.composite_channel_credentials`. Only with relays:// and wss://.
         callbacks: What hosts that were called may call back, each as
             `(add_OrderEventsServicer_to_server, servicer)`.
+        include_exception_detail: Tell hosts the text of exceptions that callbacks raise.
+        error_handlers: As of `server()`, for callbacks.
         check_contract: The first call of a service asks the hub whether the contract of the
             generated code fits what hosts serve; where it does not, calls end with
             FAILED_PRECONDITION and the difference.
@@ -189,12 +194,16 @@ def channel(
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
     Raises:
-        ConfigError: A URL or an option cannot be used.
+        ConfigError: A URL or an option cannot be used, or an error handler is none.
         ValueError: An interceptor of no known kind.
         UsageError: The call credentials cannot be used.
     """
     return make_channel(
-        CallbackServer,
+        functools.partial(
+            CallbackServer,
+            include_exception_detail=include_exception_detail,
+            error_handlers=error_handlers,
+        ),
         url,
         options,
         interceptors=interceptors,
@@ -210,7 +219,7 @@ def channel(
 
 
 def make_channel(
-    callback_server: type[CallbackServer],
+    make_callback_server: Callable[[MakeLive], CallbackServer],
     url: str | Sequence[str],
     options: Sequence[tuple[str, Any]] | None,
     *,
@@ -224,7 +233,7 @@ def make_channel(
     limits: Limits,
     dialling: Dialling = DIALLING,
 ) -> Channel:
-    """As `channel()`, for either API: `callback_server` serves the callbacks."""
+    """As `channel()`, for either API: `make_callback_server` makes what serves callbacks."""
     urls = parse_urls(url, carrier=carrier)
     settings = read_options(options, limits)
     if settings.server_name is not None and (tls is None or tls.server_name is None):
@@ -234,7 +243,7 @@ def make_channel(
     )
     served = None
     if callbacks:
-        served = callback_server(make_live)
+        served = make_callback_server(make_live)
         for add_to_server, servicer in callbacks:
             add_to_server(servicer, served)
     return Channel(

@@ -234,3 +234,45 @@ async def test_a_hub_that_drains_waits_for_callbacks_and_not_for_lines() -> None
             )
             await draining
         await server.stop(0)
+
+
+async def test_error_handlers_of_a_channel_answer_for_callbacks() -> None:
+    ends: list[tuple[Any, str]] = []
+    asked: list[tuple[type[Exception], str]] = []
+
+    class Gone(grpc.Status):
+        code = grpc.StatusCode.NOT_FOUND
+        details = "gone"
+        trailing_metadata = ()
+
+    def translate(error: Exception, context: Any) -> grpc.Status | None:
+        asked.append((type(error), context.method))
+        return Gone() if isinstance(error, KeyError) else None
+
+    class FailingListener(Listener):
+        async def fail(self, request: bytes, context: Any) -> bytes:
+            raise {b"key": KeyError, b"value": ValueError}[request]("secret")
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await context.callback(events).unary_unary("Fail")(request)
+        ends.append((caught.value.code(), caught.value.details()))
+        return b""
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        for tells in (False, True):
+            async with relayrpc.aio.channel(
+                f"{url}/{ADDRESS}",
+                callbacks=[(add_listener, FailingListener())],
+                error_handlers=[translate],
+                include_exception_detail=tells,
+            ) as channel:
+                for request in (b"key", b"value"):
+                    await Stub(channel).unary_unary("Call")(request)
+        await server.stop(0)
+    assert asked == 2 * [(KeyError, f"{EVENTS}/Fail"), (ValueError, f"{EVENTS}/Fail")]
+    assert ends[::2] == 2 * [(grpc.StatusCode.NOT_FOUND, "gone")]
+    assert [code for code, _ in ends[1::2]] == 2 * [grpc.StatusCode.UNKNOWN]
+    assert ["secret" in details for _, details in ends[1::2]] == [False, True]

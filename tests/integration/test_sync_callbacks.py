@@ -199,6 +199,38 @@ def test_async_servicers_are_refused_at_once(relay_hub: HubThread) -> None:
         relayrpc.channel(relay_hub.url(), callbacks=[(add_listener, Async())])
 
 
+def test_error_handlers_answer_for_callbacks_on_their_threads(relay_hub: HubThread) -> None:
+    threads: list[str] = []
+
+    class Gone(grpc.Status):
+        code = grpc.StatusCode.NOT_FOUND
+        details = "gone"
+        trailing_metadata = ()
+
+    class Failing(Listener):
+        def tell(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+            raise KeyError(request)
+
+    def translate(error: Exception, context: Any) -> grpc.Status:
+        assert isinstance(error, KeyError)
+        threads.append(threading.current_thread().name[:16])
+        return Gone()
+
+    def call(request: bytes, context: Any) -> bytes:
+        with pytest.raises(relayrpc.RpcError, match="gone"):
+            context.callback(events).unary_unary("Tell")(b"")
+        return request
+
+    with (
+        serving_methods(relay_hub, "blocking", Call=call),
+        relayrpc.channel(
+            relay_hub.url(), callbacks=[(add_listener, Failing())], error_handlers=[translate]
+        ) as channel,
+    ):
+        assert Stub(channel).unary_unary("Call")(b"x") == b"x"
+    assert threads == ["relayrpc-handler"]
+
+
 # --- what plain handlers call ---
 
 
