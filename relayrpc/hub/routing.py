@@ -303,8 +303,20 @@ class Router:
         service = method.partition("/")[0]
         if (address, service) in registration.places:
             return registration
-        hosts = self.hosts_of(address, service)
-        return next((host for host in hosts if host.link is registration.link), None)
+        link = registration.link
+        for host in self.hosts_of(address, service):
+            if host.link is link:
+                return host
+        if self._by_link.get(link, {}).get(registration.announce.id) is registration:
+            # Calls of the address go to others.
+            return None
+        # It is withdrawn, and served what was called by a path below its own, or by no path.
+        prefixes = set(_prefixes(address))
+        is_served = any(
+            name == service and (place in prefixes or address == service)
+            for place, name in registration.places
+        )
+        return registration if is_served else None
 
     def _standing(self, address: str, service: str) -> _Standing | None:
         """Find who stands at the longest prefix of an address; None: nobody does."""

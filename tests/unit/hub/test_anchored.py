@@ -6,9 +6,18 @@ between hand-joined links.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from relayrpc.link.call import STATUS_OK, STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED, Call
+from relayrpc.limits import DEFAULT_LIMITS
+from relayrpc.link.call import (
+    STATUS_OK,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAVAILABLE,
+    STATUS_UNIMPLEMENTED,
+    Call,
+)
 from relayrpc.link.events import CallEnded, CallOpened, HalfCloseReceived
 from relayrpc.v1 import link_pb2 as pb
 from tests.support.hub_core import SERVICE, CorePeer, HubCore
@@ -152,6 +161,88 @@ def test_host_that_withdrew_is_still_called_for_its_running_calls(
     _open(hub, caller, anchor=first)
     hub.settle()
     assert len(_opened(host)) == 2
+
+
+@pytest.mark.parametrize("address", ["a", "a/b", SERVICE])
+@pytest.mark.parametrize("way", ["withdrawn", "drained"])
+def test_host_that_takes_no_new_calls_has_those_of_its_running_ones_by_any_address(
+    hub: HubCore, address: str, way: str
+) -> None:
+    """By a path below its own too, and by the default address of its service."""
+    host, caller = hub.peer("host"), hub.peer("caller")
+    service = pb.ServiceDescription(name=SERVICE, default_address="a")
+    host.link.announce(1, "", [service])
+    hub.settle()
+    first = _open(hub, caller, address)
+    hub.settle()
+    if way == "withdrawn":
+        host.link.withdraw(1)
+    else:
+        (registration,) = hub.forwarder.router.of_link(host.hub_link)
+        hub.forwarder.set_drained(registration, is_drained=True, now_s=hub.now_s)
+    hub.settle()
+    _open(hub, caller, address, anchor=first)
+    elsewhere = _open(hub, caller, "b", anchor=first)
+    hub.settle()
+    assert len(_opened(host)) == 2
+    assert _end(caller, elsewhere).status == STATUS_UNIMPLEMENTED
+
+
+def test_calls_of_an_address_that_others_serve_do_not_go_to_the_host_above(hub: HubCore) -> None:
+    host, caller = hub.peer("host", address="a"), hub.peer("caller")
+    first = _open(hub, caller)
+    hub.settle()
+    below = hub.peer("below", address="a/b")
+    late = _open(hub, caller, "a/b", anchor=first)
+    hub.settle()
+    assert (len(_opened(host)), len(_opened(below))) == (1, 0)
+    assert _end(caller, late).status == STATUS_UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("direction", ["to the host", "to the caller"])
+def test_a_peer_that_goes_away_takes_none_of_them(hub: HubCore, direction: str) -> None:
+    host, caller = hub.peer("host", address="a"), hub.peer("caller")
+    first = _open(hub, caller)
+    hub.settle()
+    opener, leaving, anchor = caller, host, first
+    if direction == "to the caller":
+        opener, leaving, anchor = host, caller, _opened(host)[0].call
+    leaving.link.go_away(reason="stops", time_left_s=30)
+    hub.settle()
+    late = _open(hub, opener, "a" if opener is caller else "", anchor=anchor)
+    hub.settle()
+    end = _end(opener, late)
+    assert (end.status, end.not_executed) == (STATUS_UNAVAILABLE, True)
+    assert end.details == "the peer of the call that this one belongs to goes away"
+    assert not anchor.is_ended
+
+
+@pytest.mark.parametrize("direction", ["to the host", "to the caller"])
+def test_a_peer_with_too_many_calls_takes_no_more_of_them(hub: HubCore, direction: str) -> None:
+    """And is told when to try again; what the call belongs to goes on."""
+    few = replace(DEFAULT_LIMITS, calls_open_max=2)
+    to_host = direction == "to the host"
+    host = hub.peer("host", address="a", limits=few if to_host else None)
+    caller = hub.peer("caller", limits=None if to_host else few)
+    first = _open(hub, caller)
+    hub.settle()
+    opener, anchor = (caller, first) if to_host else (host, _opened(host)[0].call)
+    address = "a" if to_host else ""
+    # The call itself counts at the host; callbacks are all that the caller has open.
+    taken = [_open(hub, opener, address, anchor=anchor) for _ in range(1 if to_host else 2)]
+    hub.settle()
+    late = _open(hub, opener, address, anchor=anchor)
+    hub.settle()
+    end = _end(opener, late)
+    assert (end.status, end.not_executed) == (STATUS_RESOURCE_EXHAUSTED, True)
+    assert end.details == "the peer of the call that this one belongs to has too many calls open"
+    assert [entry.key for entry in end.trailing_metadata] == ["grpc-retry-pushback-ms"]
+    assert not any(call.is_ended for call in (anchor, *taken))
+    opener.link.cancel_call(taken[0])
+    hub.settle()
+    again = _open(hub, opener, address, anchor=anchor)
+    hub.settle()
+    assert not again.is_ended
 
 
 def test_slots_are_not_taken(hub: HubCore) -> None:
