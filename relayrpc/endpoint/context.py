@@ -36,6 +36,7 @@ from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNIMPLEMENTED,
     STATUS_UNKNOWN,
+    retry_pushback,
 )
 from relayrpc.link.messages import encode_message
 
@@ -274,6 +275,9 @@ class Context(grpc.aio.ServicerContext):
         """End the call for messages that no handler can have, or that cannot be taken from it."""
         if error.details:
             self._trailing_pairs = ((DETAILS_KEY, error.details),)
+        if error.retry_after_s is not None:
+            key, value = retry_pushback(error.retry_after_s)
+            self._trailing_pairs = ((key, value.encode()),)
         self.end(error.status, str(error), not_executed=error.not_executed)
 
     def refuse_within(self, error: RefusedError) -> None:

@@ -50,7 +50,13 @@ class RefusedError(Exception):
     """Messages cannot be given to a handler, or taken from it; ends the call with a status."""
 
     def __init__(
-        self, status: int, text: str, *, not_executed: bool = False, details: bytes = b""
+        self,
+        status: int,
+        text: str,
+        *,
+        not_executed: bool = False,
+        details: bytes = b"",
+        retry_after_s: float | None = None,
     ) -> None:
         """
         Args:
@@ -58,11 +64,14 @@ class RefusedError(Exception):
             text: What the caller is told.
             not_executed: The handler was not called.
             details: A serialized google.rpc.Status; empty: there are none.
+            retry_after_s: How long the caller is to wait before it calls again, of a call that met
+                a bound; None: nothing is said of that.
         """
         super().__init__(text)
         self.status = status
         self.not_executed = not_executed
         self.details = details
+        self.retry_after_s = retry_after_s
 
 
 HOST_STOPPED: Final = "the host is being stopped"

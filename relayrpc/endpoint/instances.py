@@ -274,7 +274,7 @@ class Instances:
         Raises:
             RefusedError: The throttle takes no more.
         """
-        await self._take("calls")
+        await self._take("calls", context.server)
         try:
             holder, is_own = await self._find(context)
         except BaseException:
@@ -301,11 +301,16 @@ class Instances:
             await self._close(loan.holder)
         self.throttle.give("calls")
 
-    async def _take(self, kind: Literal["calls", "instances"]) -> None:
+    async def _take(self, kind: Literal["calls", "instances"], server: Server) -> None:
         try:
             await self.throttle.take(kind)
         except ThrottledError as error:
-            raise RefusedError(STATUS_RESOURCE_EXHAUSTED, str(error), not_executed=True) from None
+            raise RefusedError(
+                STATUS_RESOURCE_EXHAUSTED,
+                str(error),
+                not_executed=True,
+                retry_after_s=server.limits.retry_after_s,
+            ) from None
 
     # --- which object ---
 
@@ -330,7 +335,7 @@ class Instances:
                 if self._of_session.get(session) is task:
                     del self._of_session[session]
                 raise
-        await self._take("instances")
+        await self._take("instances", context.server)
         making = self._make(context.server, self._turns_of(session))
         if not context.server.is_blocking:
             return await making, True
@@ -356,7 +361,7 @@ class Instances:
         turns = None if self._behavior.concurrency == "multiple" else Turns()
 
         async def make() -> _Holder:
-            await self._take("instances")
+            await self._take("instances", server)
             return await self._make(server, turns)
 
         return asyncio.create_task(make())

@@ -41,8 +41,10 @@ class ThrottleReadings(Protocol):
         """How many there may be."""
 
 
-# Throttle -> the service it bounds.
-_observed: Final[weakref.WeakKeyDictionary[ThrottleReadings, str]] = weakref.WeakKeyDictionary()
+# Throttle -> the services that it bounds together. Read by threads of the SDK.
+_observed: Final[weakref.WeakKeyDictionary[ThrottleReadings, frozenset[str]]] = (
+    weakref.WeakKeyDictionary()
+)
 # Providers that have the instruments.
 _providers: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 _INSTRUMENTS: Final[tuple[tuple[str, str, Callable[[ThrottleReadings], _Counts]], ...]] = (
@@ -66,7 +68,7 @@ def observe_throttles(throttles: Mapping[str, ThrottleReadings]) -> None:
     if isinstance(provider, metrics.NoOpMeterProvider) or "Proxy" in type(provider).__name__:
         return
     for service, throttle in throttles.items():
-        _observed[throttle] = service
+        _observed[throttle] = _observed.get(throttle, frozenset()) | {service}
     if provider in _providers:
         return
     _providers.add(provider)
@@ -83,8 +85,9 @@ def _reader(
     from opentelemetry.metrics import Observation
 
     def observe(_options: CallbackOptions) -> Iterator[Observation]:
-        for throttle, service in list(_observed.items()):
+        for throttle, services in list(_observed.items()):
             for kind, count in read(throttle).items():
-                yield Observation(count, {"rpc.service": service, "relayrpc.kind": kind})
+                for service in sorted(services):
+                    yield Observation(count, {"rpc.service": service, "relayrpc.kind": kind})
 
     return observe

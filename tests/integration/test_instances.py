@@ -470,6 +470,62 @@ async def test_a_throttle_of_sessions(on_full: Any) -> None:
     assert throttle.waiting_counts == {"calls": 0, "sessions": 0, "instances": 0}
 
 
+@pytest.mark.parametrize("kind", ["calls", "sessions", "instances"])
+async def test_no_more_than_queue_max_wait_for_a_throttle(kind: Any) -> None:
+    """One more is rejected, and a call is told when to try again."""
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(queue_max=2, **{kind: 1})
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, "per_call", throttle=throttle))
+        options = [("grpc.enable_retries", 0)]
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}", options=options) as channel:
+            sessions = [channel.session() for _ in range(4)]
+            callers = sessions if kind == "sessions" else [channel] * 4
+            calls = []
+            for number, caller in enumerate(callers[:3]):
+                calls.append(Stub(caller).unary_unary("Wait")(b"%d" % number))
+                await until(lambda: recorder.running == 1)
+                await until(lambda: throttle.waiting_counts[kind] == len(calls) - 1)
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await Stub(callers[3]).unary_unary("Wait")(b"")
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert caught.value.details() == f"the host has 1 {kind} at once, and 2 wait"
+            assert not caught.value.may_have_executed
+            if kind != "sessions":
+                trailers = dict(caught.value.trailing_metadata())
+                assert trailers["grpc-retry-pushback-ms"] == "1000"
+            recorder.go_on.set()
+            for number, call in enumerate(calls):
+                assert await call == b"%d" % number
+                await sessions[number].close()
+            await until(lambda: not any(throttle.counts.values()))
+        await server.stop(0)
+
+
+async def test_services_share_a_throttle() -> None:
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(calls=1)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url)
+        for service in ("test.Service", "test.Other"):
+            servicer = make_servicer(recorder, "per_call", throttle=throttle)
+            handlers = make_handlers({"uu:Wait": servicer.Wait})
+            server.add_registered_method_handlers(service, handlers)
+        await server.start()
+        async with relayrpc.aio.channel(url) as channel:
+            first = Stub(channel).unary_unary("Wait")(b"1")
+            await until(lambda: recorder.running == 1)
+            second = Stub(channel, "test.Other").unary_unary("Wait")(b"2")
+            await until(lambda: throttle.waiting_counts["calls"] == 1)
+            recorder.go_on.set()
+            assert await asyncio.gather(first, second) == [b"1", b"2"]
+        await server.stop(0)
+    assert recorder.most_running == 1
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
 async def test_throttles_are_metrics_where_there_is_an_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
@@ -478,25 +534,35 @@ async def test_throttles_are_metrics_where_there_is_an_sdk(monkeypatch: pytest.M
     throttle = relayrpc.Throttle(calls=2, sessions=7)
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"
-        servicer = make_servicer(recorder, "per_call", throttle=throttle)
-        server = await start_host(url, servicer)
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+        add_servicer(make_servicer(recorder, "per_call", throttle=throttle), server)
+        sharing = make_servicer(recorder, "per_call", throttle=throttle)
+        handlers = make_handlers({"uu:Wait": sharing.Wait})
+        server.add_registered_method_handlers("test.Sharing", handlers)
+        await server.start()
         async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
             calls = [Stub(channel).unary_unary("Wait")(b"") for _ in range(3)]
             await until(lambda: throttle.waiting_counts["calls"] == 1)
             data = reader.get_metrics_data()
             assert data is not None
-            values = {
-                (metric.name.rpartition(".")[2], point.attributes["relayrpc.kind"]): point.value
-                for resource in data.resource_metrics
-                for scope in resource.scope_metrics
-                for metric in scope.metrics
-                for point in metric.data.data_points
-                if point.attributes["rpc.service"] == "test.Service"
+            readings = {
+                service: {
+                    (metric.name.rpartition(".")[2], point.attributes["relayrpc.kind"]): point.value
+                    for resource in data.resource_metrics
+                    for scope in resource.scope_metrics
+                    for metric in scope.metrics
+                    for point in metric.data.data_points
+                    if point.attributes["rpc.service"] == service
+                }
+                for service in ("test.Service", "test.Sharing")
             }
             recorder.go_on.set()
             await asyncio.gather(*calls)
         await server.stop(0)
     provider.shutdown()
+    # A throttle that services share is read under the name of each.
+    values = readings["test.Service"]
+    assert values == readings["test.Sharing"]
     assert values["used", "calls"] == 2
     assert values["waiting", "calls"] == 1
     assert values["limit", "calls"] == 2
