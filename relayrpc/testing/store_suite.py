@@ -155,7 +155,8 @@ async def _refuses_what_is_malformed(open_store: OpenStore) -> None:
             await _refuses(store.entries(prefix), UsageError)
         await _refuses(store.put("k", bytes(101)), UsageError)
         await _refuses(store.append("k", bytes(101)), UsageError)
-        for lease_s in (0.0, -1.0, limits.store_lease_s_max + 1, float("nan")):
+        low, high = limits.store_lease_s_min, limits.store_lease_s_max
+        for lease_s in (0.0, -1.0, low / 2, high + 1, float("nan")):
             await _refuses(store.grant_lease(lease_s), UsageError)
         for retention in (
             Retention(records_max=0),

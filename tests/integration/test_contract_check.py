@@ -362,6 +362,25 @@ async def test_host_without_a_contract_is_called_and_asked_about_after_a_while()
             await until(asked_again)
 
 
+async def test_channel_remembers_so_many_services() -> None:
+    """The one that was compared first is forgotten first, and asked about again."""
+    limits = replace(DEFAULT_LIMITS, checked_services_max=2)
+    async with running_hub() as hub, greeting(hub, "a"), greeting(hub, "b"), greeting(hub, "c"):
+        questions = Questions(hub)
+        async with calling(hub, limits=limits) as greeter:
+
+            async def asked_count(*addresses: str) -> int:
+                before = len(questions.asked)
+                for address in addresses:
+                    await greeter.SayHello(HELLO, metadata=(("relay-address", address),))
+                return len(questions.asked) - before
+
+            assert await asked_count("a", "b", "a", "b") == 2
+            assert await asked_count("c", "b") == 1
+            assert await asked_count("a") == 1
+            assert await asked_count("c", "a") == 0
+
+
 async def test_hub_that_is_too_old_is_called_as_ever() -> None:
     async with running_hub() as hub, greeting(hub), calling(hub) as greeter:
         handlers = hub._inside._management._server._table
@@ -487,6 +506,33 @@ async def test_hub_compares_so_many_at_a_time() -> None:
         # A caller is not kept from calling by that.
         async with calling(hub) as greeter:
             assert await greeter.SayHello(HELLO) is not None
+
+
+async def test_hub_remembers_so_many_comparisons() -> None:
+    """Of one that it has forgotten it needs the descriptors again."""
+    limits = replace(DEFAULT_LIMITS, contract_verdicts_max=1)
+    versions = [
+        make_set(version(lambda file, name=name: file.message_type.add(name=name)))
+        for name in ("First", "Second")
+    ]
+    async with running_hub(limits=limits) as hub, serving_contract(at(hub), version(_retype)):
+
+        async def answer(number: int, *, is_told: bool = False) -> int:
+            data = versions[number]
+            told = await ask(
+                hub,
+                address="a",
+                service=SERVICE,
+                fingerprint=fingerprint_of(data),
+                descriptor_set=data if is_told else b"",
+            )
+            return told.answer
+
+        assert await answer(0, is_told=True) == ANSWER.ANSWER_INCOMPATIBLE
+        assert await answer(0) == ANSWER.ANSWER_INCOMPATIBLE
+        assert await answer(1, is_told=True) == ANSWER.ANSWER_INCOMPATIBLE
+        assert await answer(1) == ANSWER.ANSWER_INCOMPATIBLE
+        assert await answer(0) == ANSWER.ANSWER_SEND_DESCRIPTORS
 
 
 async def test_questions_are_no_failures_in_the_log() -> None:
