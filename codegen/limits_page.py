@@ -21,13 +21,15 @@ PAGE: Final = ROOT / "docs" / "reference" / "limits.md"
 _HEAD: Final = """\
 # Limits
 
-Every bound the relay keeps. Written by `make gen` from `relayrpc/limits.py`; do not edit this page.
+The bounds of one process. Written by `make gen` from `relayrpc/limits.py`; do not edit this page.
+Those of one [throttle](instances.md#throttles) and of one [set of
+callers](callbacks.md#many-callers) are arguments of it.
 
 `relayrpc hub` takes them from its [configuration](configuration.md), a hub in a program through
 `HubConfig(limits=...)`, a host and a caller through the `limits=` of `relayrpc.aio.server` and
-`relayrpc.aio.channel`. What two peers must agree on travels in the link's handshake. Sizes are
-bytes, times seconds, unless the name says otherwise. Those that are the wire's own have to be the
-same on every peer: a hub takes no other value.
+`relayrpc.aio.channel`, or of their blocking twins. What two peers must agree on travels in the
+link's handshake. Sizes are bytes, times seconds, unless the name says otherwise. Those that are the
+wire's own have to be the same on every peer: a hub takes no other value.
 
 | limit | default | meaning |
 |---|---|---|

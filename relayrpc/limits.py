@@ -1,5 +1,5 @@
 """
-Every bound the relay keeps, with its default and the reason for it. Pure data.
+The bounds of one process, each with its default and the reason for it. Pure data.
 
 Units are in the names. The hub and every endpoint read their bounds from one `Limits` value; what
 two peers must agree on travels in Hello and Welcome. Owns: which values make sense together. Does
