@@ -26,6 +26,7 @@ from relayrpc.cli.config import load_settings
 from relayrpc.cli.flags import limit_flags
 from relayrpc.cli.main import app
 from relayrpc.contract.compatibility_rules import RULES
+from relayrpc.endpoint import metadata
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,6 +144,18 @@ def test_every_command_explains_itself_with_example_and_exit_codes() -> None:
     for name, command in commands():
         assert "Example:" in command.help, name
         assert "Exit codes:" in command.help, name
+
+
+def test_compatibility_page_has_every_key_that_a_call_may_have_for_the_relay() -> None:
+    section = read("docs/reference/grpc-compatibility.md").split("## Metadata of the relay")[1]
+    rows = re.findall(r"^\| `relay-([a-z-]+)` \|.*\| (.*?) ?\|$", section, re.MULTILINE)
+    told = {name.replace("-", "_"): bound for name, bound in rows}
+    # The gateway's own.
+    assert told.pop("session") == ""
+    assert set(told) == set(metadata.RelayKeys._fields)
+    for name, bound in told.items():
+        if bound:
+            assert bound == f"{metadata._RELAY_VALUE_BYTES_MAX[name]} bytes"
 
 
 def test_errors_page_has_every_error() -> None:
