@@ -162,7 +162,6 @@ async def test_a_plain_client_is_told_when_to_open_a_session_again() -> None:
 
 
 async def test_a_session_whose_hub_drains_finishes_what_runs_and_takes_no_more() -> None:
-    """Closed meanwhile, it holds the drain up no longer."""
     handlers = Handlers()
     async with relay(handlers) as running:
         session, waiting = await opened(running, handlers)
@@ -175,13 +174,13 @@ async def test_a_session_whose_hub_drains_finishes_what_runs_and_takes_no_more()
         assert caught.value.details() == "the hub that has the session goes away"
         assert not caught.value.may_have_executed
         assert session.state is SessionState.OPENED
+        assert not draining.done()
         handlers.go_on.set()
         assert await waiting == b"2"
-        assert not draining.done()
-        await session.close()
-        assert session.state is SessionState.CLOSED
         await draining
-        await until(lambda: handlers.sessions[0].state is SessionState.CLOSED)
+        await until(lambda: session.state is SessionState.FAULTED)
+        assert session.fault == "the hub went away"
+        assert handlers.sessions[0].state is SessionState.FAULTED
 
 
 async def test_a_session_is_told_that_its_hub_has_stopped() -> None:
@@ -190,13 +189,16 @@ async def test_a_session_is_told_that_its_hub_has_stopped() -> None:
     async with running_hub(limits=limits) as hub:
         url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
         server = relayrpc.aio.server(url)
-        methods = make_handlers({"uu:Put": handlers.put})
+        methods = make_handlers({"uu:Put": handlers.put, "uu:Wait": handlers.wait})
         server.add_registered_method_handlers("test.Service", methods)
         await server.start()
         async with relayrpc.aio.channel(url) as channel:
             session = channel.session()
             await Stub(session).unary_unary("Put")(b"1")
+            waiting = Stub(session).unary_unary("Wait")(b"2")
+            await until(lambda: handlers.running_count)
             await hub.drain()
+            assert await waiting.code() is grpc.StatusCode.UNAVAILABLE
             await until(lambda: session.state is not SessionState.OPENED)
             assert session.state is SessionState.FAULTED
             assert session.fault == "the hub stopped, 0.01 s after it began to drain"
