@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from relayrpc.link.call import Call
+    from relayrpc.v1 import link_pb2 as pb
 
 
 __all__ = ["LINE_METHOD", "SESSION_METHOD", "Anchor", "AnchorFault"]
@@ -24,10 +25,18 @@ LINE_METHOD: Final = "relayrpc.v1.Callback/Line"
 class AnchorFault(Exception):
     """No call can belong to it: what the calls of a channel end with, not executed."""
 
-    def __init__(self, status: int, details: str) -> None:
+    def __init__(self, status: int, details: str, *, end: pb.End | None = None) -> None:
+        """
+        Args:
+            status: gRPC's number.
+            details: Why.
+            end: What was said of it, for the calls that waited for it to end with; None: this side
+                says so.
+        """
         super().__init__(details)
         self.status = status
         self.details = details
+        self.end = end
 
 
 class Anchor(Protocol):

@@ -468,7 +468,10 @@ class CallOpener:
         except ContractMismatchError as exc:
             core.fail(STATUS_FAILED_PRECONDITION, str(exc))
         except AnchorFault as exc:
-            core.fail(exc.status, exc.details)
+            if exc.end is None:
+                core.fail(exc.status, exc.details)
+            else:
+                core.finish(exc.end)
         except MetadataTooLargeError as exc:
             core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
         else:

@@ -86,7 +86,7 @@ class Reach(SilentCall):
         """Give the line up, where there is one: nobody here can call back any more."""
         call = self.call
         if call is not None and self._is_line:
-            call.link.cancel_call(call)
+            call.link.half_close(call)
             call.link.flush_soon()
             self.gone(_GONE)
 

@@ -25,6 +25,7 @@ from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.operations import GENERATED_CONTRACTS, first_call_fault
 from relayrpc.link.call import STATUS_FAILED_PRECONDITION, STATUS_UNAVAILABLE
+from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
@@ -232,7 +233,12 @@ class Session(Channel):
             self._end(SessionState.CLOSED)
             return
         if self._state is SessionState.OPENING:
-            self._opening_fault = AnchorFault(outcome.status, outcome.details)
+            end = pb.End()
+            assert core.end is not None
+            end.MergeFrom(core.end)
+            # Whatever became of the session, the calls that waited for it did not begin.
+            end.not_executed = True
+            self._opening_fault = AnchorFault(outcome.status, outcome.details, end=end)
         self._end(SessionState.FAULTED, outcome.details)
 
     # --- Anchor ---

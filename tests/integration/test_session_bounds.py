@@ -135,6 +135,8 @@ async def test_a_host_takes_sessions_max_sessions() -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert caught.value.details() == "the host has 2 sessions open"
         assert not caught.value.may_have_executed
+        assert caught.value.origin == "host"
+        assert caught.value.trailing_metadata()["grpc-retry-pushback-ms"] == "1000"
         assert sessions[2].state is SessionState.FAULTED
         assert sessions[2].fault == "the host has 2 sessions open"
         # Calls without a session are none of them.
