@@ -19,7 +19,19 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar
+from types import TracebackType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+)
 
 import grpc
 import grpc.aio
@@ -27,30 +39,42 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from relayrpc.contract.contract import Contract
+from relayrpc.endpoint.channel import Channel as RelayChannel
 from relayrpc.endpoint.context import Context as ServicerContext
 from relayrpc.endpoint.faults import Fault
 from relayrpc.endpoint.handlers import SHAPES
+from relayrpc.endpoint.session import Session
+from relayrpc.endpoint.sync_channel import LinkedChannel as RelayChannelSync
 from relayrpc.endpoint.sync_context import SyncContext as ServicerContextSync
+from relayrpc.endpoint.sync_session import Session as SessionSync
 from relayrpc.errors import UsageError
 
 
 __all__ = [
+    "Callback",
     "CallerBase",
     "CallerBaseSync",
     "Channel",
     "ChannelSync",
+    "Confirm",
     "Contract",
     "EOFType",
     "Fault",
     "Handlers",
     "Message",
     "Metadata",
+    "RelayChannel",
+    "RelayChannelSync",
     "Requests",
     "RequestsSync",
     "Server",
     "ServerSync",
     "ServicerContext",
     "ServicerContextSync",
+    "Session",
+    "SessionBase",
+    "SessionBaseSync",
+    "SessionSync",
     "StatusCode",
     "StreamCallSync",
     "StreamStreamCall",
@@ -58,11 +82,13 @@ __all__ = [
     "UnaryStreamCall",
     "UnaryUnaryCall",
     "add_to_server",
+    "confirmed",
     "message_class",
 ]
 
 _Request = TypeVar("_Request")
 _Request_contra = TypeVar("_Request_contra", contravariant=True)
+_Servicer = TypeVar("_Servicer")
 _Response_co = TypeVar("_Response_co", covariant=True)
 
 # grpcio ships no types; to a checker these are what types-grpcio says, or Any where that is not
@@ -87,6 +113,16 @@ Requests: TypeAlias = AsyncIterable[_Request] | Iterable[_Request] | None
 RequestsSync: TypeAlias = Iterable[_Request]
 Handlers: TypeAlias = Mapping[str, Callable[..., Any]]
 """Name of each method, as the .proto file has it -> what answers."""
+Confirm: TypeAlias = Literal["hub", "host"]
+"""When a call of a one-way method is over: the hub holds it, or the handler has returned."""
+
+
+class Callback(NamedTuple, Generic[_Servicer]):
+    """One of a channel's `callbacks`; the pair itself will do, and then nothing checks it."""
+
+    add_to_server: Callable[[_Servicer, Any], None]
+    """`add_OrderEventsServicer_to_server`."""
+    servicer: _Servicer
 
 
 # --- calls for an event loop ---
@@ -169,6 +205,37 @@ class CallerBase:
         _bind(self, channel)
 
 
+class SessionBase(CallerBase):
+    """
+    What generated callers are that hold a session of their own; leaving the block closes it.
+
+    Attributes:
+        session: How it stands, and what ends it otherwise.
+    """
+
+    def __init__(self, channel: RelayChannel) -> None:
+        """
+        Args:
+            channel: A relay's.
+
+        Raises:
+            UsageError: It is another one, which has no sessions.
+        """
+        self.session: Session = _make_session(channel, "relayrpc.aio.channel()")
+        super().__init__(self.session)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.session.__aexit__(exc_type, exc_val, exc_tb)
+
+
 # --- calls that block ---
 
 
@@ -209,7 +276,46 @@ class CallerBaseSync:
         _bind(self, channel)
 
 
+class SessionBaseSync(CallerBaseSync):
+    """What generated blocking callers are that hold a session of their own; as `SessionBase`."""
+
+    def __init__(self, channel: RelayChannelSync) -> None:
+        """
+        Args:
+            channel: A relay's.
+
+        Raises:
+            UsageError: It is another one, which has no sessions.
+        """
+        self.session: SessionSync = _make_session(channel, "relayrpc.channel()")
+        super().__init__(self.session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.session.__exit__(exc_type, exc, traceback)
+
+
 # --- joints ---
+
+
+def _make_session(channel: Any, wanted: str) -> Any:
+    if not hasattr(channel, "session"):
+        raise UsageError(f"{channel!r} has no sessions; make the channel with {wanted}")
+    return channel.session()
+
+
+def confirmed(metadata: Metadata | None, confirm: Confirm | None) -> Metadata | None:
+    """Return metadata that say when the call of a one-way method is over."""
+    if confirm is None:
+        return metadata
+    return (*(metadata or ()), ("relay-confirm", confirm))
 
 
 def _bind(caller: CallerBase | CallerBaseSync, channel: Channel | ChannelSync) -> None:

@@ -44,6 +44,7 @@ class Method:
     response: str
     has_request_stream: bool
     has_response_stream: bool
+    is_one_way: bool
     default_timeout_s: float | None
     """Of calls whose caller says nothing; None: they have no deadline."""
 
@@ -63,6 +64,8 @@ class Service:
     """With its package: "contoso.orders.v1.Orders"."""
     comment: str
     is_deprecated: bool
+    has_sessions_only: bool
+    """Its contract's session is REQUIRED."""
     methods: tuple[Method, ...]
 
 

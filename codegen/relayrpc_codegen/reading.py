@@ -20,6 +20,7 @@ from google.protobuf.descriptor_pb2 import (
 
 from relayrpc.contract.contradictions import OptionsCheck
 from relayrpc.contract.descriptors import load_pool
+from relayrpc.contract.options import SessionMode
 from relayrpc.errors import ContractError
 from relayrpc_codegen.annotations import Annotations, path_of
 from relayrpc_codegen.model import Fault, Field, Method, Module, Service
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from relayrpc.contract.options import ContractOptions, OperationOptions
 
 
-__all__ = ["FAULT_RESERVED", "RESERVED", "read_modules"]
+__all__ = ["FAULT_RESERVED", "RESERVED", "SESSION_RESERVED", "read_modules"]
 
 RESERVED: Final = frozenset(
     {
@@ -58,6 +59,9 @@ RESERVED: Final = frozenset(
     }
 )
 """What generated classes need for themselves; modules of messages are such, too."""
+
+SESSION_RESERVED: Final = frozenset({"session"})
+"""What callers with a session of their own have besides."""
 
 FAULT_RESERVED: Final = frozenset({"code", "reason", "self", "super"})
 """What constructors of faults need for themselves."""
@@ -134,14 +138,17 @@ class _Reader:
 
     def _service(self, service: ServiceDescriptor) -> Service:
         options = self._contracts[service.full_name]
-        names = rename(
-            [method.name for method in service.methods], RESERVED | self._annotations.aliases
-        )
+        has_sessions_only = options.session is SessionMode.REQUIRED
+        reserved = RESERVED | self._annotations.aliases
+        if has_sessions_only:
+            reserved |= SESSION_RESERVED
+        names = rename([method.name for method in service.methods], reserved)
         return Service(
             name=service.name,
             full_name=service.full_name,
             comment=self._comment(FileDescriptorProto.SERVICE_FIELD_NUMBER, service.index),
             is_deprecated=service.GetOptions().deprecated,
+            has_sessions_only=has_sessions_only,
             methods=tuple(
                 self._method(method, names[method.name], options.operations[method.name])
                 for method in service.methods
@@ -165,6 +172,7 @@ class _Reader:
             response=self._annotations.message(method.output_type),
             has_request_stream=bool(method.client_streaming),
             has_response_stream=bool(method.server_streaming),
+            is_one_way=options.one_way,
             default_timeout_s=options.default_timeout_s,
         )
 

@@ -34,6 +34,7 @@ class _Colour:
     """What names end in, here and in relayrpc/typed.py."""
     is_async: bool
     caller_summary: str
+    session_summary: str
 
     @property
     def stream(self) -> str:
@@ -42,8 +43,8 @@ class _Colour:
 
 
 _COLOURS: Final = (
-    _Colour("", is_async=True, caller_summary="Calls {}."),
-    _Colour("Sync", is_async=False, caller_summary="Calls {} and waits."),
+    _Colour("", True, "Calls {}.", "Calls {} within a session of its own."),
+    _Colour("Sync", False, "Calls {} and waits.", "Calls {} within a session, and waits."),
 )
 
 
@@ -68,6 +69,8 @@ def render(module: Module) -> str:
     for service in module.services:
         for colour in _COLOURS:
             lines += ["", "", *_caller(service, colour)]
+            if service.has_sessions_only:
+                lines += ["", "", *_session(service, colour)]
             lines += ["", "", *_servicer(service, colour)]
             lines += ["", "", *_registration(service, colour)]
     return "\n".join([*lines, ""])
@@ -125,6 +128,7 @@ def _public_names(module: Module) -> list[str]:
         for name in (
             _contract_name(service),
             *(_caller_name(service, colour) for colour in _COLOURS),
+            *(_session_name(service, colour) for colour in _COLOURS if service.has_sessions_only),
             *(_servicer_name(service, colour) for colour in _COLOURS),
             *(_registration_name(service, colour) for colour in _COLOURS),
         )
@@ -144,6 +148,10 @@ def _contract_name(service: Service) -> str:
 
 def _caller_name(service: Service, colour: _Colour) -> str:
     return f"{service.name}Caller{colour.suffix}"
+
+
+def _session_name(service: Service, colour: _Colour) -> str:
+    return f"{service.name}Session{colour.suffix}"
 
 
 def _servicer_name(service: Service, colour: _Colour) -> str:
@@ -196,11 +204,30 @@ def _fault(fault: Fault, own: Import) -> Iterator[str]:
 
 
 def _caller(service: Service, colour: _Colour) -> Iterator[str]:
+    name, base = _caller_name(service, colour), f"typed.CallerBase{colour.suffix}"
+    summary = colour.caller_summary.format(service.full_name)
+    if service.is_deprecated and service.has_sessions_only:
+        # To derive from a class that is deprecated would warn whoever imports the module.
+        yield from _class(f"_{name}", [base])
+        yield from docstring(summary, service.comment, indent=4)
+        yield from _calls(service, colour)
+        yield from ("", "")
+        yield from _deprecation(service.full_name, indent=0)
+        yield from _class(name, [f"_{name}"])
+        yield from docstring(summary, indent=4)
+        return
     if service.is_deprecated:
         yield from _deprecation(service.full_name, indent=0)
-    yield f"class {_caller_name(service, colour)}(typed.CallerBase{colour.suffix}):"
-    summary = colour.caller_summary.format(service.full_name)
+    yield from _class(name, [base])
     yield from docstring(summary, service.comment, indent=4)
+    yield from _calls(service, colour)
+
+
+def _class(name: str, bases: list[str]) -> list[str]:
+    return fitting(f"class {name}(", bases, "):", indent=0)
+
+
+def _calls(service: Service, colour: _Colour) -> Iterator[str]:
     yield ""
     yield f"    contract = {_contract_name(service)}"
     for method in service.methods:
@@ -208,6 +235,15 @@ def _caller(service: Service, colour: _Colour) -> Iterator[str]:
         if method.is_deprecated:
             yield from _deprecation(f"{service.full_name}/{method.name}", indent=4)
         yield from _call(service, method, colour)
+
+
+def _session(service: Service, colour: _Colour) -> Iterator[str]:
+    caller = _caller_name(service, colour)
+    if service.is_deprecated:
+        yield from _deprecation(service.full_name, indent=0)
+        caller = f"_{caller}"
+    yield from _class(_session_name(service, colour), [f"typed.SessionBase{colour.suffix}", caller])
+    yield from docstring(colour.session_summary.format(service.full_name), indent=4)
 
 
 def _deprecation(name: str, *, indent: int) -> list[str]:
@@ -227,12 +263,17 @@ def _call(service: Service, method: Method, colour: _Colour) -> Iterator[str]:
         f"timeout: float | None = {method.default_timeout_s}",
         "metadata: typed.Metadata | None = None",
         "wait_for_ready: bool | None = None",
+        *["confirm: typed.Confirm | None = None"] * method.is_one_way,
     ]
     yield from _signature(f"def {method.python_name}(", parameters, _answer(method, colour))
     summary = f"Call {service.full_name}/{method.name}."
     yield from docstring(summary, method.comment, indent=8)
     start = f'self._{method.shape}["{method.name}"]('
-    keywords = [f"{name}={name}" for name in ("timeout", "metadata", "wait_for_ready")]
+    keywords = [
+        "timeout=timeout",
+        "metadata=typed.confirmed(metadata, confirm)" if method.is_one_way else "metadata=metadata",
+        "wait_for_ready=wait_for_ready",
+    ]
     if colour.is_async or method.has_response_stream:
         yield from broken(f"return {start}", [argument, *keywords], ")", indent=8)
     else:

@@ -44,6 +44,10 @@ class _Line(SilentCall):
 class CallbackServer(Server):
     """A server that announces nothing: hosts reach it by the calls that they were called with."""
 
+    def serves(self, service: str) -> bool:
+        """Say whether hosts find a service here, by its full name."""
+        return service in self._table.services()
+
     def begin(self) -> None:
         """Take calls from now on; needs a running loop."""
         self.start_serving(asyncio.get_running_loop())

@@ -258,6 +258,10 @@ class Channel(grpc.aio.Channel):
         self.sessions.add(session)
         return session
 
+    def serves(self, service: str) -> bool:
+        """Say whether hosts that are called may call a service back, by its full name."""
+        return self.callbacks is not None and self.callbacks.serves(service)
+
     def open_calls(self) -> list[CallCore]:
         """Return the cores of the calls that are not over; sessions behind the calls in them."""
         return [*(core for session in self.sessions for core in session.calls), *self.calls]

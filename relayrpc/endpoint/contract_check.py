@@ -195,6 +195,8 @@ class ContractChecks:
         self._settled[place] = None
         if len(self._settled) > limits.checked_services_max:
             self._forget(next(iter(self._settled)))
+        # Two may have asked, one of them for a hub that it would wait for.
+        self._stop_timer(place)
         if not is_final:
             self._timers[place] = self._channel.loop.call_later(
                 limits.contract_recheck_s, self._forget, place
@@ -202,10 +204,13 @@ class ContractChecks:
 
     def _forget(self, place: tuple[str, str]) -> None:
         self._settled.pop(place, None)
+        self._stop_timer(place)
+        self._told_forgotten(*place)
+
+    def _stop_timer(self, place: tuple[str, str]) -> None:
         timer = self._timers.pop(place, None)
         if timer is not None:
             timer.cancel()
-        self._told_forgotten(*place)
 
 
 def _file_of(service: str) -> str:

@@ -17,12 +17,15 @@ from relayrpc.errors import ContractError
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.descriptor_pool import DescriptorPool
 
 
 __all__ = [
     "GENERATED_CONTRACTS",
     "Contracts",
+    "callback_fault",
     "first_call_fault",
     "session_fault",
     "undeclared_fault",
@@ -79,6 +82,22 @@ def first_call_fault(operation: OperationOptions | None, method: str) -> str:
     if operation is None or operation.initiating:
         return ""
     return f"{method} may not be the first call of a session: the contract says initiating: false"
+
+
+def callback_fault(contract: ContractOptions | None, serves: Callable[[str], bool]) -> str:
+    """
+    Say why a session may not be opened for what its host calls back; empty: it may.
+
+    Args:
+        contract: Of the session's service; None: unknown.
+        serves: Whether the caller has a service, by its full name.
+    """
+    if contract is None or not contract.callback or serves(contract.callback):
+        return ""
+    return (
+        f"{contract.service} calls {contract.callback} back, which this channel does not serve; "
+        "make it with callbacks=[(add_..._to_server, servicer)]"
+    )
 
 
 def undeclared_fault(

@@ -23,7 +23,7 @@ import grpc.aio
 
 from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.operations import GENERATED_CONTRACTS, first_call_fault
+from relayrpc.endpoint.operations import GENERATED_CONTRACTS, callback_fault, first_call_fault
 from relayrpc.link.call import STATUS_FAILED_PRECONDITION, STATUS_UNAVAILABLE
 from relayrpc.v1 import link_pb2 as pb
 
@@ -253,7 +253,9 @@ class Session(Channel):
     async def ready(self, method: str, wait_for_ready: bool) -> None:
         """Wait until a host has the session; the first call asks for one."""
         if self._state is SessionState.CREATED:
+            contract = GENERATED_CONTRACTS.of_service(method.partition("/")[0])
             fault = first_call_fault(GENERATED_CONTRACTS.of_method(method), method)
+            fault = fault or callback_fault(contract, self._channel.serves)
             if fault:
                 raise AnchorFault(STATUS_FAILED_PRECONDITION, fault)
             try:

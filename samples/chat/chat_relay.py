@@ -37,6 +37,7 @@ class ChatCaller(typed.CallerBase):
         timeout: float | None = None,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
+        confirm: typed.Confirm | None = None,
     ) -> typed.UnaryUnaryCall[empty_pb2.Empty]:
         """
         Call samples.chat.v1.Chat/Say.
@@ -46,7 +47,7 @@ class ChatCaller(typed.CallerBase):
         return self._unary_unary["Say"](
             request,
             timeout=timeout,
-            metadata=metadata,
+            metadata=typed.confirmed(metadata, confirm),
             wait_for_ready=wait_for_ready,
         )
 
@@ -86,6 +87,7 @@ class ChatCallerSync(typed.CallerBaseSync):
         timeout: float | None = None,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
+        confirm: typed.Confirm | None = None,
     ) -> empty_pb2.Empty:
         """
         Call samples.chat.v1.Chat/Say.
@@ -96,7 +98,7 @@ class ChatCallerSync(typed.CallerBaseSync):
         response = self._unary_unary["Say"](
             request,
             timeout=timeout,
-            metadata=metadata,
+            metadata=typed.confirmed(metadata, confirm),
             wait_for_ready=wait_for_ready,
         )
         return response

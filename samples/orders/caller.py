@@ -10,7 +10,7 @@ import asyncio
 import sys
 
 import relayrpc.aio
-from relayrpc.typed import ServicerContext
+from relayrpc.typed import Callback, ServicerContext
 from samples.orders.orders_pb2 import (
     CloseRequest,
     ListRequest,
@@ -21,7 +21,7 @@ from samples.orders.orders_pb2 import (
     ShippedResponse,
 )
 from samples.orders.orders_relay import (
-    OrdersCaller,
+    OrdersSession,
     OutOfStockFault,
     add_OrderEventsServicer_to_server,
 )
@@ -42,12 +42,11 @@ class Customer:
 
 async def order(url: str) -> None:
     """Order twice, and once too much; pay."""
-    callbacks = [(add_OrderEventsServicer_to_server, Customer())]
+    callbacks = [Callback(add_OrderEventsServicer_to_server, Customer())]
     async with (
         relayrpc.aio.channel(url, callbacks=callbacks) as channel,
-        channel.session() as session,
+        OrdersSession(channel) as orders,
     ):
-        orders = OrdersCaller(session)
         account = await orders.Open(OpenRequest(customer="Ada"))
         print(f"opened    {account.greeting}", flush=True)
         for item, count in (("tea", 2), ("cups", 4)):

@@ -24,6 +24,8 @@ __all__ = [
     "OrdersContract",
     "OrdersServicer",
     "OrdersServicerSync",
+    "OrdersSession",
+    "OrdersSessionSync",
     "OutOfStockFault",
     "add_OrderEventsServicerSync_to_server",
     "add_OrderEventsServicer_to_server",
@@ -110,6 +112,7 @@ class OrdersCaller(typed.CallerBase):
         timeout: float | None = 10.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
+        confirm: typed.Confirm | None = None,
     ) -> typed.UnaryUnaryCall[empty_pb2.Empty]:
         """
         Call samples.orders.v1.Orders/Note.
@@ -119,7 +122,7 @@ class OrdersCaller(typed.CallerBase):
         return self._unary_unary["Note"](
             request,
             timeout=timeout,
-            metadata=metadata,
+            metadata=typed.confirmed(metadata, confirm),
             wait_for_ready=wait_for_ready,
         )
 
@@ -162,6 +165,10 @@ class OrdersCaller(typed.CallerBase):
             metadata=metadata,
             wait_for_ready=wait_for_ready,
         )
+
+
+class OrdersSession(typed.SessionBase, OrdersCaller):
+    """Calls samples.orders.v1.Orders within a session of its own."""
 
 
 class OrdersServicer(Protocol):
@@ -314,6 +321,7 @@ class OrdersCallerSync(typed.CallerBaseSync):
         timeout: float | None = 10.0,
         metadata: typed.Metadata | None = None,
         wait_for_ready: bool | None = None,
+        confirm: typed.Confirm | None = None,
     ) -> empty_pb2.Empty:
         """
         Call samples.orders.v1.Orders/Note.
@@ -324,7 +332,7 @@ class OrdersCallerSync(typed.CallerBaseSync):
         response = self._unary_unary["Note"](
             request,
             timeout=timeout,
-            metadata=metadata,
+            metadata=typed.confirmed(metadata, confirm),
             wait_for_ready=wait_for_ready,
         )
         return response
@@ -370,6 +378,10 @@ class OrdersCallerSync(typed.CallerBaseSync):
             wait_for_ready=wait_for_ready,
         )
         return response
+
+
+class OrdersSessionSync(typed.SessionBaseSync, OrdersCallerSync):
+    """Calls samples.orders.v1.Orders within a session, and waits."""
 
 
 class OrdersServicerSync(Protocol):

@@ -455,6 +455,38 @@ class Blind:
 # --- plain gRPC clients ---
 
 
+async def test_a_channel_that_does_not_serve_the_callback_opens_no_session() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+        handlers = make_handlers({"uu:Put": Host("host").put})
+        server.add_registered_method_handlers(session_contract.CALLING, handlers)
+        await server.start()
+
+        def add(service: str, server: grpc.aio.Server) -> None:
+            handlers = make_handlers({"uu:Tell": Host("caller").put})
+            server.add_registered_method_handlers(service, handlers)
+
+        for service, is_served in (
+            ("", False),
+            ("test.sessions.Other", False),
+            (session_contract.LISTENER, True),
+        ):
+            callbacks = [(add, service)] if service else []
+            async with relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=callbacks) as channel:
+                # Without a session the handler finds out.
+                await Stub(channel, session_contract.CALLING).unary_unary("Put")(b"1")
+                async with channel.session() as session:
+                    put = Stub(session, session_contract.CALLING).unary_unary("Put")
+                    if is_served:
+                        await put(b"2")
+                    else:
+                        with refused(session_contract.CALLING, session_contract.LISTENER):
+                            await put(b"2")
+                        assert session.state is SessionState.CREATED
+        await server.stop(0)
+
+
 async def test_a_plain_client_holds_a_session_by_metadata() -> None:
     """It opens it as a stream, and names it in each call; other connections cannot name it."""
     at = [("relay-address", ADDRESS)]

@@ -12,12 +12,15 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2
 from relayrpc.v1 import contract_pb2
 
 
-__all__ = ["ALONE", "NOTES", "SERVICE"]
+__all__ = ["ALONE", "CALLING", "LISTENER", "NOTES", "SERVICE"]
 
 SERVICE = "test.sessions.Account"
 """REQUIRED; `Open` begins one, `Close` ends it, `Put` and `Wait` go between."""
 ALONE = "test.sessions.Alone"
 """NOT_ALLOWED; `Put`."""
+CALLING = "test.sessions.Calling"
+"""`Put`; calls `LISTENER` back, whose method is `Tell`."""
+LISTENER = "test.sessions.Listener"
 NOTES = "test.sessions.Notes"
 """`Note` is one-way; `Slow` has a default timeout of 50 ms, `Bounded` a maximum of 100 ms."""
 
@@ -52,6 +55,11 @@ def _register() -> None:
     method.options.Extensions[_OPERATION].default_timeout.nanos = 50_000_000
     method = notes.method.add(name="Bounded", input_type=message, output_type=message)
     method.options.Extensions[_OPERATION].maximum_timeout.nanos = 100_000_000
+    calling = file.service.add(name="Calling")
+    calling.options.Extensions[_CONTRACT].callback = LISTENER
+    calling.method.add(name="Put", input_type=message, output_type=message)
+    listener = file.service.add(name="Listener")
+    listener.method.add(name="Tell", input_type=message, output_type=message)
     alone = file.service.add(name="Alone")
     alone.options.Extensions[_CONTRACT].session = contract_pb2.Contract.NOT_ALLOWED
     alone.method.add(name="Put", input_type=message, output_type=message)

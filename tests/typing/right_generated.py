@@ -7,6 +7,8 @@ from typing import assert_type
 
 import greeter_relay
 from greeter_pb2 import ChatLine, HelloReply, HelloRequest, ListGreetingsRequest
+from shop_pb2 import Order, Receipt
+from shop_relay import TillCaller, TillSession, TillSessionSync
 
 import relayrpc
 import relayrpc.aio
@@ -106,6 +108,31 @@ async def call_within_session(channel: relayrpc.aio.Channel) -> None:
         await greeter_relay.GreeterCaller(session).SayHello(HelloRequest())
     callbacks = [(greeter_relay.add_GreeterServicer_to_server, Greeter())]
     relayrpc.aio.channel("relay://hub:7350/a", callbacks=callbacks)
+    checked = typed.Callback(greeter_relay.add_GreeterServicer_to_server, Greeter())
+    relayrpc.aio.channel("relay://hub:7350/a", callbacks=[checked])
+
+
+async def visit(channel: relayrpc.aio.Channel) -> None:
+    async with TillSession(channel) as till:
+        assert_type(till, TillSession)
+        assert_type(till.session, relayrpc.aio.Session)
+        assert_type(await till.Open(Order()), Receipt)
+        await till.Note(Order(), confirm="host")
+        count(till)
+
+
+def count(till: TillCaller) -> None:
+    till.Note(Order())
+
+
+def visit_blocking(channel: relayrpc.Channel) -> None:
+    checked = typed.Callback(greeter_relay.add_GreeterServicerSync_to_server, GreeterSync())
+    relayrpc.channel("relay://hub:7350/a", callbacks=[checked])
+    with TillSessionSync(channel) as till:
+        assert_type(till, TillSessionSync)
+        assert_type(till.session, relayrpc.Session)
+        assert_type(till.Open(Order()), Receipt)
+        till.Note(Order(), confirm="hub")
 
 
 def serve_blocking() -> None:

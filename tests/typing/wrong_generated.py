@@ -8,8 +8,8 @@ from typing import Any
 import greeter_relay
 from greeter_pb2 import ChatLine, HelloReply, HelloRequest, ListGreetingsRequest
 from right_generated import Greeter, GreeterSync
-from shop_pb2 import Order
-from shop_relay import ShopCallerSync
+from shop_pb2 import Order, Receipt
+from shop_relay import ShopCallerSync, TillSession
 
 import relayrpc
 import relayrpc.aio
@@ -113,3 +113,18 @@ def join(channel: relayrpc.Channel, server: relayrpc.Server) -> None:
     add = greeter_relay.add_GreeterServicer_to_server
     add(Greeter(), server)  # error: arg-type, with types-grpcio
     greeter_relay.add_GreeterServicerSync_to_server(Greeter(), server)  # error: arg-type
+
+
+async def visit(channel: typed.Channel, till: TillSession) -> None:
+    TillSession(channel)  # error: arg-type, with types-grpcio
+    await till.Open(Receipt())  # error: arg-type
+    await till.Open(Order(), confirm="host")  # error: call-arg
+    await till.Note(Order(), confirm="soon")  # error: arg-type
+    with till:  # error: attr-defined
+        pass
+
+
+def call_back() -> None:
+    add = greeter_relay.add_GreeterServicer_to_server
+    typed.Callback(add, MethodMissing())  # error: arg-type
+    typed.Callback(add, GreeterSync())  # error: arg-type
