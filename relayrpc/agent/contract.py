@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-from relayrpc.contract.descriptors import load_pool
+from relayrpc.contract.descriptors import load_pool, read_files
+from relayrpc.contract.fingerprint import parse_file
 from relayrpc.endpoint.handlers import SHAPES
 from relayrpc.errors import ConfigError, ContractError, RelayError
 
 
 if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
     from google.protobuf.descriptor_pool import DescriptorPool
 
     from relayrpc.limits import Limits
@@ -74,16 +75,15 @@ def read_contract(path: str) -> BackendContract:
         ConfigError: It cannot be used.
     """
     try:
-        data = Path(path).read_bytes()
-        files = FileDescriptorSet.FromString(data).file
+        files = read_files(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f"descriptors {path}: {error.strerror or error}") from error
-    except DecodeError as error:
+    except ContractError as error:
         raise ConfigError(
             f"descriptors {path} are no descriptor set; make it with "
             "protoc --descriptor_set_out=FILE --include_imports"
         ) from error
-    contract = _contract({file.name: file for file in files})
+    contract = _contract({name: parse_file(data) for name, data in files.items()})
     if not contract.services:
         raise ConfigError(f"descriptors {path} define no service")
     return contract
@@ -156,7 +156,7 @@ def _add(
 ) -> None:
     """Keep the files of an answer. A server need not know those of every service it has."""
     for data in answer.file_descriptor_response.file_descriptor_proto:
-        file = FileDescriptorProto.FromString(data)
+        file = parse_file(data)
         files[file.name] = file
     size_bytes = sum(file.ByteSize() for file in files.values())
     if len(files) > limits.contract_files_max or size_bytes > limits.contracts_bytes_max:

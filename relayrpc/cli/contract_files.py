@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 from relayrpc.cli.codegen import write_code
 from relayrpc.cli.schema import read_descriptors
-from relayrpc.contract.descriptors import DescriptorSet, load_pool
+from relayrpc.contract.descriptors import DescriptorSet, load_pool, read_files
 from relayrpc.contract.fingerprint import import_order, normalise, parse_file
 from relayrpc.contract.proto_text import proto_text
 from relayrpc.contract.standard import STANDARD_FILES, standard_file
@@ -34,8 +34,8 @@ def proto_texts(descriptor_set: bytes) -> dict[str, str]:
     Raises:
         RelayError: The set cannot be used.
     """
-    files = _files(descriptor_set)
     try:
+        files = read_files(descriptor_set)
         pool = load_pool(files)
     except ContractError as error:
         raise RelayError(f"the hub's descriptors cannot be used: {error}") from error
@@ -62,7 +62,7 @@ def write_contract(descriptor_set: bytes, folder: str, *, has_code: bool) -> Non
         target.write_text(text, encoding="utf-8")
         typer.echo(target)
     if has_code:
-        _write_code(_files(descriptor_set), Path(folder))
+        _write_code(read_files(descriptor_set), Path(folder))
 
 
 def _write_code(files: dict[str, bytes], folder: Path) -> None:
@@ -83,11 +83,6 @@ def _write_code(files: dict[str, bytes], folder: Path) -> None:
     installed = installed_folders()
     own = [name for name in files if not any((place / name).is_file() for place in installed)]
     write_code(generate_code(complete, own), folder)
-
-
-def _files(descriptor_set: bytes) -> dict[str, bytes]:
-    files = FileDescriptorSet.FromString(descriptor_set).file
-    return {file.name: file.SerializeToString() for file in files}
 
 
 def read_contract(
@@ -117,7 +112,7 @@ def read_contract(
         raise ConfigError("--to and a file exclude each other")
     where, data = read
     try:
-        files = {name: each for name, each in _files(data).items() if name not in STANDARD_FILES}
+        files = read_files(data)
         pool = load_pool(files)
         root = pool.FindServiceByName(service).file.name
         found = DescriptorSet(normalise(files, root))

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import message_factory
 from google.protobuf.message import DecodeError
 
-from relayrpc.contract.descriptors import load_pool
+from relayrpc.contract.descriptors import load_pool, read_files
 from relayrpc.contract.json import parse_json, write_json
 from relayrpc.errors import ConfigError, ContractError, JSONError, RelayError
 from relayrpc_codegen.compiling import compile_protos
@@ -25,6 +25,7 @@ from relayrpc_codegen.includes import Includes
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor
+    from google.protobuf.descriptor_pool import DescriptorPool
 
 
 __all__ = ["Method", "find_method", "load_method", "read_descriptors", "split_method"]
@@ -33,9 +34,7 @@ __all__ = ["Method", "find_method", "load_method", "read_descriptors", "split_me
 class Method:
     """One method of a contract."""
 
-    def __init__(
-        self, descriptor: MethodDescriptor, pool: descriptor_pool.DescriptorPool
-    ) -> None:
+    def __init__(self, descriptor: MethodDescriptor, pool: DescriptorPool) -> None:
         """
         Args:
             descriptor: What it is.
@@ -98,7 +97,7 @@ class Method:
         return [_describe_any(detail, (self._pool, standard)) for detail in status.details]
 
 
-def _describe_any(detail: Any, pools: Iterable[descriptor_pool.DescriptorPool]) -> str:
+def _describe_any(detail: Any, pools: Iterable[DescriptorPool]) -> str:
     for pool in pools:
         try:
             return write_json(detail, pool=pool)
@@ -185,12 +184,18 @@ def find_method(name: str, descriptor_set: bytes) -> Method:
         ContractError: The set cannot be used.
     """
     service_name, method_name = split_method(name)
-    pool, files = _fill_pool(descriptor_set)
+    files = read_files(descriptor_set)
+    pool = load_pool(files)
     try:
         service = pool.FindServiceByName(service_name)
     except KeyError:
+        services = [
+            service.full_name
+            for file in files
+            for service in pool.FindFileByName(file).services_by_name.values()
+        ]
         raise ConfigError(
-            f"service {service_name!r} is not known: there is {_enumerate(_services(files))}"
+            f"service {service_name!r} is not known: there is {_enumerate(services)}"
         ) from None
     if method_name not in service.methods_by_name:
         raise ConfigError(
@@ -217,24 +222,6 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"--descriptor-set {path}: {error.strerror or error}") from error
-
-
-def _fill_pool(
-    data: bytes,
-) -> tuple[descriptor_pool.DescriptorPool, list[descriptor_pb2.FileDescriptorProto]]:
-    try:
-        files = list(descriptor_pb2.FileDescriptorSet.FromString(data).file)
-    except DecodeError as error:
-        raise ContractError(_one_line(error)) from error
-    return load_pool({file.name: file.SerializeToString() for file in files}), files
-
-
-def _services(files: Iterable[descriptor_pb2.FileDescriptorProto]) -> list[str]:
-    return [
-        f"{file.package}.{service.name}" if file.package else service.name
-        for file in files
-        for service in file.service
-    ]
 
 
 def _enumerate(names: Iterable[str]) -> str:

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Final
 from google.protobuf.message import DecodeError
 
 from relayrpc.contract.contradictions import OptionsCheck
-from relayrpc.contract.fingerprint import fingerprint_of, import_order, normalise, parse_file
+from relayrpc.contract.fingerprint import (
+    fingerprint_of,
+    import_order,
+    normalise,
+    parse_file,
+    parse_set,
+)
 from relayrpc.contract.standard import (
     STANDARD_FILES,
     standard_file,
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
     from relayrpc.limits import Limits
 
 
-__all__ = ["DescriptorSet", "collect", "load_pool", "shown_few"]
+__all__ = ["DescriptorSet", "collect", "load_pool", "read_files", "shown_few"]
 
 _FILE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")
 # Of FileDescriptorSet.file, and the only one that a set has.
@@ -70,6 +76,20 @@ def collect(file: FileDescriptor) -> bytes:
             files[each.name] = each.serialized_pb
             reached += each.dependencies
     return normalise(files, file.name)
+
+
+def read_files(descriptor_set: bytes) -> dict[str, bytes]:
+    """
+    Take a descriptor set apart, as compilers write it: name -> file, serialized, in its order.
+
+    Raises:
+        ContractError: It is none.
+    """
+    try:
+        files = parse_set(descriptor_set).file
+    except DecodeError as error:
+        raise ContractError(_reason(error)) from error
+    return {file.name: file.SerializeToString() for file in files}
 
 
 def load_pool(files: Mapping[str, bytes]) -> DescriptorPool:

@@ -32,10 +32,10 @@ __all__ = [
     "leave_out_defaults",
     "normalise",
     "parse_file",
+    "parse_set",
 ]
 
 FINGERPRINT_BYTES: Final = 32
-
 
 
 def _strict_descriptor_file() -> bytes:
@@ -86,14 +86,30 @@ def parse_file(data: bytes) -> FileDescriptorProto:
     Raises:
         DecodeError: It is none.
     """
+    file: FileDescriptorProto = _parse(_File, data)
+    return file
+
+
+def parse_set(data: bytes) -> FileDescriptorSet:
+    """
+    Read a serialized FileDescriptorSet as `parse_file` reads each file of it.
+
+    Raises:
+        DecodeError: It is none.
+    """
+    files: FileDescriptorSet = _parse(_FileSet, data)
+    return files
+
+
+def _parse(message_class: Any, data: bytes) -> Any:
     try:
-        file: FileDescriptorProto = _File.FromString(data)
+        message = message_class.FromString(data)
     except UnicodeDecodeError as error:
         raise DecodeError(str(error)) from error
     # Not every library looks, and those that do would refuse it.
-    if not file.IsInitialized():
+    if not message.IsInitialized():
         raise DecodeError("required fields are missing")
-    return file
+    return message
 
 
 def normalise(files: Mapping[str, bytes], root: str) -> bytes:

@@ -267,6 +267,7 @@ async def test_ls_watch_goes_on_when_the_hub_is_back() -> None:
         (("call", NOBODY, f"{GREETER}/Hi", *PROTO), 2, "SayHello"),
         (("call", NOBODY, "a.B/C", "--descriptor-set", "none"), 2, "none"),
         (("call", NOBODY, "a.B/C", "--descriptor-set", "README.md"), 2, "protoc"),
+        (("contracts", "diff", NOBODY, "a.B", "--descriptor-set", "README.md"), 2, "README.md"),
         (("call", NOBODY, "a.B/C", "-I", "."), 2, "--proto"),
         (("call", NOBODY, *HELLO, "{"), 2, "HelloRequest"),
         (("call", NOBODY, *HELLO, '{"x":1}'), 2, '"x"'),

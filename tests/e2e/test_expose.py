@@ -286,6 +286,11 @@ async def test_howto_page_has_commands_and_a_file_that_expose_a_server(
             "none.desc cannot be read: No such file or directory",
         ),
         (
+            ("grpc://127.0.0.1:1", "--at", "relay://h/a", "--descriptors", __file__),
+            2,
+            "test_expose.py are no descriptor set; make it with protoc",
+        ),
+        (
             ("grpc://127.0.0.1:1", "--at", "relay://h/a", "--no-wait"),
             1,
             "grpc://127.0.0.1:1 cannot be exposed: connection refused",

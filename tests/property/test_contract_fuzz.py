@@ -1,21 +1,31 @@
 """
 Descriptor sets from anybody. Goal: each is refused with a ContractError, or accepted, and what is
-accepted can be compared with anything. Method: damaged and made-up sets, many of them.
+accepted can be compared with anything; of one in a file, a user is told in words. Method: damaged
+and made-up sets, many of them.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from relayrpc.agent import contract as agent_contract
+from relayrpc.cli.contract_files import proto_texts, read_contract
+from relayrpc.cli.schema import load_method
 from relayrpc.contract.compatibility import Level, compare
 from relayrpc.contract.descriptors import DescriptorSet
-from relayrpc.errors import ContractError
+from relayrpc.errors import ConfigError, ContractError, RelayError
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.contracts import checked, set_pool
 from tests.support.damaged_sets import damaged_set, whole_set
+
+
+# The last is a set that lacks fields it must have, and otherwise can be read.
+SEEDS = (*range(150), 631)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +59,46 @@ def outcome(whole: DescriptorSet, data: bytes) -> str:
             assert all(len(str(each)) < 2048 for each in listed)
             differences += len(listed)
     return "differs" if differences else "compatible"
+
+
+def read_for_call(file: Path) -> None:
+    load_method("p.S/Do", descriptor_set=str(file))
+
+
+def read_for_diff(file: Path) -> None:
+    read_contract("p.S", "", (), (), str(file))
+
+
+def read_for_expose(file: Path) -> None:
+    agent_contract.read_contract(str(file)).make_pool()
+
+
+def read_for_pull(file: Path) -> None:
+    proto_texts(file.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [
+        (read_for_call, ConfigError),
+        (read_for_diff, ConfigError),
+        (read_for_expose, ConfigError),
+        (read_for_pull, RelayError),
+    ],
+)
+def test_set_that_a_command_reads_is_used_or_refused_in_words(
+    read: Callable[[Path], None], error: type[RelayError], tmp_path: Path
+) -> None:
+    file = tmp_path / "set"
+    outcomes: Counter[str] = Counter()
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        file.write_bytes(damaged_set(rng, whole_set(rng)))
+        try:
+            read(file)
+        except error:
+            outcomes["refused"] += 1
+        else:
+            outcomes["used"] += 1
+    assert outcomes["refused"]
+    assert outcomes["used"]
