@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import typer
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from relayrpc.cli.codegen import write_code
 from relayrpc.cli.schema import read_descriptors
 from relayrpc.contract.descriptors import DescriptorSet, load_pool, read_files
-from relayrpc.contract.fingerprint import import_order, normalise, parse_file
+from relayrpc.contract.fingerprint import normalise, parse_file
 from relayrpc.contract.proto_text import proto_text
-from relayrpc.contract.standard import STANDARD_FILES, standard_file
 from relayrpc.errors import ConfigError, ContractError, RelayError
 from relayrpc.limits import DEFAULT_LIMITS
 
@@ -62,27 +61,21 @@ def write_contract(descriptor_set: bytes, folder: str, *, has_code: bool) -> Non
         target.write_text(text, encoding="utf-8")
         typer.echo(target)
     if has_code:
-        _write_code(read_files(descriptor_set), Path(folder))
+        _write_code(descriptor_set, Path(folder))
 
 
-def _write_code(files: dict[str, bytes], folder: Path) -> None:
+def _write_code(descriptor_set: bytes, folder: Path) -> None:
     from relayrpc_codegen.compiling import generate_code
     from relayrpc_codegen.includes import installed_folders
 
-    imports = {name: [*parse_file(data).dependency] for name, data in files.items()}
-    root = next(reversed(files))
-    # protoc wants protobuf's own, too.
-    standard = {name: standard_file(name) for name in STANDARD_FILES}
-    imports |= {name: [*parse_file(data).dependency] for name, data in standard.items()}
-    complete = FileDescriptorSet(
-        file=[
-            FileDescriptorProto.FromString((files | standard)[name])
-            for name in import_order(imports, root)
-        ]
-    )
     installed = installed_folders()
-    own = [name for name in files if not any((place / name).is_file() for place in installed)]
-    write_code(generate_code(complete, own), folder)
+    files = FileDescriptorSet.FromString(descriptor_set)
+    own = [
+        file.name
+        for file in files.file
+        if not any((place / file.name).is_file() for place in installed)
+    ]
+    write_code(generate_code(files, own), folder)
 
 
 def read_contract(

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.integration
 V1 = make_file("shop/t.proto", fields={"x": 1})
 V2 = make_file("shop/t.proto", fields={"x": 1, "y": 2})
 BAD = make_file("shop/t.proto", fields={"z": 1})
+TIMESTAMP = ".google.protobuf.Timestamp"
 ANYTHING = AddressEntry(compatibility=Compatibility.NONE)
 
 
@@ -206,6 +207,16 @@ async def test_pull_writes_files_and_code_that_runs(hub: Hub, tmp_path: Path) ->
         check=False,
     )
     assert ran.stdout.strip() == version(V2), ran.stderr
+
+
+async def test_pull_of_a_contract_that_imports_protobufs_own(hub: Hub, tmp_path: Path) -> None:
+    file = make_file(imports=["google/protobuf/timestamp.proto"])
+    field = file.message_type[0].field.add(name="at", number=1, type_name=TIMESTAMP)
+    field.type, field.label = field.TYPE_MESSAGE, field.LABEL_OPTIONAL
+    async with serving_contract(at(hub, "/b"), file):
+        done = await contracts("pull", at(hub, "/b"), "t.Service", "--out", str(tmp_path))
+    assert (done.code, done.err) == (0, "")
+    assert "timestamp_pb2" in (tmp_path / "t_pb2.py").read_text(encoding="utf-8")
 
 
 async def test_pull_of_the_protos_alone(hub: Hub, tmp_path: Path) -> None:
