@@ -65,23 +65,17 @@ class Validator:
             size_bytes: What it took on its way.
         """
         name = message.DESCRIPTOR.full_name
+        # Every violation costs more than most messages do: not of any number of them.
+        is_first_enough = size_bytes > self._limits.violations_request_bytes_max
         try:
-            try:
-                self._validator.validate(message, fail_fast=True)
-                return None
-            except protovalidate.ValidationError as error:
-                found = error
-            if size_bytes <= self._limits.violations_request_bytes_max:
-                # Every violation costs more than most messages do: not of any number of them.
-                try:
-                    self._validator.validate(message)
-                except protovalidate.ValidationError as error:
-                    found = error
+            self._validator.validate(message, fail_fast=is_first_enough)
+        except protovalidate.ValidationError as error:
+            text = f"invalid {name}: {_plain(error)}"
+            return Refusal(code_pb2.INVALID_ARGUMENT, text, self._details(text, error))
         except (protovalidate.CompilationError, protovalidate.EvaluationError) as error:
             text = f"the rules of {name} cannot be evaluated: {_plain(error)}"
             return Refusal(code_pb2.INTERNAL, text)
-        text = f"invalid {name}: {_plain(found)}"
-        return Refusal(code_pb2.INVALID_ARGUMENT, text, self._details(text, found))
+        return None
 
     def _details(self, text: str, error: protovalidate.ValidationError) -> bytes:
         left_bytes = self._limits.violations_bytes_max
