@@ -12,8 +12,9 @@ from typing import Final
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 
-from codegen.compiled import compile_set
 from codegen.marked import put_between_marks
+from relayrpc_codegen.compiling import compile_protos
+from relayrpc_codegen.includes import Includes
 
 
 __all__ = ["PAGE", "SOURCE", "render"]
@@ -40,8 +41,7 @@ def render(page: str) -> str:
     Raises:
         ValueError: It lacks the marks.
     """
-    include, name = ROOT / "protos", SOURCE.removeprefix("protos/")
-    file = compile_set(include, name).file[-1]
+    file = compile_protos(Includes([str(ROOT / SOURCE)], [str(ROOT / "protos")])).file[-1]
     comments = {
         tuple(location.path): " ".join(location.leading_comments.split())
         for location in file.source_code_info.location

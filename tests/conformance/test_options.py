@@ -6,11 +6,12 @@ comment above a line says what is refused there.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
-from codegen.compiled import compile_set
 from relayrpc.contract.contradictions import OptionsCheck
 from relayrpc.contract.descriptors import load_pool
 from relayrpc.contract.options import (
@@ -19,6 +20,8 @@ from relayrpc.contract.options import (
     SessionMode,
     read_options,
 )
+from relayrpc_codegen.compiling import compile_protos
+from relayrpc_codegen.includes import Includes
 
 
 FOLDER = Path(__file__).resolve().parent / "options"
@@ -39,8 +42,17 @@ def expected(name: str) -> list[tuple[int, str]]:
     return found
 
 
+def compiled(name: str) -> list[FileDescriptorProto]:
+    return list(FileDescriptorSet.FromString(compiled_set(name)).file)
+
+
+@functools.cache
+def compiled_set(name: str) -> bytes:
+    return compile_protos(Includes([str(FOLDER / name)], [str(FOLDER)])).SerializeToString()
+
+
 def check(name: str, *, with_places: bool = True) -> OptionsCheck:
-    files = compile_set(FOLDER, name).file
+    files = compiled(name)
     pool = load_pool({file.name: file.SerializeToString() for file in files})
     if not with_places:
         files[-1].ClearField("source_code_info")
@@ -117,7 +129,7 @@ def test_service_with_a_contradiction_has_no_options() -> None:
 
 
 def test_options_are_read_from_any_pool_as_they_are_when_checked() -> None:
-    files = compile_set(FOLDER, "accepted/orders.proto").file
+    files = compiled("accepted/orders.proto")
     pool = load_pool({file.name: file.SerializeToString() for file in files})
     read = {
         name: read_options(pool.FindServiceByName(name))

@@ -9,7 +9,8 @@ from pathlib import Path
 from google.protobuf.compiler.plugin_pb2 import CodeGeneratorRequest, CodeGeneratorResponse
 from google.protobuf.descriptor_pb2 import Edition
 
-from codegen.compiled import compile_set
+from relayrpc_codegen.compiling import compile_protos
+from relayrpc_codegen.includes import Includes
 from relayrpc_codegen.plugin import generate
 from tests.support.contracts import make_file
 
@@ -65,7 +66,8 @@ def test_plugin_run_by_hand_says_how_it_is_run() -> None:
 
 def answer(*names: str, folder: Path = OPTIONS) -> CodeGeneratorResponse:
     request = CodeGeneratorRequest(file_to_generate=names)
-    request.proto_file.extend(compile_set(folder, *names).file)
+    includes = Includes([str(folder / name) for name in names], [str(folder)])
+    request.proto_file.extend(compile_protos(includes).file)
     return generate(request)
 
 
