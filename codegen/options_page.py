@@ -10,7 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
+from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
+    FileDescriptorProto,
+)
 
 from codegen.marked import put_between_marks
 from relayrpc_codegen.compiling import compile_protos
@@ -24,12 +29,6 @@ SOURCE: Final = "protos/relayrpc/v1/contract.proto"
 PAGE: Final = ROOT / "docs" / "reference" / "contract-options.md"
 
 _Comments = Mapping[tuple[int, ...], str]
-
-# Numbers of fields in descriptor.proto, of which the paths of comments are made.
-_FILE_MESSAGE: Final = 4
-_MESSAGE_FIELD: Final = 2
-_MESSAGE_ENUM: Final = 4
-_ENUM_VALUE: Final = 2
 
 _TITLES: Final = {"Contract": "Of a service", "Operation": "Of a method"}
 
@@ -50,7 +49,9 @@ def render(page: str) -> str:
     lines = [
         line
         for index, message in enumerate(file.message_type)
-        for line in _section(message, (_FILE_MESSAGE, index), comments)
+        for line in _section(
+            message, (FileDescriptorProto.MESSAGE_TYPE_FIELD_NUMBER, index), comments
+        )
     ]
     return put_between_marks(page, source=SOURCE, made="".join(f"{line}\n" for line in lines))
 
@@ -61,15 +62,16 @@ def _section(
     yield from (f"## {_TITLES[message.name]}: `{message.name}`", "", comments[path], "")
     yield from ("| option | type | meaning |", "|---|---|---|")
     for index, field in enumerate(message.field):
-        meaning = comments[*path, _MESSAGE_FIELD, index]
+        meaning = comments[*path, DescriptorProto.FIELD_FIELD_NUMBER, index]
         yield f"| `{field.name}` | {_type(field)} | {meaning} |"
     yield ""
     for enum_index, enum in enumerate(message.enum_type):
-        enum_path = (*path, _MESSAGE_ENUM, enum_index)
+        enum_path = (*path, DescriptorProto.ENUM_TYPE_FIELD_NUMBER, enum_index)
         yield from (f"### `{enum.name}`", "", comments[enum_path], "")
         yield from ("| value | meaning |", "|---|---|")
         for index, value in enumerate(enum.value):
-            yield f"| `{value.name}` | {comments[*enum_path, _ENUM_VALUE, index]} |"
+            meaning = comments[*enum_path, EnumDescriptorProto.VALUE_FIELD_NUMBER, index]
+            yield f"| `{value.name}` | {meaning} |"
         yield ""
 
 

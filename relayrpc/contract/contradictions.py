@@ -14,6 +14,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from google.protobuf.descriptor_pb2 import (
+    FileDescriptorProto,
+    MethodDescriptorProto,
+    ServiceDescriptorProto,
+)
+
 from relayrpc.contract.option_rules import Fault, contract_faults, operation_faults
 from relayrpc.contract.options import (
     ContractOptions,
@@ -33,19 +39,12 @@ if TYPE_CHECKING:
         MethodDescriptor,
         ServiceDescriptor,
     )
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 
 __all__ = ["Contradiction", "OptionsCheck"]
 
 # More of them say nothing new.
 _FOUND_MAX: Final = 100
-
-# Numbers of fields in descriptor.proto, of which places in a source file are made.
-_FILE_SERVICE: Final = 6
-_SERVICE_METHOD: Final = 2
-_SERVICE_OPTIONS: Final = 3
-_METHOD_OPTIONS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +103,8 @@ class OptionsCheck:
         found_count = len(self.found)
         place = _Place(
             service.full_name,
-            (_FILE_SERVICE, service.index),
-            (_SERVICE_OPTIONS, pb.CONTRACT_FIELD_NUMBER),
+            (FileDescriptorProto.SERVICE_FIELD_NUMBER, service.index),
+            (ServiceDescriptorProto.OPTIONS_FIELD_NUMBER, pb.CONTRACT_FIELD_NUMBER),
             pb.Contract,
         )
         try:
@@ -141,8 +140,13 @@ class OptionsCheck:
         service_index, index = method.containing_service.index, method.index
         place = _Place(
             method.full_name,
-            (_FILE_SERVICE, service_index, _SERVICE_METHOD, index),
-            (_METHOD_OPTIONS, pb.OPERATION_FIELD_NUMBER),
+            (
+                FileDescriptorProto.SERVICE_FIELD_NUMBER,
+                service_index,
+                ServiceDescriptorProto.METHOD_FIELD_NUMBER,
+                index,
+            ),
+            (MethodDescriptorProto.OPTIONS_FIELD_NUMBER, pb.OPERATION_FIELD_NUMBER),
             pb.Operation,
         )
         try:
