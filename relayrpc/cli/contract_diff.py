@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from relayrpc.contract.compatibility import Level, compare
 from relayrpc.contract.compatibility_rules import RULES
-from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.contract.descriptors import checked
 from relayrpc.hub.contract_history import ContractHistory
 from relayrpc.limits import DEFAULT_LIMITS
 
 
 if TYPE_CHECKING:
     from relayrpc.cli.contract_versions import Versions
+    from relayrpc.contract.descriptors import DescriptorSet
 
 
 __all__ = ["differences"]
@@ -37,11 +38,11 @@ async def differences(
     Raises:
         RelayError: There is no such version.
     """
-    after = given or _checked(await at.get(at.pick(new).fingerprint))
+    after = given or checked(await at.get(at.pick(new).fingerprint))
     for fingerprint, level in _held(at, old):
         if fingerprint == after.fingerprint:
             continue
-        before = _checked(await at.get(fingerprint))
+        before = checked(await at.get(fingerprint))
         found = compare(before, after, at.history.service, level=level, limits=DEFAULT_LIMITS)
         if found:
             lines = [f"callers of version {fingerprint.hex()[:12]} would break:"]
@@ -62,10 +63,3 @@ def _held(at: Versions, old: str) -> list[tuple[bytes, Level]]:
         fingerprint = at.pick(old).fingerprint
         return [(fingerprint, dict(held).get(fingerprint, level))]
     return held
-
-
-def _checked(data: bytes) -> DescriptorSet:
-    found = DescriptorSet(data)
-    for _ in found.check(DEFAULT_LIMITS):
-        pass
-    return found

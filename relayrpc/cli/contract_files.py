@@ -16,11 +16,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from relayrpc.cli.codegen import write_code
 from relayrpc.cli.schema import read_descriptors
-from relayrpc.contract.descriptors import DescriptorSet, load_pool, read_files
+from relayrpc.contract.descriptors import DescriptorSet, checked, load_pool, read_files
 from relayrpc.contract.fingerprint import normalise, parse_file
 from relayrpc.contract.proto_text import proto_text
 from relayrpc.errors import ConfigError, ContractError, RelayError
-from relayrpc.limits import DEFAULT_LIMITS
 
 
 __all__ = ["proto_texts", "read_contract", "write_contract"]
@@ -108,11 +107,8 @@ def read_contract(
         files = read_files(data)
         pool = load_pool(files)
         root = pool.FindServiceByName(service).file.name
-        found = DescriptorSet(normalise(files, root))
-        for _ in found.check(DEFAULT_LIMITS):
-            pass
+        return checked(normalise(files, root))
     except KeyError as error:
         raise ConfigError(f"{where}: there is no service {service!r} in it") from error
     except ContractError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return found

@@ -31,6 +31,7 @@ from relayrpc.contract.standard import (
     standard_pool,
 )
 from relayrpc.errors import ContractError
+from relayrpc.limits import DEFAULT_LIMITS
 
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from relayrpc.limits import Limits
 
 
-__all__ = ["DescriptorSet", "collect", "load_pool", "read_files", "shown_few"]
+__all__ = ["DescriptorSet", "checked", "collect", "load_pool", "read_files", "shown_few"]
 
 _FILE_NAME: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,512}")
 # Of FileDescriptorSet.file, and the only one that a set has.
@@ -320,6 +321,19 @@ class DescriptorSet:
             numbers = self._extensions.setdefault(extension.extendee.removeprefix("."), {})
             numbers[extension.number] = file.name
             self.weight_bytes += _ENTRY_BYTES
+
+
+def checked(data: bytes, limits: Limits = DEFAULT_LIMITS) -> DescriptorSet:
+    """
+    Check a set all at once, as `DescriptorSet.check` does; for those who need not do anything else.
+
+    Raises:
+        ContractError: As there.
+    """
+    found = DescriptorSet(data)
+    for _ in found.check(limits):
+        pass
+    return found
 
 
 def shown_few(sentences: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from relayrpc.contract.address import address_of, services_of
-from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.contract.descriptors import DescriptorSet, checked
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.contracts import GET_DESCRIPTOR_SET, HOST_ADDRESS, HOST_SERVICE
 from relayrpc.endpoint.rpc_error import RpcError
@@ -33,7 +33,6 @@ from relayrpc.hub.local import local_link
 from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.registry import ContractRegistry
 from relayrpc.hub.steps import in_steps
-from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.link.call import STATUS_FAILED_PRECONDITION
 from relayrpc.v1 import host_pb2 as pb
 from relayrpc.v1 import hub_pb2
@@ -208,9 +207,7 @@ class HubContracts(HubObserver):
 
     def learn(self, data: bytes) -> None:
         """Keep a descriptor set of a part of the hub, which need not be asked for it then."""
-        descriptors = DescriptorSet(data)
-        for _ in descriptors.check(DEFAULT_LIMITS):
-            pass
+        descriptors = checked(data)
         with suppress(ContractError):
             # Without room it fares as any other.
             self._table.learn(descriptors)

@@ -18,12 +18,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2 as pb
 
-from relayrpc.contract.descriptors import DescriptorSet, collect
+from relayrpc.contract.descriptors import DescriptorSet, checked, collect
 from relayrpc.contract.fingerprint import normalise
 from relayrpc.contract.standard import standard_file_of
 from relayrpc.errors import ContractError
 from relayrpc.hub.grpc_door import named_address
-from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.link.call import retry_pushback
 from relayrpc.v1 import link_pb2
 
@@ -232,11 +231,7 @@ def _own_contracts() -> list[DescriptorSet]:
     alpha = pb.DESCRIPTOR
     data = [collect(file) for file in (link_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, alpha)]
     data.append(normalise({_V1_FILE: _v1_file(alpha.serialized_pb)}, _V1_FILE))
-    sets = [DescriptorSet(each) for each in data]
-    for each in sets:
-        for _ in each.check(DEFAULT_LIMITS):
-            pass
-    return sets
+    return [checked(each) for each in data]
 
 
 def _v1_file(alpha: bytes) -> bytes:

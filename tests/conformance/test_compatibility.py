@@ -19,13 +19,13 @@ from grpc_tools import protoc
 
 from relayrpc.contract.compatibility import Level, compare
 from relayrpc.contract.compatibility_rules import RULES
-from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.contract.descriptors import DescriptorSet, checked
 from relayrpc.contract.fingerprint import normalise
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.conformance.compatibility import record
 from tests.conformance.compatibility.table import PAIRS, Pair
 from tests.support.contract_versions import change, draw_contract, render
-from tests.support.contracts import checked, make_set
+from tests.support.contracts import make_set
 
 
 VERDICTS: dict[str, dict[str, list[str]]] = json.loads(record.PATH.read_text(encoding="utf-8"))

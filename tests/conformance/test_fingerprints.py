@@ -19,9 +19,8 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2
 
-from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.contract.descriptors import checked
 from relayrpc.contract.fingerprint import fingerprint_of, normalise
-from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.contracts import set_pool
 
 
@@ -75,9 +74,7 @@ def test_files_have_the_fingerprint(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", VECTORS)
 def test_normal_form_is_a_set_that_can_be_used(name: str) -> None:
     vector = VECTORS[name]
-    found = DescriptorSet(base64.b64decode(vector["normal"]))
-    for _ in found.check(DEFAULT_LIMITS):
-        pass
+    found = checked(base64.b64decode(vector["normal"]))
     assert found.fingerprint.hex() == vector["fingerprint"]
     for service in found.services:
         assert found.file_of_symbol(service) == vector["root"]

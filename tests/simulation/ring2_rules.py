@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from benchmarks.ruled_greeter import ruled_greeter
-from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.contract.descriptors import DescriptorSet, checked
 from relayrpc.contract.validation import Validator
 from relayrpc.hub.checks import RequestChecks
 from relayrpc.hub.rule_books import RuleBooks
@@ -38,10 +38,7 @@ def make_checks(
     def with_rules(fingerprint: bytes) -> DescriptorSet | None:
         if descriptors(fingerprint) is None:
             return None
-        found = DescriptorSet(_SET)
-        for _ in found.check(limits):
-            pass
-        return found
+        return checked(_SET, limits)
 
     books = RuleBooks(
         descriptors=with_rules,

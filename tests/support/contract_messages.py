@@ -16,9 +16,10 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from relayrpc.contract.compatibility import Difference, Level, compare
+from relayrpc.contract.descriptors import checked
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.contract_versions import change, draw_contract, render
-from tests.support.contracts import checked, make_pool, make_set
+from tests.support.contracts import make_pool, make_set
 
 
 __all__ = [

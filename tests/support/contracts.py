@@ -11,12 +11,11 @@ from google.protobuf.descriptor_pb2 import (
 )
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from relayrpc.contract.descriptors import DescriptorSet, load_pool
+from relayrpc.contract.descriptors import load_pool
 from relayrpc.contract.fingerprint import normalise
-from relayrpc.limits import DEFAULT_LIMITS, Limits
 
 
-__all__ = ["checked", "make_file", "make_pool", "make_set", "raw_set", "set_pool", "varint"]
+__all__ = ["make_file", "make_pool", "make_set", "raw_set", "set_pool", "varint"]
 
 _Field = FieldDescriptorProto
 
@@ -77,14 +76,6 @@ def raw_set(*files: FileDescriptorProto | bytes) -> bytes:
         data = file if isinstance(file, bytes) else file.SerializeToString()
         made += b"\x0a" + varint(len(data)) + data
     return made
-
-
-def checked(data: bytes, limits: Limits = DEFAULT_LIMITS) -> DescriptorSet:
-    """Read a set, all steps at once."""
-    found = DescriptorSet(data)
-    for _ in found.check(limits):
-        pass
-    return found
 
 
 def varint(value: int) -> bytes:

@@ -16,8 +16,9 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message_factory import GetMessageClass
 
 from relayrpc.contract.compatibility import Comparison, Difference, Level, compare
+from relayrpc.contract.descriptors import checked
 from relayrpc.limits import DEFAULT_LIMITS, Limits
-from tests.support.contracts import checked, make_file, make_pool, make_set
+from tests.support.contracts import make_file, make_pool, make_set
 
 
 def differences(

@@ -12,13 +12,13 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
 
-from relayrpc.contract.descriptors import DescriptorSet, collect, load_pool
+from relayrpc.contract.descriptors import DescriptorSet, checked, collect, load_pool
 from relayrpc.contract.fingerprint import fingerprint_of, parse_file
 from relayrpc.contract.standard import STANDARD_FILES, standard_file
 from relayrpc.errors import ContractError
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.v1 import contract_pb2, hub_pb2
-from tests.support.contracts import checked, make_file, make_pool, make_set, raw_set
+from tests.support.contracts import make_file, make_pool, make_set, raw_set
 
 
 A = make_file("a.proto", package="a", service="")

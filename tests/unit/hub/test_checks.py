@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from google.rpc import status_pb2
 
-from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.contract.descriptors import DescriptorSet, checked
 from relayrpc.contract.validation import Validator
 from relayrpc.hub.checks import RequestChecks
 from relayrpc.hub.observer import HubObserver
@@ -34,7 +34,6 @@ from relayrpc.link.call import (
 from relayrpc.link.events import CallEnded, CallOpened, DataReceived, HalfCloseReceived
 from relayrpc.link.messages import encode_message
 from relayrpc.v1 import link_pb2 as pb
-from tests.support.contracts import checked
 from tests.support.hub_core import CorePeer, HubCore
 from tests.support.ruled_contract import CONTRACT, SERVICE, message_class
 
@@ -631,10 +630,7 @@ def test_rules_that_were_not_used_for_longest_go_first() -> None:
     limits = replace(DEFAULT_LIMITS, checked_contracts_bytes_max=len(CONTRACT) + 1)
     hub = CheckedHub(limits)
     caller = hub.peer("caller-1")
-    other = DescriptorSet(CONTRACT)
-    for _ in other.check(limits):
-        pass
-    hub.known[bytes(32)] = other
+    hub.known[bytes(32)] = checked(CONTRACT, limits)
     first = hub.host("rules/1", instance="h1")
     second = hub.host("rules/2", instance="h2", fingerprint=bytes(32))
     for _ in range(2):

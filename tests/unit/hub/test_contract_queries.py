@@ -11,11 +11,12 @@ from typing import Any
 import grpc
 import pytest
 
+from relayrpc.contract.descriptors import checked
 from relayrpc.hub.contract_queries import ContractQueries
 from relayrpc.hub.describe import PART_BYTES
 from relayrpc.hub.doorless import DoorlessHub
 from relayrpc.v1 import hub_pb2 as pb
-from tests.support.contracts import checked, make_file, make_set
+from tests.support.contracts import make_file, make_set
 
 
 V1 = checked(make_set(make_file(fields={"x": 1})))

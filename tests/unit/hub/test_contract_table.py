@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.contract.descriptors import DescriptorSet, checked
 from relayrpc.errors import ContractError
 from relayrpc.hub.contract_table import ContractTable, Failure
 from relayrpc.hub.routing import Registration
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.link.link import Link
 from relayrpc.v1 import link_pb2 as pb
-from tests.support.contracts import checked, make_file, make_set
+from tests.support.contracts import make_file, make_set
 
 
 SETS = [checked(make_set(make_file(fields={"x": number}))) for number in range(1, 6)]

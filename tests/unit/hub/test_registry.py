@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from relayrpc.contract.descriptors import DescriptorSet
+from relayrpc.contract.descriptors import DescriptorSet, checked
 from relayrpc.errors import StoreError, StoreFullError
 from relayrpc.hub.addresses import AddressRules, Compatibility
 from relayrpc.hub.registry import ContractRegistry
@@ -20,7 +20,7 @@ from relayrpc.hub.routing import Router
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.store.memory import MemoryStore
 from relayrpc.v1 import hub_pb2 as pb
-from tests.support.contracts import checked, make_file, make_set
+from tests.support.contracts import make_file, make_set
 from tests.support.until import until
 
 
