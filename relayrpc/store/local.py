@@ -1,12 +1,14 @@
 """
-What stores of one process share: whom to tell of changes, and what is said of names.
+What stores of one process share: whom to tell of changes, when leases are over, and what is said of
+names.
 
-Owns: watching and following, as pages that a store finds behind a position. Does not own: finding
-them, and everything else (memory.py, sqlite.py).
+Owns: watching and following, as pages that a store finds behind a position; the time of leases.
+Does not own: finding them, and everything else (memory.py, sqlite.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +16,9 @@ from functools import partial
 from relayrpc.errors import UsageError
 from relayrpc.limits import Limits
 from relayrpc.store.base import Change, Record, Store
-from relayrpc.store.checks import check_name, check_prefix
+from relayrpc.store.checks import check_lease, check_name, check_prefix
 from relayrpc.store.feed import Feed, Feeds
+from relayrpc.store.leases import LeaseTimer
 
 
 __all__ = ["LocalStore"]
@@ -32,6 +35,7 @@ class LocalStore(Store):
         self._is_closed = False
         self._watchers = Feeds(limits)
         self._followers = Feeds(limits)
+        self._leases = LeaseTimer(self._end_lease)
 
     def watch(self, prefix: str = "", *, after: int | None = None) -> Feed[Change]:
         self._check_prefix(prefix)
@@ -51,6 +55,21 @@ class LocalStore(Store):
             return records, records[-1].sequence if records else position
 
         return Feed(self._followers, log, fetch, after=after)
+
+    async def grant_lease(self, lease_s: float) -> int:
+        self._check_open()
+        check_lease(lease_s, self._limits)
+        return await self._grant_lease(lease_s)
+
+    async def keep_alive(self, lease_id: int) -> None:
+        self._check_open()
+        self._leases.keep_alive(lease_id)
+
+    async def end_lease(self, lease_id: int) -> None:
+        self._check_open()
+        ending = self._end_lease(lease_id)
+        if ending is not None:
+            await asyncio.shield(ending)
 
     @abstractmethod
     async def _changes(self, prefix: str, known: int, after: int) -> tuple[list[Change], int]:
@@ -73,9 +92,23 @@ class LocalStore(Store):
     async def _records(self, log: str, after: int) -> list[Record]:
         """Find a page of a log, as `read` does."""
 
-    def _end_feeds(self) -> None:
+    @abstractmethod
+    async def _grant_lease(self, lease_s: float) -> int:
+        """Make a lease, as `grant_lease` does, and have `_leases` count its time."""
+
+    @abstractmethod
+    def _end_lease(self, lease_id: int) -> asyncio.Future[None] | None:
+        """
+        End a lease, and have `_leases` count it no more.
+
+        Returns:
+            What is done when that is stored; None: it is done, or was over.
+        """
+
+    def _shut(self) -> None:
         """Be closed, for everybody but those who close it."""
         self._is_closed = True
+        self._leases.close()
         self._watchers.close()
         self._followers.close()
 

@@ -19,7 +19,6 @@ from relayrpc.store.base import Change, Deletion, Entry, Record, Retention, Snap
 from relayrpc.store.checks import (
     bounds_of,
     check_expected,
-    check_lease,
     check_reached,
     check_record,
     check_remembered,
@@ -27,7 +26,6 @@ from relayrpc.store.checks import (
     check_room,
     check_value,
 )
-from relayrpc.store.leases import LeaseTimer
 from relayrpc.store.local import LocalStore
 
 
@@ -69,7 +67,6 @@ class MemoryStore(LocalStore):
         self._lease_id = 0
         # Lease -> its keys.
         self._leased: dict[int, set[str]] = {}
-        self._leases = LeaseTimer(self._end_lease)
         self._logs: dict[str, _Log] = {}
 
     # --- keys ---
@@ -122,8 +119,8 @@ class MemoryStore(LocalStore):
         return Snapshot(self._revision, found)
 
     async def _changes(self, prefix: str, known: int, after: int) -> tuple[list[Change], int]:
-        check_reached("the store", max(known, after), self._revision)
         deletions_after = max(known, after)
+        check_reached("the store", deletions_after, self._revision)
         check_remembered(self._forgotten, deletions_after)
         found: list[Change] = []
         for entry in reversed(self._entries.values()):
@@ -140,22 +137,12 @@ class MemoryStore(LocalStore):
 
     # --- leases ---
 
-    async def grant_lease(self, lease_s: float) -> int:
-        self._check_open()
-        check_lease(lease_s, self._limits)
+    async def _grant_lease(self, lease_s: float) -> int:
         check_room("leases", len(self._leases) + 1, self._limits.store_leases_max)
         self._lease_id += 1
         self._leased[self._lease_id] = set()
         self._leases.add(self._lease_id, lease_s)
         return self._lease_id
-
-    async def keep_alive(self, lease_id: int) -> None:
-        self._check_open()
-        self._leases.keep_alive(lease_id)
-
-    async def end_lease(self, lease_id: int) -> None:
-        self._check_open()
-        self._end_lease(lease_id)
 
     def _end_lease(self, lease_id: int) -> None:
         if self._leases.remove(lease_id) is None:
@@ -221,8 +208,7 @@ class MemoryStore(LocalStore):
     # --- its end ---
 
     async def aclose(self) -> None:
-        self._leases.close()
-        self._end_feeds()
+        self._shut()
 
     # --- what all of it stands on ---
 

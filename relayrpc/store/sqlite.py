@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar
 from relayrpc.errors import StoreError
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.store.base import Change, Entry, Record, Retention, Snapshot
-from relayrpc.store.checks import check_lease, check_retention, check_value
+from relayrpc.store.checks import check_retention, check_value
 from relayrpc.store.faults import faults_of
 from relayrpc.store.file import Committed, StoreFile, open_to_read
 from relayrpc.store.group_writer import GroupWriter
 from relayrpc.store.key_tables import read_changes, read_entry, read_keys, read_snapshot
-from relayrpc.store.leases import LeaseTimer
 from relayrpc.store.local import LocalStore
 from relayrpc.store.log_tables import read_records
 
@@ -71,7 +70,6 @@ class SQLiteStore(LocalStore):
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="relayrpc-store-reader")
         self._groups = GroupWriter(file, writer, limits=limits, committed=self._committed)
         self._closing: asyncio.Task[None] | None = None
-        self._leases = LeaseTimer(self._end_lease)
         for lease_id, lease_s in file.leases:
             self._leases.add(lease_id, lease_s)
 
@@ -141,9 +139,7 @@ class SQLiteStore(LocalStore):
 
     # --- leases ---
 
-    async def grant_lease(self, lease_s: float) -> int:
-        self._check_open()
-        check_lease(lease_s, self._limits)
+    async def _grant_lease(self, lease_s: float) -> int:
         granting = self._groups.write(lambda file: file.keys.grant_lease(lease_s))
 
         def granted(_: asyncio.Future[int]) -> None:
@@ -153,16 +149,6 @@ class SQLiteStore(LocalStore):
         # Whether or not anybody still waits for it.
         granting.add_done_callback(granted)
         return await asyncio.shield(granting)
-
-    async def keep_alive(self, lease_id: int) -> None:
-        self._check_open()
-        self._leases.keep_alive(lease_id)
-
-    async def end_lease(self, lease_id: int) -> None:
-        self._check_open()
-        ending = self._end_lease(lease_id)
-        if ending:
-            await asyncio.shield(ending)
 
     def _end_lease(self, lease_id: int) -> asyncio.Future[None] | None:
         lease_s = self._leases.remove(lease_id)
@@ -208,8 +194,7 @@ class SQLiteStore(LocalStore):
 
     async def aclose(self) -> None:
         if self._closing is None:
-            self._leases.close()
-            self._end_feeds()
+            self._shut()
             self._closing = self._loop.create_task(self._close())
         await asyncio.shield(self._closing)
 
