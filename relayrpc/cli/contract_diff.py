@@ -38,7 +38,7 @@ async def differences(
     Raises:
         RelayError: There is no such version.
     """
-    after = given or checked(await at.get(at.pick(new).fingerprint))
+    after = given or checked(await at.get_picked(new))
     for fingerprint, level in _held(at, old):
         if fingerprint == after.fingerprint:
             continue

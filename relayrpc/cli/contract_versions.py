@@ -125,6 +125,10 @@ class Versions:
             )
         return found[0]
 
+    async def get_picked(self, digits: str) -> bytes:
+        """Return the descriptor set of the version that `pick` returns; raises as it does."""
+        return await self.get(self.pick(digits).fingerprint)
+
     async def get(self, fingerprint: bytes) -> bytes:
         """Return the descriptor set of a version."""
         ask = self._channel.unary_unary(

@@ -128,10 +128,8 @@ def show(
     from relayrpc.cli.contract_files import proto_texts
     from relayrpc.cli.contract_versions import Versions
 
-    async def ask(at: Versions) -> bytes:
-        return await at.get(at.pick(version).fingerprint)
-
-    name, *imported = reversed(proto_texts(Versions.run(url, service, ask, tls_ca=tls_ca)).items())
+    found = Versions.run(url, service, lambda at: at.get_picked(version), tls_ca=tls_ca)
+    name, *imported = reversed(proto_texts(found).items())
     typer.echo(f"// {as_text(name[0])}")
     if imported:
         typer.echo(f"// with {as_text(', '.join(sorted(each for each, _ in imported)))}")
@@ -232,10 +230,8 @@ def pull(
     from relayrpc.cli.contract_files import write_contract
     from relayrpc.cli.contract_versions import Versions
 
-    async def ask(at: Versions) -> bytes:
-        return await at.get(at.pick(version).fingerprint)
-
-    write_contract(Versions.run(url, service, ask, tls_ca=tls_ca), out, has_code=not protos_only)
+    found = Versions.run(url, service, lambda at: at.get_picked(version), tls_ca=tls_ca)
+    write_contract(found, out, has_code=not protos_only)
 
 
 def _summary(history: pb.ContractHistory) -> tuple[str, ...]:
