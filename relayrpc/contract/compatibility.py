@@ -67,10 +67,9 @@ class Comparison:
     Attributes:
         differences: What breaks, the service first, then in the order of the old set; empty:
             nothing. May be used when `check()` is through.
-        is_cut: Whether there are more than it was to list.
     """
 
-    __slots__ = ("_after", "_before", "_level", "_new", "_old", "_service", "differences", "is_cut")
+    __slots__ = ("_after", "_before", "_level", "_new", "_old", "_service", "differences")
 
     def __init__(
         self, old: DescriptorSet, new: DescriptorSet, service: str, *, level: Level
@@ -89,7 +88,6 @@ class Comparison:
         self._before = Elements()
         self._after = Elements()
         self.differences: tuple[Difference, ...] = ()
-        self.is_cut = False
 
     def __str__(self) -> str:
         """Tell the first few differences, in a line."""
@@ -113,10 +111,9 @@ class Comparison:
                 yield
             if change is None or self._level not in RULES[change.rule].levels:
                 continue
-            if len(found) == limits.contract_differences_max:
-                self.is_cut = True
-                break
             found.append(Difference(change.rule, shown(change.what), change.file, change.text))
+            if len(found) == limits.contract_differences_max:
+                break
         self.differences = tuple(found)
 
     def _changes(self) -> Iterator[Change | None]:

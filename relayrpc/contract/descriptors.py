@@ -298,7 +298,7 @@ class DescriptorSet:
         """Return the name of the file that declares an extension; None: none does."""
         return self._extensions.get(message, {}).get(number)
 
-    def extension_numbers(self, message: str) -> list[int] | None:
+    def extension_numbers(self, message: str) -> list[int]:
         """Return the numbers of a message's extensions, ascending."""
         return sorted(self._extensions.get(message, {}))
 

@@ -80,7 +80,6 @@ def write_json(
     message: Any,
     *,
     pool: DescriptorPool | None = None,
-    has_proto_names: bool = False,
     has_defaults: bool = False,
 ) -> str:
     """
@@ -89,7 +88,6 @@ def write_json(
     Args:
         message: What is written, a protobuf Message.
         pool: Where the types are found that an Any names; None: in the message's.
-        has_proto_names: Fields are named as in the .proto file, not in lowerCamelCase.
         has_defaults: What is 0, false or empty is written too, unless being set means something.
 
     Raises:
@@ -102,7 +100,6 @@ def write_json(
             indent=None,
             ensure_ascii=False,
             descriptor_pool=pool,
-            preserving_proto_field_name=has_proto_names,
             always_print_fields_with_no_presence=has_defaults,
         )
     except Exception as error:

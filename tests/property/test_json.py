@@ -38,12 +38,12 @@ ANY_JSON = st.recursive(
 
 @settings(deadline=None, max_examples=60)
 @pytest.mark.parametrize("name", MESSAGES)
-@given(data=st.data(), has_defaults=st.booleans(), has_proto_names=st.booleans())
+@given(data=st.data(), has_defaults=st.booleans())
 def test_what_is_written_is_read_as_it_was(
-    name: str, data: st.DataObject, has_defaults: bool, has_proto_names: bool
+    name: str, data: st.DataObject, has_defaults: bool
 ) -> None:
     message = data.draw(messages(name))
-    text = write_json(message, has_defaults=has_defaults, has_proto_names=has_proto_names)
+    text = write_json(message, has_defaults=has_defaults)
     read = parse_json(text, type(message))
     # The order of a map's entries is nobody's.
     assert json.loads(write_json(read)) == json.loads(write_json(message))

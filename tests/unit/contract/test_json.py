@@ -309,10 +309,9 @@ def test_what_the_mapping_allows_is_taken(text: str, field: str, value: object) 
 # --- writing ---
 
 
-def test_names_and_defaults_are_written_as_asked() -> None:
+def test_defaults_are_written_as_asked() -> None:
     message = message_class("relay.json.Edition")(explicit_count=0)
     assert write_json(message) == '{"explicitCount": 0}'
-    assert write_json(message, has_proto_names=True) == '{"explicit_count": 0}'
     assert write_json(message, has_defaults=True) == (
         '{"explicitCount": 0, "count": 0, "levels": []}'
     )
