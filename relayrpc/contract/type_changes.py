@@ -49,9 +49,9 @@ def message_changes(old: MessageElement, new: MessageElement, level: Level) -> I
     # Here the last number of a range is the first one behind it.
     reserved = _merged((each.start, each.end - 1) for each in new.proto.reserved_range)
     ranges = ((each.start, each.end - 1) for each in old.proto.reserved_range)
-    yield from _reserved_changes("MESSAGE", old, new, ranges, reserved, change)
-    yield from _required_changes(old, new, change)
     names = set(new.proto.reserved_name)
+    yield from _reserved_changes("MESSAGE", old, ranges, reserved, names, change)
+    yield from _required_changes(old, new, change)
     fields = {field.descriptor.number: field for field in fields_of(new)}
     for field in fields_of(old):
         yield None
@@ -106,8 +106,8 @@ def enum_changes(old: EnumElement, new: EnumElement) -> Iterator[_Step]:
     yield from _json_format_changes("ENUM_SAME_JSON_FORMAT", old, new, change)
     reserved = _merged((each.start, each.end) for each in new.proto.reserved_range)
     ranges = ((each.start, each.end) for each in old.proto.reserved_range)
-    yield from _reserved_changes("ENUM", old, new, ranges, reserved, change)
     reserved_names = set(new.proto.reserved_name)
+    yield from _reserved_changes("ENUM", old, ranges, reserved, reserved_names, change)
     values = _names_by_number(new)
     for number, names in _names_by_number(old).items():
         yield None
@@ -210,9 +210,9 @@ def _json_format_changes(
 def _reserved_changes(
     kind: str,
     old: MessageElement | EnumElement,
-    new: MessageElement | EnumElement,
     ranges: Iterable[_Range],
     reserved: list[_Range],
+    names: set[str],
     change: Callable[[str, str], Change],
 ) -> Iterator[_Step]:
     rule = f"RESERVED_{kind}_NO_DELETE"
@@ -221,7 +221,6 @@ def _reserved_changes(
         if not _is_in(first, reserved, last):
             numbers = f"{first}" if first == last else f"{first} to {last}"
             yield change(rule, f"no longer reserves {numbers}")
-    names = set(new.proto.reserved_name)
     for name in old.proto.reserved_name:
         yield None
         if name not in names:
