@@ -18,6 +18,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from codegen.marked import put_between_marks
+from relayrpc.contract.elements import TYPE_NAMES
 from relayrpc_codegen.compiling import compile_protos
 from relayrpc_codegen.includes import Includes
 
@@ -77,7 +78,7 @@ def _section(
 
 def _type(field: FieldDescriptorProto) -> str:
     """Name a field's type as the proto does."""
-    scalar = FieldDescriptorProto.Type.Name(field.type).removeprefix("TYPE_").lower()
-    name = field.type_name.removeprefix(".").removeprefix("relayrpc.v1.Contract.") or scalar
+    full_name = field.type_name.removeprefix(".")
+    name = full_name.removeprefix("relayrpc.v1.Contract.") or TYPE_NAMES[field.type]
     is_repeated = field.label == FieldDescriptorProto.LABEL_REPEATED
     return f"repeated `{name}`" if is_repeated else f"`{name}`"

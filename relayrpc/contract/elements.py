@@ -9,9 +9,11 @@ Owns: finding what is declared. Does not own: what a difference means (compatibi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
 from relayrpc.contract.fingerprint import parse_file
 from relayrpc.contract.standard import standard_pool
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "TYPE_NAMES",
     "Element",
     "Elements",
     "EnumElement",
@@ -39,6 +42,12 @@ __all__ = [
     "ServiceElement",
     "fields_of",
 ]
+
+TYPE_NAMES: Final[Mapping[int, str]] = {
+    number: name.removeprefix("TYPE_").lower()
+    for name, number in FieldDescriptorProto.Type.items()
+}
+"""A field's type -> what .proto files call it: "int32"; "message", "enum"."""
 
 # Elements that are noted in one step.
 _STEP_ELEMENTS: Final = 256

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from google.protobuf.descriptor import FieldDescriptor
-
 from relayrpc.contract.compatibility_rules import Level
+from relayrpc.contract.elements import TYPE_NAMES
 
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import EnumDescriptor
+    from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
     from relayrpc.contract.elements import FieldElement
 
@@ -29,11 +28,6 @@ __all__ = ["NARROWING", "TYPE_GROUPS", "Change", "field_changes", "shown"]
 
 _SHOWN_CHARS_MAX: Final = 200
 
-_NAMES: Final = {
-    getattr(FieldDescriptor, name): name.removeprefix("TYPE_").lower()
-    for name in dir(FieldDescriptor)
-    if name.startswith("TYPE_")
-}
 TYPE_GROUPS: Final[dict[Level, tuple[frozenset[str], ...]]] = {
     Level.WIRE: (
         frozenset({"int32", "int64", "uint32", "uint64", "bool"}),
@@ -151,7 +145,7 @@ def _read(field: FieldElement) -> _Field:
     if descriptor.is_repeated:
         cardinality = "map" if field.is_map else "repeated"
     return _Field(
-        type=_NAMES[descriptor.type],
+        type=TYPE_NAMES[descriptor.type],
         type_name="" if target is None else target.full_name,
         cardinality=cardinality,
         enum=descriptor.enum_type,

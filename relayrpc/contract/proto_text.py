@@ -25,6 +25,8 @@ from google.protobuf.descriptor_pb2 import (
     ServiceDescriptorProto,
 )
 
+from relayrpc.contract.elements import TYPE_NAMES
+
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
@@ -268,7 +270,7 @@ class _Writer:
     def _type_of(self, field: FieldDescriptorProto) -> str:
         if field.type in _NAMED:
             return self._type(field.type_name)
-        return _Field.Type.Name(field.type).removeprefix("TYPE_").lower()
+        return TYPE_NAMES[field.type]
 
     def _type(self, name: str) -> str:
         """Write a full name, ".pkg.Type", as short as it means the same here."""
