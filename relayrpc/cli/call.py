@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 
 from relayrpc.cli.connection import HUB_ADDRESS, HUB_SERVICE, CAFile, run_at
+from relayrpc.cli.flags import IncludeFolders
 from relayrpc.cli.table import as_text
 from relayrpc.errors import ConfigError
 from relayrpc.limits import DEFAULT_LIMITS
@@ -59,12 +60,7 @@ def call(
         list[str] | None,
         typer.Option("--proto", metavar="FILE", help="A .proto file of the contract; repeatable."),
     ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-I", "--include", metavar="DIR", help="Where --proto's imports are; repeatable."
-        ),
-    ] = None,
+    include: IncludeFolders = None,
     descriptor_set: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="The contract as protoc's --descriptor_set_out made it."),

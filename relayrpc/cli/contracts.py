@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 import typer
 
 from relayrpc.cli.connection import DEFAULT_URL, CAFile, run_at_hub
+from relayrpc.cli.flags import IncludeFolders
 from relayrpc.cli.table import as_text, print_table
 
 
@@ -156,12 +157,7 @@ def diff(
             "--proto", metavar="FILE", help="Instead of --to: a .proto file with the next version."
         ),
     ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-I", "--include", metavar="DIR", help="Where --proto's imports are; repeatable."
-        ),
-    ] = None,
+    include: IncludeFolders = None,
     descriptor_set: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="... or as protoc's --descriptor_set_out made it."),

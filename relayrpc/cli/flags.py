@@ -19,6 +19,7 @@ from relayrpc.observe.logs import LogForm, LogLevel
 
 __all__ = [
     "Flag",
+    "IncludeFolders",
     "LimitTexts",
     "LogFormChoice",
     "LogLevelChoice",
@@ -48,6 +49,10 @@ def complete_limit(incomplete: str) -> list[str]:
     return [f"{field.name}=" for field in fields(Limits) if field.name.startswith(incomplete)]
 
 
+IncludeFolders: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("-I", "--include", metavar="DIR", help="Where --proto's imports are; repeatable."),
+]
 LimitTexts: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
