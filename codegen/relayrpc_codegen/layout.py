@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 
-__all__ = ["broken", "docstring", "fitting", "narrowed"]
+__all__ = ["COLUMNS", "broken", "docstring", "fitting", "narrowed"]
 
 COLUMNS: Final = 88
 _STEP: Final = 4
