@@ -22,6 +22,7 @@ from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.metadata import MetadataTooLargeError, encode_invocation_metadata
 from relayrpc.endpoint.rpc_error import RpcError, trailing_metadata_of
+from relayrpc.hub.grpc_door import named_address
 from relayrpc.hub.local import local_link
 from relayrpc.link.call import (
     RETRY_PUSHBACK_KEY,
@@ -47,7 +48,6 @@ _UnaryCall: TypeAlias = "UnaryUnaryCall | StreamUnaryCall"
 _StreamCall: TypeAlias = "UnaryStreamCall | StreamStreamCall"
 
 _IDENTITY: Final = "$grpc"
-_ADDRESS_KEY: Final = "relay-address"
 _ORIGIN_KEY: Final = "relay-origin"
 # Told to a client whose call may have run, so that its retry policy does not run it again.
 _PUSHBACK: Final = (RETRY_PUSHBACK_KEY, "-1")
@@ -152,11 +152,7 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         """Return what serves a method, in the shape that its hosts announced."""
         method = details.method.removeprefix("/")
-        address = method.partition("/")[0]
-        for key, value in details.invocation_metadata:
-            if key == _ADDRESS_KEY:
-                address = value
-                break
+        address = named_address(details.invocation_metadata) or method.partition("/")[0]
         shape = self._router.shape(address, method)
         handler = self._handlers.get((method, shape))
         if handler is None:
@@ -252,11 +248,10 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         """Hand on a call that is a session, and let its client's calls belong to it meanwhile."""
         core = call.core
         name = client.channel.live.token_hex(_SESSION_NAME_BYTES)
-        metadata = dict(context.invocation_metadata())
         client.sessions[name] = _Methods(
             Channel(
                 client.channel.live,
-                address=metadata.get(_ADDRESS_KEY, ""),
+                address=named_address(context.invocation_metadata()),
                 anchor=_ClientSession(core),
                 owns_link=False,
             )
