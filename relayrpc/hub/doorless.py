@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 
 from relayrpc.contract.descriptors import collect
 from relayrpc.endpoint.validation import make_validator
-from relayrpc.hub.addresses import rules_at
 from relayrpc.hub.checks import RequestChecks
 from relayrpc.hub.contracts import HubContracts
 from relayrpc.hub.journal import Journal
@@ -116,7 +115,7 @@ class DoorlessHub:
         self.sessions.forwarder.gate = self.contracts
         self.contracts.learn(collect(hub_pb2.DESCRIPTOR))
         if any(entry.validate for entry in (addresses or {}).values()):
-            self.sessions.check_requests(_make_checks(addresses or {}, self.contracts, limits))
+            self.sessions.check_requests(_make_checks(self.contracts, limits))
         self._management = Management(self.sessions, journal, self.contracts)
         self._open_store = open_store or _in_memory(limits, wall_clock)
         self._store: Store | None = None
@@ -158,16 +157,14 @@ class DoorlessHub:
             self._store = None
 
 
-def _make_checks(
-    addresses: Mapping[str, AddressEntry], contracts: HubContracts, limits: Limits
-) -> RequestChecks:
+def _make_checks(contracts: HubContracts, limits: Limits) -> RequestChecks:
     books = RuleBooks(
         descriptors=contracts.descriptors,
         validator=make_validator(limits, what="`validate = true` for an address"),
         bytes_max=limits.checked_contracts_bytes_max,
     )
     is_checked = functools.lru_cache(_ADDRESSES_REMEMBERED)(
-        lambda address: rules_at(addresses, address).validate
+        lambda address: contracts.registry.rules(address).validate
     )
     return RequestChecks(is_checked=is_checked, books=books, limits=limits)
 
