@@ -8,7 +8,7 @@ Source: docs/adr/0021-contract-registry.md; hub.proto, CheckContract.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.contract.compatibility import Comparison, Level
@@ -32,6 +32,18 @@ _Answer = pb.CheckContractResponse
 _DIFFERENCES_MAX: Final = 8
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is compared."""
+
+    fingerprint: bytes
+    """The caller's."""
+    served: bytes
+    """The hosts'."""
+    service: str
+    level: Level
+
+
 class TooManyChecksError(Exception):
     """As many are waiting as may."""
 
@@ -48,8 +60,8 @@ class CallerChecks:
         self._contracts = contracts
         self._registry = contracts.registry
         self._limits = replace(limits, contract_differences_max=_DIFFERENCES_MAX)
-        # Caller's and hosts' fingerprint, service, level -> what came of it, the oldest first.
-        self._known: dict[tuple[bytes, bytes, str, Level], _Answer] = {}
+        # What came of it, the oldest first.
+        self._known: dict[_Question, _Answer] = {}
         self._waiting_count = 0
 
     async def check(self, place: Place, request: pb.CheckContractRequest) -> _Answer:
@@ -72,40 +84,48 @@ class CallerChecks:
             # Whatever is served there was compared with it, or it with that.
             return _Answer(answer=_Answer.ANSWER_COMPATIBLE)
         served = await self._contracts.find(place[0], place[1])
-        key = (fingerprint, served.fingerprint, place[1], level)
-        answer = self._known.get(key)
+        question = _Question(fingerprint, served.fingerprint, place[1], level)
+        answer = self._known.get(question)
         if answer is None:
-            answer = await self._compare(request, served, level)
-            if answer.answer != _Answer.ANSWER_SEND_DESCRIPTORS:
-                self._remember(key, answer)
+            answer = await self._ask(question, request.descriptor_set, served)
         return answer
 
-    async def _compare(
-        self, request: pb.CheckContractRequest, served: DescriptorSet, level: Level
-    ) -> _Answer:
+    async def _ask(self, question: _Question, sent: bytes, served: DescriptorSet) -> _Answer:
+        """Find the caller's descriptors, and compare them when it is their turn."""
         if self._waiting_count >= self._limits.contract_checks_max:
             raise TooManyChecksError(f"{self._waiting_count} contracts are being compared")
         self._waiting_count += 1
         try:
-            held = await self._registry.find(request.fingerprint)
+            held = await self._registry.find(question.fingerprint)
             if held is None:
-                if not request.descriptor_set:
+                if not sent:
                     return _Answer(answer=_Answer.ANSWER_SEND_DESCRIPTORS)
-                held = DescriptorSet(request.descriptor_set)
-                if held.fingerprint != request.fingerprint:
+                held = DescriptorSet(sent)
+                if held.fingerprint != question.fingerprint:
                     other = held.fingerprint.hex()
                     raise ValueError(f"the descriptors have the fingerprint {other}")
             async with self._contracts.checking:
-                if not held.services:
-                    await in_steps(held.check(self._limits))
-                if request.service not in held.services:
-                    raise ValueError(f"the descriptors do not define {request.service!r}")
-                comparison = Comparison(held, served, request.service, level=level)
-                await in_steps(comparison.check(self._limits))
+                # Callers of a fleet ask at once, and those before may have been answered by now.
+                answer = self._known.get(question)
+                if answer is None:
+                    answer = await self._compare(held, served, question)
+                    self._remember(question, answer)
+                return answer
         except ContractError as error:
             raise ValueError(str(error)) from error
         finally:
             self._waiting_count -= 1
+
+    async def _compare(
+        self, held: DescriptorSet, served: DescriptorSet, question: _Question
+    ) -> _Answer:
+        service = question.service
+        if not held.services:
+            await in_steps(held.check(self._limits))
+        if service not in held.services:
+            raise ValueError(f"the descriptors do not define {service!r}")
+        comparison = Comparison(held, served, service, level=question.level)
+        await in_steps(comparison.check(self._limits))
         return _Answer(
             answer=(
                 _Answer.ANSWER_INCOMPATIBLE
@@ -121,7 +141,7 @@ class CallerChecks:
             ],
         )
 
-    def _remember(self, key: tuple[bytes, bytes, str, Level], answer: _Answer) -> None:
-        self._known[key] = answer
+    def _remember(self, question: _Question, answer: _Answer) -> None:
+        self._known[question] = answer
         if len(self._known) > self._limits.contract_verdicts_max:
             del self._known[next(iter(self._known))]

@@ -22,8 +22,10 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 
 import relayrpc
 import relayrpc.aio
-from relayrpc.contract.descriptors import collect
+from relayrpc.contract.compatibility import Comparison
+from relayrpc.contract.descriptors import DescriptorSet, collect
 from relayrpc.contract.fingerprint import fingerprint_of
+from relayrpc.hub import contract_checks
 from relayrpc.hub.addresses import AddressEntry, Compatibility
 from relayrpc.hub.observer import HubObserver
 from relayrpc.hub.server import Hub
@@ -533,6 +535,33 @@ async def test_hub_remembers_so_many_comparisons() -> None:
         assert await answer(1, is_told=True) == ANSWER.ANSWER_INCOMPATIBLE
         assert await answer(1) == ANSWER.ANSWER_INCOMPATIBLE
         assert await answer(0) == ANSWER.ANSWER_SEND_DESCRIPTORS
+
+
+async def test_callers_that_ask_at_once_have_one_comparison(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[str] = []
+
+    class Noting(Comparison):
+        def __init__(self, old: DescriptorSet, new: DescriptorSet, service: str, **kwargs: Any):
+            compared.append(service)
+            super().__init__(old, new, service, **kwargs)
+
+    data = collect(greeter_pb2.DESCRIPTOR)
+    question = {"service": SERVICE, "fingerprint": fingerprint_of(data), "descriptor_set": data}
+    async with running_hub() as hub, serving_contract(at(hub), version(_retype)):
+        monkeypatch.setattr(contract_checks, "Comparison", Noting)
+        questions = Questions(hub)
+        async with hub._inside.contracts.checking:
+            asking = [asyncio.ensure_future(ask(hub, address="a", **question)) for _ in range(4)]
+            await until(lambda: len(questions.asked) == len(asking))
+            # Each waits for its turn to compare.
+            for _ in range(20):
+                await asyncio.sleep(0)
+        first, *others = await asyncio.gather(*asking)
+    assert first.answer == ANSWER.ANSWER_INCOMPATIBLE
+    assert others == [first] * 3
+    assert compared == [SERVICE]
 
 
 async def test_questions_are_no_failures_in_the_log() -> None:
