@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from relayrpc.errors import ConfigError
+from relayrpc.hub.contract_checks import DIFFERENCES_MAX
 from relayrpc.limits import KIB, MIB
 
 
@@ -41,8 +42,8 @@ _ANSWER_RATIO: Final = 8
 _SCRAPE_BYTES: Final = 4 * MIB
 _VERSION_BYTES: Final = 1 * KIB
 """An entry of the history without its details; half of it was measured."""
-_VERDICT_BYTES: Final = 8 * KIB
-"""The outcome of a comparison, with 8 differences of at most 700 characters."""
+_VERDICT_BYTES: Final = DIFFERENCES_MAX * KIB
+"""The outcome of a comparison, whose differences have at most 700 characters each."""
 # Descriptors take 80 times their size while they are checked, at the worst; measured.
 _CHECK_FACTOR: Final = 100
 # The doors, the loop, standard streams, files of TLS.

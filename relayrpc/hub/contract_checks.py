@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from relayrpc.limits import Limits
 
 
-__all__ = ["CallerChecks", "TooManyChecksError"]
+__all__ = ["DIFFERENCES_MAX", "CallerChecks", "TooManyChecksError"]
+
+DIFFERENCES_MAX: Final = 8
+"""Differences that a caller is told; more of them say nothing new."""
 
 _Answer = pb.CheckContractResponse
-# More of them say nothing new.
-_DIFFERENCES_MAX: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class CallerChecks:
         """
         self._contracts = contracts
         self._registry = contracts.registry
-        self._limits = replace(limits, contract_differences_max=_DIFFERENCES_MAX)
+        self._limits = replace(limits, contract_differences_max=DIFFERENCES_MAX)
         # What came of it, the oldest first.
         self._known: dict[_Question, _Answer] = {}
         self._waiting_count = 0
