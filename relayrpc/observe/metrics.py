@@ -94,7 +94,8 @@ _TABLE: Final = (
         "relayrpc_queue_calls",
         "gauge",
         ("address",),
-        "Calls that wait for a host, by the address where one has to come.",
+        "Calls that wait for a host, by the address where one has to come; at the address \"\", "
+        "those whose requests the hub checks before a host has them.",
     ),
     Metric(
         "relayrpc_queue_seconds",
