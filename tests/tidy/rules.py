@@ -17,6 +17,8 @@ from typing import Final
 
 __all__ = [
     "LAYERS",
+    "PURE",
+    "PURE_FILES",
     "RULES",
     "SURFACE",
     "Rule",
@@ -67,20 +69,35 @@ SURFACE: Final[dict[str, int]] = {
 }
 """What programs import and no part does -> the height below which it may import itself."""
 
-_PURE: Final = ("relayrpc/link/", "relayrpc/auth/", "relayrpc/contract/")
-_PLUGIN: Final = "codegen/relayrpc_codegen/"
-_PURE_FILES: Final = (
-    "relayrpc/hub/admission.py",
+PURE: Final = ("relayrpc/link/", "relayrpc/auth/", "relayrpc/contract/")
+"""Folders of what imports no I/O, clock or randomness."""
+
+PURE_FILES: Final = (
+    "relayrpc/endpoint/retry.py",
+    "relayrpc/hub/addresses.py",
+    "relayrpc/hub/capacity.py",
     "relayrpc/hub/checks.py",
     "relayrpc/hub/config.py",
+    "relayrpc/hub/contract_history.py",
     "relayrpc/hub/contract_table.py",
+    "relayrpc/hub/credit.py",
     "relayrpc/hub/describe.py",
+    "relayrpc/hub/forward.py",
     "relayrpc/hub/journal.py",
+    "relayrpc/hub/links.py",
+    "relayrpc/hub/observer.py",
+    "relayrpc/hub/one_way.py",
+    "relayrpc/hub/queue.py",
     "relayrpc/hub/routing.py",
     "relayrpc/hub/rule_books.py",
     "relayrpc/hub/selection.py",
+    "relayrpc/observe/metrics.py",
+    "relayrpc/observe/throttle.py",
     "relayrpc/store/checks.py",
 )
+"""The same elsewhere: the modules that say "Pure" of themselves."""
+
+_PLUGIN: Final = "codegen/relayrpc_codegen/"
 _IMPURE_MODULES: Final = {"asyncio", "grpc", "random", "secrets", "socket", "threading", "time"}
 _DECODING: Final = ("frames.py", "framing.py", "handshake.py", "messages.py")
 _PRINTING: Final = ("relayrpc/cli/", "samples/", "benchmarks/", "codegen/", "tests/simulation/")
@@ -133,7 +150,7 @@ def _plugin_layer(path: PurePosixPath, source: str) -> list[str]:
 
 def pure_imports(path: PurePosixPath, source: str) -> list[str]:
     """Pure parts import no I/O, clock or randomness: those are arguments."""
-    if not str(path).startswith(_PURE) and str(path) not in _PURE_FILES:
+    if not str(path).startswith(PURE) and str(path) not in PURE_FILES:
         return []
     return [
         f"{path}:{line}: pure code imports {module}"

@@ -6,6 +6,8 @@ Each rule is also run on a few bad lines, to show that it can fail, and on good 
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 from pathlib import Path, PurePosixPath
 
@@ -96,6 +98,15 @@ def test_pure_rule_refuses_io_and_clocks(line: str) -> None:
     assert complaints(rules.pure_imports, "relayrpc/link/call.py", line)
     assert complaints(rules.pure_imports, "relayrpc/hub/routing.py", line)
     assert not complaints(rules.pure_imports, "relayrpc/hub/server.py", line)
+
+
+def test_pure_rule_is_for_every_module_that_says_it_is_pure() -> None:
+    saying = [
+        str(path)
+        for path, source in sources("relayrpc").items()
+        if re.search(r"\bPure[.:]", ast.get_docstring(ast.parse(source)) or "")
+    ]
+    assert [name for name in saying if not name.startswith(rules.PURE)] == [*rules.PURE_FILES]
 
 
 def test_pure_rule_takes_what_is_imported_for_types_only() -> None:
