@@ -69,6 +69,7 @@ def complaints(rule: rules.Rule, path: str, *lines: str) -> list[str]:
         ("relayrpc/aio.py", "from relayrpc.hub.session import HubSessions"),
         ("relayrpc/testing/__init__.py", "from relayrpc.cli import main"),
         ("codegen/relayrpc_codegen/plugin.py", "from relayrpc.endpoint import handlers"),
+        ("codegen/relayrpc_codegen/plugin.py", "from relayrpc.link import frames"),
     ],
 )
 def test_layers_rule_refuses_import_upwards(path: str, line: str) -> None:
@@ -84,6 +85,7 @@ def test_layers_rule_refuses_import_upwards(path: str, line: str) -> None:
         ("relayrpc/testing/__init__.py", "from relayrpc.gateway.grpc import NativeGateway"),
         ("relayrpc/testing/__init__.py", "import relayrpc.aio"),
         ("codegen/relayrpc_codegen/plugin.py", "from relayrpc.errors import ContractError"),
+        ("codegen/relayrpc_codegen/includes.py", "from relayrpc.protos import include_folder"),
         ("relayrpc/link/call.py", "import dataclasses"),
     ],
 )
