@@ -3,24 +3,21 @@ The hub's core: from the events of one link to what happens on the others. Pure:
 no tasks.
 
 A call is two legs: the one it came on (opened by the caller's link) and the one it went out on
-(opened by the hub towards
-the host). `Call.app` of each is the other. Payloads are not decoded here; requests that are to be
-checked stop on their way (checks.py).
+(opened by the hub towards the host). `Call.app` of each is the other. Payloads are not decoded
+here; requests that are to be checked stop on their way (checks.py).
 Owns: forwarding, when a waiting call is tried again. Does not own: which link a carrier belongs to
-(links.py), the choice of host (routing.py), the order of those that wait (queue.py), the passing on
-of credit (credit.py).
+(links.py), what may be announced (announcing.py), the choice of host (routing.py), the order of
+those that wait (queue.py), the passing on of credit (credit.py).
 Source: LINK.md "Credit, budget, fairness", "What a call's end may claim"; docs/adr/0003-credit.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from relayrpc.contract.address import check_address
-from relayrpc.contract.fingerprint import FINGERPRINT_BYTES
-from relayrpc.contract.labels import label_fault
 from relayrpc.contract.rules import Refusal
+from relayrpc.hub.announcing import announcement_fault
 from relayrpc.hub.checks import Part, RequestChecks
 from relayrpc.hub.credit import CreditDesk
 from relayrpc.hub.observer import Observers
@@ -58,13 +55,14 @@ from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
+    from relayrpc.hub.announcing import AnnouncementGate
     from relayrpc.hub.routing import Place
     from relayrpc.limits import Limits
     from relayrpc.link.calls import LinkCalls
     from relayrpc.link.link import Link
 
 
-__all__ = ["AnnouncementGate", "Forwarder"]
+__all__ = ["Forwarder"]
 
 _RELAY_KEYS: Final = "relay-"
 _DRAINING: Final = "the hub stops, and no host had the call"
@@ -74,28 +72,8 @@ _ANCHOR_FULL: Final = "the peer of the call that this one belongs to has too man
 # Where calls wait in the queue whose requests are being checked. No host stands there: those
 # announce services with names.
 _AT_CHECKS: Final = ("", "")
-_SERVICES_MAX: Final = 256
-_METHODS_MAX: Final = 4096
-# Empty: the host knows no descriptors.
-_FINGERPRINT_SIZES: Final = (0, FINGERPRINT_BYTES)
 # Legs towards a host whose opener has half closed.
 _HALF_CLOSED: Final = (int(CallState.AWAITING), int(CallState.AWAITING_BEGUN))
-
-
-class AnnouncementGate(Protocol):
-    """Who decides on announcements of the right form."""
-
-    def may_register(self, link: Link, announce: pb.Announce) -> bool:
-        """
-        Say whether a host gets calls at once. Else it waits until `Forwarder.register()` or
-        `Forwarder.refuse()` is called for it, or `withdrawn()`.
-        """
-
-    def withdrawn(self, link: Link, announcement_id: int) -> bool:
-        """Take note that an announcement is taken back; False: it was not waiting."""
-
-    def link_over(self, link: Link) -> None:
-        """Take note that nothing of a link waits any more."""
 
 
 class Forwarder:
@@ -713,23 +691,7 @@ class Forwarder:
     # --- announcements ---
 
     def _announce(self, link: Link, announce: pb.Announce) -> None:
-        fault = check_address(announce.address, is_local=link.is_local)
-        for service in announce.services[:_SERVICES_MAX]:
-            fault = fault or check_address(service.default_address)
-        if not announce.services:
-            fault = fault or "an announcement without services"
-        elif not all(service.name for service in announce.services):
-            fault = fault or "a service without a name"
-        elif (
-            len(announce.services) > _SERVICES_MAX
-            or sum(len(service.methods) for service in announce.services) > _METHODS_MAX
-        ):
-            fault = fault or (
-                f"an announcement of more than {_SERVICES_MAX} services or {_METHODS_MAX} methods"
-            )
-        elif any(len(entry.fingerprint) not in _FINGERPRINT_SIZES for entry in announce.services):
-            fault = fault or f"a fingerprint that has not {FINGERPRINT_BYTES} bytes"
-        fault = fault or label_fault(announce.labels)
+        fault = announcement_fault(announce, is_local=link.is_local)
         if fault:
             self._refuse_announcement(link, announce, STATUS_INVALID_ARGUMENT, fault)
         elif self.gate is None or self.gate.may_register(link, announce):

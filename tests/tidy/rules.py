@@ -75,6 +75,7 @@ PURE: Final = ("relayrpc/link/", "relayrpc/auth/", "relayrpc/contract/")
 PURE_FILES: Final = (
     "relayrpc/endpoint/retry.py",
     "relayrpc/hub/addresses.py",
+    "relayrpc/hub/announcing.py",
     "relayrpc/hub/capacity.py",
     "relayrpc/hub/checks.py",
     "relayrpc/hub/config.py",
