@@ -41,6 +41,7 @@ __all__ = ["HostSession", "HostSessions"]
 
 _STOPPING: Final = "the host is stopping"
 _STOPPED: Final = "the host stopped"
+_HUB_LEAVES: Final = "the hub goes away"
 _HUB_LEFT: Final = "the hub went away"
 
 
@@ -175,8 +176,9 @@ class HostSession(SilentCall):
 
     def stop(self, details: str) -> None:
         """End the session when its running calls are over; its caller is told why."""
-        self._stopped_by = details
         if self._state is SessionState.OPENED:
+            # One that is closing is ended by whoever closes it.
+            self._stopped_by = details
             self._set_state(SessionState.CLOSING)
         self._end_when_idle()
 
@@ -252,6 +254,8 @@ class HostSessions:
         self._server = server
         # Those that are not over, oldest first.
         self._open: dict[HostSession, None] = {}
+        # Those that wait for their service to take one more.
+        self._waiting: dict[_Pending, Call] = {}
         self._is_stopping = False
 
     def __len__(self) -> int:
@@ -283,9 +287,12 @@ class HostSessions:
             return
         pending = _Pending()
         call.app = pending
+        self._waiting[pending] = call
         pending.task = server.loop.create_task(
             self._open_throttled(call, opening, instances.throttle, pending)
         )
+        # Also where it was cancelled before it began.
+        pending.task.add_done_callback(lambda _: self._waiting.pop(pending, None))
 
     async def _open_throttled(
         self, call: Call, opening: pb.Open, throttle: Throttle, pending: _Pending
@@ -301,6 +308,7 @@ class HostSessions:
                 retry_after_s=self._server.limits.retry_after_s,
             )
             return
+        del self._waiting[pending]
         if pending.is_over:
             throttle.give("sessions")
             return
@@ -313,11 +321,7 @@ class HostSessions:
             session.add_done_callback(lambda _: throttle.give("sessions"))
         self._open[session] = None
         call.link.begin_call(call)
-        if self._is_stopping:
-            session.stop(_STOPPED)
-        elif call.link.is_draining:
-            session.stop(_HUB_LEFT)
-        elif opening.half_close:
+        if opening.half_close:
             session.half_close_received()
         call.link.flush_soon()
 
@@ -341,16 +345,31 @@ class HostSessions:
         self._open.pop(session, None)
 
     def stop(self) -> None:
-        """Take no more, and end those that are open when their running calls are over."""
+        """
+        Take no more, refuse those that wait, and end those that are open when their running calls
+        are over.
+        """
         self._is_stopping = True
+        for pending, call in self._waiting.items():
+            self._turn_away(pending, call, _STOPPING)
         for session in list(self._open):
             session.stop(_STOPPED)
 
     def going_away(self, link: Link) -> None:
-        """End those on a link whose hub goes away, when their running calls are over."""
+        """As `stop()`, of those on a link whose hub goes away."""
+        for pending, call in self._waiting.items():
+            if call.link is link:
+                self._turn_away(pending, call, _HUB_LEAVES)
         for session in list(self._open):
             if session.call is not None and session.call.link is link:
                 session.stop(_HUB_LEFT)
+
+    def _turn_away(self, pending: _Pending, call: Call, details: str) -> None:
+        """Refuse a session that waits; its caller opens it elsewhere."""
+        assert pending.task is not None
+        pending.task.cancel()
+        if not pending.is_over:
+            self._server.refuse(call, STATUS_UNAVAILABLE, details)
 
     def end(self) -> None:
         """End those that are open still: threads outlive their running calls."""

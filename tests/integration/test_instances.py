@@ -492,9 +492,7 @@ async def test_no_more_than_queue_max_wait_for_a_throttle(kind: Any) -> None:
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert caught.value.details() == f"the host has 1 {kind} at once, and 2 wait"
             assert not caught.value.may_have_executed
-            if kind != "sessions":
-                trailers = dict(caught.value.trailing_metadata())
-                assert trailers["grpc-retry-pushback-ms"] == "1000"
+            assert caught.value.trailing_metadata()["grpc-retry-pushback-ms"] == "1000"
             recorder.go_on.set()
             for number, call in enumerate(calls):
                 assert await call == b"%d" % number
@@ -524,6 +522,32 @@ async def test_services_share_a_throttle() -> None:
         await server.stop(0)
     assert recorder.most_running == 1
     assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+async def test_a_session_that_waits_as_its_host_stops_goes_to_another_one() -> None:
+    recorders = Recorder(), Recorder()
+    throttle = relayrpc.Throttle(sessions=1)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        servicer = make_servicer(recorders[0], "per_session", throttle=throttle)
+        server = await start_host(url, servicer)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            first, second = channel.session(), channel.session()
+            running = Stub(first).unary_unary("Wait")(b"1")
+            await until(lambda: recorders[0].running)
+            waiting = Stub(second).unary_unary("Number")(b"")
+            await until(lambda: throttle.waiting_counts["sessions"] == 1)
+            other = await start_host(url, make_servicer(recorders[1], "per_session"))
+            stopping = asyncio.create_task(server.stop(30))
+            assert await waiting == b"1"
+            assert recorders[1].made == 1
+            recorders[0].go_on.set()
+            assert await running == b"1"
+            await stopping
+            await second.close()
+        await other.stop(0)
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+    assert throttle.waiting_counts == {"calls": 0, "sessions": 0, "instances": 0}
 
 
 async def test_throttles_are_metrics_where_there_is_an_sdk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,30 @@ async def test_a_host_that_is_lost_faults_the_session() -> None:
         await server.stop(0)
 
 
+async def test_a_session_that_is_being_closed_as_its_host_stops_is_closed() -> None:
+    """All that it was to do was done."""
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            idle, session = channel.session(), channel.session()
+            for each in (idle, session):
+                await Stub(each).unary_unary("Put")(b"1")
+            running = Stub(session).unary_unary("Wait")(b"2")
+            await until(lambda: host.is_waiting)
+            closing = asyncio.create_task(session.close())
+            await until(lambda: host.sessions[1].state is SessionState.CLOSING)
+            stopping = asyncio.create_task(server.stop(30))
+            await until(lambda: idle.state is SessionState.FAULTED)
+            host.go_on.set()
+            assert await running == b"2"
+            await closing
+            await stopping
+            assert (session.state, session.fault) == (SessionState.CLOSED, "")
+            assert host.sessions[1].state is SessionState.CLOSED
+
+
 async def test_leaving_the_block_after_an_error_hides_nothing() -> None:
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"
