@@ -374,8 +374,9 @@ class Server(grpc.aio.Server):
         Have the hub send no new calls, let running ones finish for `grace` seconds, then end and
         cancel the rest. Calls that were on their way are served, or refused when there is no grace.
 
-        Returns when every handler has returned and the link is closed. Idempotent; may be called
-        again with a smaller grace. Cancelling it leaves the stop under way.
+        Returns when every handler has returned, the service objects are closed, and so is the link.
+        Idempotent; may be called again with a smaller grace. Cancelling it leaves the stop under
+        way.
         """
         if not grace:
             self._is_refusing = True
@@ -415,8 +416,11 @@ class Server(grpc.aio.Server):
             await self.withdraw()
             self._is_refusing = True
             self.sessions.stop()
-            await self.wait_idle()
+            await self._wait_left()
             self.sessions.end()
+            # Those who are told that sessions are over are told in the next turn.
+            await asyncio.sleep(0)
+            await self._let_go()
             await self._flush()
         if self._give_up is not None:
             self._give_up.cancel()
@@ -425,9 +429,15 @@ class Server(grpc.aio.Server):
 
     async def wait_idle(self) -> None:
         """Wait until every handler has returned, and let go of what only they need."""
+        await self._wait_left()
+        await self._let_go()
+
+    async def _wait_left(self) -> None:
         while self._contexts:
             self._idle.clear()
             await self._idle.wait()
+
+    async def _let_go(self) -> None:
         for instances in dict.fromkeys(self._instances.values()):
             await instances.close()
         if self._owns_executor:

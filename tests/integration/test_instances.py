@@ -365,6 +365,40 @@ async def test_factories_and_closing_that_fail(caplog: pytest.LogCaptureFixture)
     assert caplog.text.count("OSError: closing failed") == 2
 
 
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_a_server_that_stops_waits_until_the_objects_of_sessions_are_closed(
+    is_running: bool,
+) -> None:
+    recorder = Recorder()
+    may_close = asyncio.Event()
+
+    class Slow(Servicer):
+        async def close(self) -> None:
+            await may_close.wait()
+            await super().close()
+
+    cls = relayrpc.service(instances="per_session", concurrency="multiple")(Slow)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        servicer = relayrpc.servicer(cls, factory=lambda: cls(recorder))
+        server = await start_host(url, servicer)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            await Stub(session).unary_unary("Number")(b"")
+            if is_running:
+                Stub(session).unary_unary("Wait")(b"")
+                await until(lambda: recorder.running)
+            stopping = asyncio.create_task(server.stop(0))
+            # Its caller knows before.
+            await until(lambda: session.state is relayrpc.aio.SessionState.FAULTED)
+            await asyncio.wait((stopping,), timeout=0.1)
+            assert not stopping.done()
+            may_close.set()
+            await stopping
+            assert recorder.closed == 1
+        assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
 async def test_one_object_that_was_added_as_it_is() -> None:
     """Is the one of `single`; other modes want a class. It is not closed: it is the program's."""
     recorder = Recorder()
