@@ -19,7 +19,7 @@ from tests.e2e.endings.cells import Door, Ending
 from tests.integration.watched_hub import check_log
 
 
-__all__ = ["PeerProcess", "Told", "caller_process", "host_process", "server_at"]
+__all__ = ["PeerProcess", "Told", "caller_process", "host_process", "peer_process", "server_at"]
 
 # Whoever is dialled is there, or comes soon.
 _LIMITS: Final = {"backoff_s_max": 0.5}
@@ -159,7 +159,7 @@ async def host_process(
 ) -> AsyncIterator[PeerProcess]:
     """Run a host until it serves; `limits` are for its links. It is killed at the end."""
     config = {"carrier": door, "servers": servers, "limits": {**_LIMITS, **limits}}
-    async with _peer_process("tests.e2e.endings.host", config, ready="serving") as host:
+    async with peer_process("tests.e2e.endings.host", config, ready="serving") as host:
         yield host
 
 
@@ -174,12 +174,12 @@ async def caller_process(
         "instance": instance,
         "limits": {**_LIMITS, **limits},
     }
-    async with _peer_process("tests.e2e.endings.caller", config, ready="ready") as caller:
+    async with peer_process("tests.e2e.endings.caller", config, ready="ready") as caller:
         yield caller
 
 
 @asynccontextmanager
-async def _peer_process(
+async def peer_process(
     module: str, config: dict[str, Any], *, ready: str
 ) -> AsyncIterator[PeerProcess]:
     """Run a script until it has said that it is ready; it is killed at the end if it still runs."""
