@@ -3,9 +3,10 @@ A host with sessions, to be killed: `python -m tests.e2e.session_host CONFIG`. I
 becomes of them, and go on when they are told to.
 
 A session has the name of its first call. SIGTERM: the server is stopped, with CONFIG's grace.
-Says: made and closed, of service objects; opening (a session is asked for); started, received (the
-first request of a stream), finished, cancelled, told (how a callback ended), of calls; over, of
-sessions; count, when told to: places of the throttles that are taken, or waited for.
+Says: made and closed, of service objects; started, received (the first request of a stream),
+finished, cancelled, told (how a callback ended), of calls; over, of sessions; opening, when one
+is asked for; count, when told to: places of the throttles that are taken, or waited for; stopping;
+left, at its end: what is taken still, and tasks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import grpc
@@ -46,13 +47,13 @@ _gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
 @relayrpc.service(instances="per_session", concurrency="multiple")
 class Servicer:
-    """Requests are the name of their call, or begin with it."""
+    """Requests are the name of their call; zeros may follow."""
 
     def __init__(self) -> None:
         self._name = ""
 
     async def Hold(self, request: bytes, context: Any) -> bytes:
-        with self._recorded(request.decode(), context) as name:
+        with self._recorded(request.rstrip(b"\0").decode(), context) as name:
             await _gates[name].wait()
         return request
 
@@ -91,6 +92,18 @@ class Servicer:
             while (answer := await chat.read()) is not grpc.aio.EOF:
                 last = answer
             return last
+
+    async def CallLater(self, request: bytes, context: Any) -> bytes:
+        """Return, and have the caller called by somebody else, for as long as the session is."""
+        with self._recorded(request.decode(), context) as name:
+            ask = _events(context.caller()).unary_unary("Ask")
+
+        async def call() -> None:
+            with contextlib.suppress(relayrpc.aio.RpcError), _callback_told(name):
+                await ask(request)
+
+        self._calling = asyncio.create_task(call())
+        return request
 
     def Plain(self, request: bytes, context: Any) -> bytes:
         """On a thread: waits until its call is over."""
@@ -160,6 +173,7 @@ def _add_services(server: grpc.aio.Server) -> list[relayrpc.Throttle]:
             "ss:Chat": servicer.Chat,
             "uu:Call": servicer.Call,
             "uu:CallChat": servicer.CallChat,
+            "uu:CallLater": servicer.CallLater,
             "uu:Plain": servicer.Plain,
         }
         server.add_registered_method_handlers(service, make_handlers(behaviors))
@@ -175,9 +189,13 @@ async def _obey(throttles: list[relayrpc.Throttle]) -> None:
             case "release":
                 _gates[command["call"]].set()
             case "count":
-                kinds = [each for throttle in throttles for each in throttle.counts.values()]
-                waiting = [each for throttle in throttles for each in throttle.waiting_counts.values()]
-                say("count", call=command["call"], taken=sum(kinds), waiting=sum(waiting))
+                taken = _total(throttle.counts for throttle in throttles)
+                waiting = _total(throttle.waiting_counts for throttle in throttles)
+                say("count", call=command["call"], taken=taken, waiting=waiting)
+
+
+def _total(counts: Iterable[Mapping[Any, int]]) -> int:
+    return sum(sum(each.values()) for each in counts)
 
 
 async def _main(config: dict[str, Any]) -> None:
@@ -204,7 +222,7 @@ async def _main(config: dict[str, Any]) -> None:
     await stopping
     say(
         "left",
-        taken=sum(each for throttle in throttles for each in throttle.counts.values()),
+        taken=_total(throttle.counts for throttle in throttles),
         tasks=[repr(task) for task in asyncio.all_tasks() - {asyncio.current_task(), obeying}],
     )
 

@@ -17,7 +17,7 @@ import logging
 import signal
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -106,15 +106,10 @@ class Listener:
         name = first.decode()
         with self._noted(name, context):
             yield first
-            going_on = asyncio.ensure_future(self.gates[name].wait())
-            try:
-                # The host writes nothing more; its end is the end of this.
-                await going_on
-            finally:
-                going_on.cancel()
+            await self.gates[name].wait()
 
     @contextlib.contextmanager
-    def _noted(self, name: str, context: Any) -> Any:
+    def _noted(self, name: str, context: Any) -> Iterator[None]:
         context.add_done_callback(lambda _: self.left[name].set())
         self.entered[name].set()
         try:

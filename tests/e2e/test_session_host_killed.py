@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,6 +25,7 @@ import pytest
 import relayrpc
 import relayrpc.aio
 from relayrpc.aio import RpcError, SessionState
+from tests.e2e.endings.peer import PeerProcess, peer_process
 from tests.e2e.session_host import ACCOUNT, EVENTS, MESSAGES, NARROW, PADDING, SERVICE
 from tests.e2e.session_stage import (
     HUB_FLAGS,
@@ -46,6 +49,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 OPENING, OPENED, CLOSING = SessionState.OPENING, SessionState.OPENED, SessionState.CLOSING
 CLOSED, FAULTED = SessionState.CLOSED, SessionState.FAULTED
+DOORS = ("websocket", "grpc")
+ONE_WAY = [("relay-confirm", "hub")]
 _MOMENTS: dict[str, Moment] = {}
 
 
@@ -179,7 +184,7 @@ async def one_way_calls(at: At) -> None:
     async with watched.session as session:
         note = Stub(session).unary_unary("Note")
         for name in names:
-            assert await note(name.encode(), metadata=[("relay-confirm", "hub")]) == b""
+            assert await note(name.encode(), metadata=ONE_WAY) == b""
             await at.stage.host.said("started", name)
         await at.struck(*names)
         await at.is_faulted(watched)
@@ -255,8 +260,8 @@ async def body_raises(at: At) -> None:
 
 @moment
 async def body_ends_with_the_call(at: At) -> None:
+    """What the call raises is what is raised."""
     watched = at.session()
-    name = f"{at.name} opens"
 
     async def program() -> None:
         async with watched.session as session:
@@ -267,7 +272,7 @@ async def body_ends_with_the_call(at: At) -> None:
             await watched.over.wait()
 
     await at.ends(program())
-    assert watched.session.state is not OPENED, name
+    assert watched.session.state in (CLOSED, FAULTED)
 
 
 @moment
@@ -419,7 +424,7 @@ def _call_blocking(at: At, begin: Callable[..., Any], ask: Callable[..., bytes] 
 
 # --- playing them ---
 
-SCENES = [Scene(fault, door) for fault in Fault for door in ("websocket", "grpc")]
+SCENES = [Scene(fault, door) for fault in Fault for door in DOORS]
 _TEST = "test_session_whose_host_ends"
 
 
@@ -460,3 +465,291 @@ def test_session_whose_host_ends(
     wrong = played[scene].get(name)
     if wrong is not None:
         pytest.fail(wrong, pytrace=False)
+
+
+# --- hosts that are not replaced, or by themselves ---
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_first_call_after_the_only_host_was_killed(door: str, hub: WatchedHub) -> None:
+    """It is refused; or waits, where it is told to."""
+    address = f"sessions/first/{door}"
+    url = url_of(hub, door, address)
+    async with relayrpc.aio.channel(url, carrier=door) as channel:
+        early, patient = channel.session(), channel.session()
+        async with host_process(url, door, "host") as host:
+            host.send_signal(signal.SIGKILL)
+            await until(lambda: is_deserted(hub))
+        with pytest.raises(RpcError) as caught:
+            await Stub(early).unary_unary("Hold")(b"early")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == f"no host listens at '{address}'"
+        assert not caught.value.may_have_executed
+        assert (early.state, early.fault) == (FAULTED, caught.value.details())
+        call = Stub(patient).unary_unary("Hold")(b"patient", wait_for_ready=True)
+        await until(lambda: patient.state is OPENING)
+        async with host_process(url, door, "later") as later:
+            later.tell("release", call="patient")
+            assert await call == b"patient"
+            await patient.close()
+            assert patient.state is CLOSED
+            assert await served(later) == ["patient"]
+    await until(lambda: is_deserted(hub))
+
+
+async def test_host_that_comes_back_has_no_session_of_the_one_before(tmp_path: Path) -> None:
+    """It has the same instance id, and the hub need not wait to know that the other is gone."""
+    with watched_hub(tmp_path) as hub:
+        url = url_of(hub, "websocket", "sessions/again")
+        async with (
+            host_process(url, "websocket", "host") as host,
+            relayrpc.aio.channel(url) as channel,
+            channel.session() as session,
+        ):
+            hold = Stub(session).unary_unary("Hold")
+            running = hold(b"running")
+            await host.said("started", "running")
+            host.send_signal(signal.SIGKILL)
+            await until(lambda: counts(hub, "links_parked", 1))
+            # The hub has it, and nobody else.
+            late = hold(b"late")
+            async with host_process(url, "websocket", "host") as again:
+                ends = []
+                for call in (running, late):
+                    with pytest.raises(RpcError) as caught:
+                        await call
+                    ends.append((caught.value.code(), caught.value.may_have_executed))
+                unavailable = grpc.StatusCode.UNAVAILABLE
+                assert ends == [(unavailable, True), (unavailable, False)]
+                await until(lambda: session.state is FAULTED)
+                assert session.fault
+                again.tell("release", call="anew")
+                async with channel.session() as other:
+                    assert await Stub(other).unary_unary("Hold")(b"anew") == b"anew"
+                assert await served(again) == ["anew"]
+        await until(lambda: is_deserted(hub))
+        hub.check_log()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_host_that_is_killed_before_it_hears(door: str, hub: WatchedHub) -> None:
+    """Of a call, of a new session, of the close of one."""
+    address = f"sessions/unheard/{door}"
+    url = url_of(hub, door, address)
+    port = hub.http_port if door == "websocket" else hub.grpc_port
+    async with (
+        TCPProxy(port) as proxy,
+        host_process(url_of(hub, door, address, port=proxy.port), door, "host") as host,
+        host_process(url, door, "other", priority=1) as other,
+        relayrpc.aio.channel(url, carrier=door) as channel,
+    ):
+        calling, closing, opening = (channel.session() for _ in range(3))
+        host.tell("release", call="opens")
+        for session in (calling, closing):
+            await Stub(session).unary_unary("Hold")(b"opens")
+        proxy.stall()
+        calls = [Stub(session).unary_unary("Hold")(b"unheard") for session in (calling, opening)]
+        leaving = asyncio.create_task(closing.close())
+        await until(lambda: counts(hub, "calls_in_flight", 3, address=address))
+        await until(lambda: (closing.state, opening.state) == (CLOSING, OPENING))
+        host.send_signal(signal.SIGKILL)
+        proxy.cut()
+        ends = []
+        for call in calls:
+            with pytest.raises(RpcError) as caught:
+                await call
+            ends.append((caught.value.code(), caught.value.may_have_executed))
+        # The second one waited for its session.
+        assert ends == [(grpc.StatusCode.UNAVAILABLE, is_sent) for is_sent in (True, False)]
+        await leaving
+        for session in (calling, closing, opening):
+            await until(lambda session=session: session.state is FAULTED)
+            assert session.fault
+        assert not channel.open_calls()
+        assert await served(other) == []
+    await until(lambda: is_deserted(hub))
+
+
+async def served(host: PeerProcess) -> list[str]:
+    """Let a host end, and return the names of the calls that it was handed."""
+    assert await host.finished() == 0
+    return [line["call"] for line in host.lines if line["event"] == "started"]
+
+
+async def counts(hub: WatchedHub, metric: str, value: int, **labels: str) -> bool:
+    return (await scrape(hub.http_port)).get(key(metric, **labels), 0) == value
+
+
+# --- one-way calls ---
+
+NOTE = f"{SERVICE}/Note"
+
+
+async def lost_notes(hub: WatchedHub, address: str) -> int:
+    """One-way calls at an address that the hub has counted as lost, and logged."""
+    samples = await scrape(hub.http_port)
+    place = {"address": address, "method": NOTE}
+    count = samples.get(key("calls_total", **place, status="UNAVAILABLE"), 0)
+    log = hub.log_file.read_text().splitlines()
+    lines = [
+        line
+        for line in log
+        if "call failed" in line and f"address={address} method={NOTE} " in line
+    ]
+    assert len(lines) == count
+    return int(count)
+
+
+async def failures(hub: WatchedHub, executed: str) -> float:
+    labels = {"status": "UNAVAILABLE", "origin": "hub", "may_have_executed": executed}
+    return (await scrape(hub.http_port)).get(key("call_failures_total", **labels), 0)
+
+
+async def test_one_way_calls_that_wait_at_the_hub_go_to_another_host(hub: WatchedHub) -> None:
+    address = "sessions/waiting"
+    url = url_of(hub, "websocket", address)
+    names = [f"note {number}" for number in range(10)]
+    before = await failures(hub, "true")
+    async with relayrpc.aio.channel(url) as channel:
+        async with host_process(url, "websocket", "host", slots=1) as host:
+            note = Stub(channel).unary_unary("Note")
+            for name in names:
+                await note(name.encode(), metadata=ONE_WAY)
+            await host.said("started", names[0])
+            await until(lambda: counts(hub, "queue_calls", 9, address=address))
+            host.send_signal(signal.SIGKILL)
+            await until(lambda: counts(hub, "hosts", 0, address=address))
+        assert await lost_notes(hub, address) == 1
+        async with host_process(url, "websocket", "later") as later:
+            for name in names:
+                later.tell("release", call=name)
+            for name in names[1:]:
+                await later.said("finished", name)
+            await until(lambda: counts(hub, "calls_in_flight", 0, address=address))
+            assert sorted(await served(later)) == names[1:]
+    assert await lost_notes(hub, address) == 1
+    assert await failures(hub, "true") == before + 1
+    await until(lambda: is_deserted(hub))
+
+
+@pytest.mark.parametrize("in_session", [False, True], ids=["alone", "in_session"])
+async def test_one_way_calls_that_were_on_their_way(in_session: bool, hub: WatchedHub) -> None:
+    """
+    Of those that the host may have been handed each is lost; the others go to another host, each
+    once, unless they belong to a session.
+    """
+    address = f"sessions/on-their-way/{in_session}"
+    url = url_of(hub, "websocket", address)
+    names = [f"note {number:02}" for number in range(30)]
+    taken, sent = names[:2], names[2:]
+    executed_before, not_executed_before = await failures(hub, "true"), await failures(hub, "false")
+    async with (
+        TCPProxy(hub.http_port) as proxy,
+        host_process(
+            url_of(hub, "websocket", address, port=proxy.port), "websocket", "host"
+        ) as host,
+        host_process(url, "websocket", "other", priority=1) as other,
+        relayrpc.aio.channel(url) as channel,
+    ):
+        session = channel.session()
+        note = Stub(session if in_session else channel).unary_unary("Note")
+        for name in taken:
+            await note(name.encode(), metadata=ONE_WAY)
+            await host.said("started", name)
+        proxy.stall()
+        for name in sent:
+            # More than leaves without an answer.
+            await note(name.encode().ljust(60_000, b"\0"), metadata=ONE_WAY)
+            other.tell("release", call=name)
+        host.send_signal(signal.SIGKILL)
+        proxy.cut()
+        if in_session:
+            await until(lambda: session.state is FAULTED)
+        await until(lambda: is_settled(hub, address))
+        lost = await lost_notes(hub, address)
+        went_on = sorted(await served(other))
+        if in_session:
+            assert (lost, went_on) == (len(names), [])
+        else:
+            assert went_on
+            assert lost > len(taken)
+            assert went_on == sent[-len(went_on) :]
+            assert lost + len(went_on) == len(names)
+        executed = await failures(hub, "true") - executed_before
+        not_executed = await failures(hub, "false") - not_executed_before
+        # The session's own call is one that ran.
+        assert executed + not_executed == lost + in_session
+        assert bool(not_executed) == in_session
+    await until(lambda: is_deserted(hub))
+
+
+async def is_settled(hub: WatchedHub, address: str) -> bool:
+    """Say whether only one host is left at an address, and no call."""
+    samples = await scrape(hub.http_port)
+    here = {"address": address}
+    return (
+        samples[key("hosts", **here)] == 1
+        and not samples.get(key("calls_in_flight", **here))
+        and not samples.get(key("queue_calls", **here))
+        and not samples[key("links_parked")]
+    )
+
+
+# --- the caller ends ---
+
+_CALLS = {
+    "idle": (SERVICE, "Hold", "finished"),
+    "unary": (SERVICE, "Hold", "started"),
+    "plain": (SERVICE, "Plain", "started"),
+    "responses": (SERVICE, "Feed", "started"),
+    "requests": (SERVICE, "Collect", "received"),
+    "callback": (SERVICE, "Call", "started"),
+    "later callback": (SERVICE, "CallLater", "finished"),
+    "holder": (NARROW, "Hold", "started"),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
+async def test_sessions_of_a_caller_that_ends(
+    how: signal.Signals, door: str, hub: WatchedHub
+) -> None:
+    """The host has them faulted, closes their objects, and gives their places to others."""
+    address = f"sessions/caller/{how.name}-{door}"
+    url = url_of(hub, door, address)
+    config = {"url": url, "carrier": door}
+    async with host_process(url, door, "host") as host, relayrpc.aio.channel(url) as channel:
+        async with peer_process("tests.e2e.session_caller", config, ready="ready") as caller:
+            host.tell("release", call="idle")
+            for name, (service, method, event) in _CALLS.items():
+                caller.tell("call", call={"service": service, "method": method, "name": name})
+                await host.said(event, name)
+            for name in ("callback", "later callback"):
+                await caller.said("asked", name)
+            # One that is lost waits for the place, and one that is not.
+            call = {"service": NARROW, "method": "Hold", "name": "waits"}
+            caller.tell("call", call=call)
+            await host.said("opening", "2")
+            async with channel.session() as session:
+                hold = Stub(session, NARROW).unary_unary("Hold")(b"served")
+                await host.said("opening", "3")
+                caller.send_signal(how)
+                host.tell("release", call="served")
+                assert await hold == b"served"
+        for name, (_, _, event) in _CALLS.items():
+            if event != "finished":
+                await host.said("cancelled", name)
+            assert (await host.said("over", name))["state"] == "FAULTED"
+            await host.said("closed", name)
+        told = await host.said("told", "later callback")
+        assert (told["status"], told["executed"]) == ("UNAVAILABLE", True)
+        await host.said("closed", "served")
+        host.tell("count", call="after")
+        count = await host.said("count", "after")
+        assert (count["taken"], count["waiting"]) == (0, 0)
+        assert host.find("started", "waits") is None
+        await until(lambda: counts(hub, "calls_in_flight", 0, address=address))
+        assert await host.finished() == 0
+        left = await host.said("left")
+        assert left["tasks"] == []
+    await until(lambda: is_deserted(hub))
