@@ -19,6 +19,7 @@ from relayrpc.hub.http_door import HTTPDoor
 from relayrpc.limits import DEFAULT_LIMITS
 from relayrpc.testing.carrier_suite import CarrierRecorder
 from tests.support.carriers import Accepted, TLSFiles, dropped, open_door, tls_files
+from tests.support.until import until_refused
 
 
 __all__ = ["tls_files"]
@@ -199,7 +200,7 @@ async def test_doors_close_their_ports_and_keep_carriers() -> None:
         far.start()
         door.stop_listening()
         door.stop_listening()
-        await refused(port)
+        await until_refused(port)
         near.send(b"still")
         await far.until_received(1)
         near.carrier.close()
@@ -207,16 +208,6 @@ async def test_doors_close_their_ports_and_keep_carriers() -> None:
         await far.until_ended()
         await door.aclose()
         await door.aclose()
-
-
-async def refused(port: int) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                async with connected(port):
-                    pass
-            except ConnectionRefusedError:
-                return
 
 
 async def test_taken_port_is_named() -> None:
