@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -22,6 +23,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 import relayrpc
 import relayrpc.aio
 from relayrpc.errors import ConfigError, UsageError
+from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.until import until
 
@@ -582,6 +584,30 @@ async def test_a_session_that_waits_as_its_host_stops_goes_to_another_one() -> N
         await other.stop(0)
     assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
     assert throttle.waiting_counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+async def test_a_session_that_waits_as_its_hub_drains_is_refused() -> None:
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(sessions=1)
+    async with running_hub(limits=replace(DEFAULT_LIMITS, drain_timeout_s=3600.0)) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, "per_session", throttle=throttle))
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            first, second = channel.session(), channel.session()
+            running = Stub(first).unary_unary("Wait")(b"1")
+            await until(lambda: recorder.running)
+            waiting = Stub(second).unary_unary("Wait")(b"2", timeout=30)
+            await until(lambda: throttle.waiting_counts["sessions"] == 1)
+            draining = asyncio.create_task(hub.drain())
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await waiting
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert not caught.value.may_have_executed
+            recorder.go_on.set()
+            assert await running == b"1"
+            await draining
+        await server.stop(0)
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
 
 
 async def test_throttles_are_metrics_where_there_is_an_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
