@@ -27,9 +27,9 @@ from relayrpc import __version__
 from relayrpc.carrier.driver import LinkDriver
 from relayrpc.endpoint.announcements import Announcements
 from relayrpc.endpoint.dialler import DIALLING, Dialler, Dialling, is_final
-from relayrpc.endpoint.silent_call import REFUSED_CALL
+from relayrpc.endpoint.silent_call import refuse_callback
 from relayrpc.errors import CarrierError, ConnectError, LinkRefusedError, RelayError
-from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, STATUS_UNIMPLEMENTED, Call, make_end
+from relayrpc.link.call import STATUS_DEADLINE_EXCEEDED, Call, make_end
 from relayrpc.link.events import (
     AnnouncedReceived,
     BeginReceived,
@@ -570,21 +570,15 @@ class LiveLink:
             elif kind is DataReceived:
                 event.call.app.data_received(event.data)  # type: ignore[attr-defined]
             elif kind is CallOpened:
-                self._call_opened(link, event.call, event.frame.open)  # type: ignore[attr-defined]
+                self._call_opened(event.call, event.frame.open)  # type: ignore[attr-defined]
             else:
                 self._handle_rare(link, event)
 
-    def _call_opened(self, link: Link, call: Call, opening: pb.Open) -> None:
+    def _call_opened(self, call: Call, opening: pb.Open) -> None:
         if self._on_call is None:
-            call.app = REFUSED_CALL
-            link.end_call(
-                call,
-                status=STATUS_UNIMPLEMENTED,
-                details="this caller serves nothing",
-                not_executed=True,
-            )
-            return
-        self._on_call(call, opening)
+            refuse_callback(call, "its channel was made without")
+        else:
+            self._on_call(call, opening)
 
     def _handle_rare(self, link: Link, event: Event) -> None:
         match event:

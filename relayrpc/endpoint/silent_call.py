@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from relayrpc.link.call import STATUS_UNIMPLEMENTED
+
 
 if TYPE_CHECKING:
+    from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["REFUSED_CALL", "SilentCall"]
+__all__ = ["REFUSED_CALL", "SilentCall", "refuse_callback"]
 
 
 class SilentCall:
@@ -37,3 +40,14 @@ class SilentCall:
 
 REFUSED_CALL: Final = SilentCall()
 """The CallApp of every call that was refused, or answered, as it came."""
+
+
+def refuse_callback(call: Call, why: str) -> None:
+    """Refuse a call that a host makes to a caller who serves nothing."""
+    call.app = REFUSED_CALL
+    call.link.end_call(
+        call,
+        status=STATUS_UNIMPLEMENTED,
+        details=f"this caller takes no callbacks: {why}",
+        not_executed=True,
+    )

@@ -22,6 +22,7 @@ from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.metadata import MetadataTooLargeError, encode_invocation_metadata
 from relayrpc.endpoint.rpc_error import RpcError, trailing_metadata_of
+from relayrpc.endpoint.silent_call import refuse_callback
 from relayrpc.hub.grpc_door import named_address
 from relayrpc.hub.local import local_link
 from relayrpc.link.call import (
@@ -280,7 +281,11 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         client = self._clients.get(peer)
         if client is None:
             live = local_link(
-                self._sessions, identity=_IDENTITY, peer=peer, limits=self._link_limits
+                self._sessions,
+                identity=_IDENTITY,
+                peer=peer,
+                on_call=_refuse_callback,
+                limits=self._link_limits,
             )
             channel = Channel(live)
             # gRPC does not tell a client that cancels from one that is lost.
@@ -377,6 +382,10 @@ async def _relay(
         context.set_trailing_metadata(trailing_metadata_of(outcome))
         context.set_details(outcome.details)
     return response
+
+
+def _refuse_callback(call: Call, _opening: pb.Open) -> None:
+    refuse_callback(call, "it is a gRPC client without the relay's library")
 
 
 async def _answer_one(call: _UnaryCall, _context: _Context) -> bytes:

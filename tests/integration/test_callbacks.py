@@ -18,6 +18,7 @@ import grpc.aio
 import pytest
 
 import relayrpc.aio
+from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.until import until
@@ -164,7 +165,11 @@ async def test_a_line_is_given_up_with_the_last_stub() -> None:
 @pytest.mark.parametrize(
     ("listeners", "code", "details"),
     [
-        ([], grpc.StatusCode.UNIMPLEMENTED, "this caller serves nothing"),
+        (
+            [],
+            grpc.StatusCode.UNIMPLEMENTED,
+            "this caller takes no callbacks: its channel was made without",
+        ),
         ([Listener()], grpc.StatusCode.UNIMPLEMENTED, "Method not found!"),
     ],
 )
@@ -182,6 +187,31 @@ async def test_what_the_caller_does_not_serve(
         async with calling(url, *listeners) as channel:
             reply = await Stub(channel).unary_unary("Call")(b"")
         assert reply == f"{code.name} {details}".encode()
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+async def test_a_plain_client_is_not_called_back(in_session: bool) -> None:
+    async def handler(request: bytes, context: Any) -> bytes:
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await context.callback(events).unary_unary("Tell")(b"")
+        assert not caught.value.may_have_executed
+        return f"{caught.value.code().name} {caught.value.details()}".encode()
+
+    async with running_hub() as hub:
+        server = await start_host(f"ws://127.0.0.1:{hub.http_port}", handler)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.grpc_port}") as channel:
+            metadata = [("relay-address", ADDRESS)]
+            if in_session:
+                opening = channel.stream_stream(f"/test.Service/{SESSION_METHOD}")
+                session = opening(metadata=metadata)
+                name = dict(await session.initial_metadata())["relay-session"]
+                metadata = [("relay-session", name)]
+            reply = await Stub(channel).unary_unary("Call")(b"", metadata=metadata)
+        assert reply == (
+            b"UNIMPLEMENTED this caller takes no callbacks: "
+            b"it is a gRPC client without the relay's library"
+        )
         await server.stop(0)
     gc.collect()
 
