@@ -23,11 +23,13 @@ from relayrpc.endpoint.sync_multicallable import (
     UnaryStreamMultiCallable,
     UnaryUnaryMultiCallable,
 )
+from relayrpc.endpoint.turn_calls import require_wait
 from relayrpc.errors import UsageError
 
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.channel import Channel as AsyncChannel
+    from relayrpc.endpoint.metadata import InvocationMetadata, MetadataInput
     from relayrpc.endpoint.portal import Portal
     from relayrpc.endpoint.sync_core import BlockingCore
 
@@ -102,6 +104,10 @@ class BlockingChannel(grpc.Channel):
         return StreamStreamMultiCallable(self, method, request_serializer, response_deserializer)
 
     # --- starting calls ---
+
+    def require_wait(self, method: str, metadata: MetadataInput | InvocationMetadata) -> None:
+        """Raise UsageError where a handler that calls "pkg.Service/Method" would deadlock."""
+        require_wait(self.core.find_turn(), self.core.opener, method, metadata)
 
     def require_open(self) -> None:
         """

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -103,6 +104,7 @@ class CallOpener:
         credentials: grpc.CallCredentials | None,
         anchor: Anchor | None = None,
         reads_contracts: bool = False,
+        bounds_timeouts: bool = False,
         checks_contracts: bool = False,
     ) -> None:
         """
@@ -114,6 +116,7 @@ class CallOpener:
             anchor: What every call belongs to; None: nothing.
             reads_contracts: What generated code declares here holds: default addresses, one-way
                 calls, default timeouts; else the hub says which addresses there are.
+            bounds_timeouts: So do maximum timeouts, of calls that no hub bounds.
             checks_contracts: The hub is asked whether that fits what hosts serve, before the first
                 call of a service at an address.
 
@@ -139,6 +142,7 @@ class CallOpener:
         self._tracing: Tracing | None = None
         self._anchor = anchor
         self._contracts = GENERATED_CONTRACTS if reads_contracts else None
+        self._bounds_timeouts = bounds_timeouts
         # Methods whose contracts have a say in how calls are opened: "pkg.Service/Method" -> what;
         # None: nothing, but they have not been compared with the hub's.
         self._operations: dict[str, OperationOptions | None] = {}
@@ -178,7 +182,9 @@ class CallOpener:
         """Look up what its contract says of "pkg.Service/Method", before calls of it."""
         operation = None if self._contracts is None else self._contracts.of_method(method)
         if operation is not None and (
-            operation.one_way or operation.default_timeout_s is not None
+            operation.one_way
+            or operation.default_timeout_s is not None
+            or (self._bounds_timeouts and operation.maximum_timeout_s is not None)
         ):
             self._operations[method] = operation
         if self._checks is not None and self._checks.learn(method):
@@ -342,6 +348,8 @@ class CallOpener:
             opening.one_way = operation.one_way
             if timeout is None:
                 timeout = operation.default_timeout_s
+            if self._bounds_timeouts and operation.maximum_timeout_s is not None:
+                timeout = min(operation.maximum_timeout_s, math.inf if timeout is None else timeout)
         try:
             self._put_metadata(opening, metadata)
         except MetadataTooLargeError as exc:

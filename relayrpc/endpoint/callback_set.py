@@ -11,16 +11,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
-
-import grpc
 
 from relayrpc.endpoint.turns import current_turn
 from relayrpc.errors import ConfigError
 
 
 if TYPE_CHECKING:
+    import grpc.aio
+
     from relayrpc.endpoint.caller import Caller
     from relayrpc.endpoint.context import Context
 
@@ -29,6 +29,7 @@ __all__ = ["CallbackSet", "SlowPolicy"]
 
 _LOGGER: Final = logging.getLogger("relayrpc")
 _StubT = TypeVar("_StubT")
+_RequestT = TypeVar("_RequestT")
 
 SlowPolicy = Literal["drop_oldest", "drop_newest", "remove"]
 _POLICIES: Final = ("drop_oldest", "drop_newest", "remove")
@@ -127,31 +128,50 @@ class CallbackSet(Generic[_StubT]):
         if member is not None:
             member.end()
 
-    def publish(self, method: str, request: Any) -> None:
+    def publish(
+        self, method: str | Callable[[_StubT, _RequestT], Awaitable[Any]], request: _RequestT
+    ) -> None:
         """
         Call a method of every caller's, with one request and one response; does not wait.
 
         Args:
-            method: Its name, as of the stub.
+            method: Of the stub class, `OrderEventsCaller.Shipped`, which type checkers hold
+                `request` to; or its name, as of any stub.
             request: The same for all: not to be changed any more.
 
         Raises:
-            AttributeError: The stub has no such method.
+            AttributeError: The stubs of those in the set have no such method.
         """
+        name = method if isinstance(method, str) else method.__name__
         for member in list(self._members.values()):
             if len(member.waiting) < self._queue_max:
-                member.put(method, request)
+                member.put(name, request)
                 continue
-            self.dropped_count += 1
             if self._on_slow == "drop_oldest":
+                member.put(name, request)
                 member.waiting.popleft()
-                member.put(method, request)
             elif self._on_slow == "remove":
                 self.dropped_count += len(member.waiting)
                 self.remove(member.caller)
+            self.dropped_count += 1
 
     async def drain(self) -> None:
-        """Wait until everybody has been called with what was published so far, or is gone."""
+        """
+        Wait until everybody has been called with what was published so far, or is gone.
+
+        Raises:
+            UsageError: The handler that waits would wait for itself.
+        """
+        turn = current_turn.get()
+        if turn is None:
+            await self.drain_outside()
+            return
+        turn.require_wait()
+        async with turn.given_way():
+            await self.drain_outside()
+
+    async def drain_outside(self) -> None:
+        """As `drain()`, where no handler on the loop waits."""
         busy = [member.pump for member in self._members.values() if member.pump is not None]
         if busy:
             await asyncio.wait(busy)
@@ -186,7 +206,7 @@ class _Member(Generic[_StubT]):
                 call, request = self.waiting.popleft()
                 try:
                     await call(request, timeout=self._set._timeout_s)
-                except grpc.RpcError as error:
+                except Exception as error:
                     if not self.caller.done():
                         self._set.failed_count += 1
                         _LOGGER.warning("a callback to one of many failed: %s", error)

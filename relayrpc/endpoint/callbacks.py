@@ -44,6 +44,8 @@ class _Line(SilentCall):
 class CallbackServer(Server):
     """A server that announces nothing: hosts reach it by the calls that they were called with."""
 
+    serves_channel = True
+
     def serves(self, service: str) -> bool:
         """Say whether hosts find a service here, by its full name."""
         return service in self._table.services()

@@ -17,8 +17,9 @@ import grpc
 import grpc.aio
 
 from relayrpc.endpoint.anchor import LINE_METHOD, AnchorFault
-from relayrpc.endpoint.callback_calls import CallbackChannel
+from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.silent_call import SilentCall
+from relayrpc.endpoint.turn_calls import heed_turns
 from relayrpc.errors import UsageError
 from relayrpc.link.call import STATUS_UNAVAILABLE, STATUS_UNIMPLEMENTED
 from relayrpc.v1 import link_pb2 as pb
@@ -153,7 +154,10 @@ class Caller(grpc.aio.Channel):
         """
         self._reach = reach
         # Behind `close()`; what calls go over.
-        self.channel = CallbackChannel(live, reach)
+        self.channel = Channel(
+            live, anchor=reach, owns_link=False, reads_contracts=True, bounds_timeouts=True
+        )
+        heed_turns(self.channel)
 
     def stub(self, stub_class: Callable[[grpc.aio.Channel], _StubT]) -> _StubT:
         """Make a stub whose calls go to the caller."""

@@ -28,6 +28,7 @@ from relayrpc.endpoint.multicallable import (
 )
 from relayrpc.endpoint.options import EndpointOptions
 from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
+from relayrpc.endpoint.turn_calls import heed_turns
 from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
 from relayrpc.v1 import link_pb2 as pb
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.callbacks import CallbackServer
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.endpoint.session import Session
+    from relayrpc.endpoint.turns import Turn
     from relayrpc.link.call import Call
 
 
@@ -90,6 +92,7 @@ class Channel(grpc.aio.Channel):
         owns_link: bool = True,
         is_traced: bool = True,
         reads_contracts: bool = False,
+        bounds_timeouts: bool = False,
     ) -> None:
         """
         Args:
@@ -107,6 +110,7 @@ class Channel(grpc.aio.Channel):
             is_traced: Its calls have spans, where there is tracing.
             reads_contracts: What generated code declares here holds: default addresses, one-way
                 calls, default timeouts; else the hub says which addresses there are.
+            bounds_timeouts: So do maximum timeouts, of calls that no hub bounds.
 
         Raises:
             ValueError: An interceptor of no known kind.
@@ -135,6 +139,7 @@ class Channel(grpc.aio.Channel):
             credentials=call_credentials,
             anchor=anchor,
             reads_contracts=reads_contracts,
+            bounds_timeouts=bounds_timeouts,
             checks_contracts=checks_contracts,
         )
         # Those that nobody refers to any more have no calls.
@@ -147,6 +152,8 @@ class Channel(grpc.aio.Channel):
         # A step less for every call.
         self.open_unary = self.opener.open_unary
         self.open_stream = self.opener.open_stream
+        if callbacks is not None:
+            heed_turns(self, callbacks)
         self.interceptors = tuple(interceptors)
         self._interceptors = _sort_interceptors(self.interceptors)
         # Why no call may be started now; None: one may.
@@ -257,6 +264,10 @@ class Channel(grpc.aio.Channel):
         session = Session(self)
         self.sessions.add(session)
         return session
+
+    def find_turn(self) -> Turn | None:
+        """Return the turn of the handler that a call may come back to; None: there is none."""
+        return None
 
     def serves(self, service: str) -> bool:
         """Say whether hosts that are called may call a service back, by its full name."""

@@ -615,8 +615,13 @@ class Context(grpc.aio.ServicerContext):
         Return a channel to whoever called, which may be kept beyond the call.
 
         Raises:
-            UsageError: The call is over, and it was not asked for before.
+            UsageError: The call is over, and it was not asked for before; or it is a callback.
         """
+        if self.server.serves_channel:
+            raise UsageError(
+                "a callback calls its host by the channel that serves it; context.caller() and "
+                "context.callback() are for hosts"
+            )
         if self.session is not None:
             return self.session.caller()
         if self._caller is None:

@@ -68,8 +68,8 @@ class HostSession(SilentCall):
         self._state = SessionState.OPENED
         # What its caller is told when it ends; empty: it was closed.
         self._stopped_by = ""
-        # An initiating operation was called.
-        self._has_begun = False
+        # Services of which an initiating operation was called, as their contracts say.
+        self._begun: set[str] = set()
         # What is said of calls after a terminating operation; empty: there was none.
         self._closed_by = ""
         self._callbacks: list[Callable[[HostSession], object]] = []
@@ -118,12 +118,16 @@ class HostSession(SilentCall):
         """
         if self._state is not SessionState.OPENED:
             return self._closed_by or "the session is closed"
-        operation = self.server.contracts.of_method(method)
-        if not self._has_begun:
-            fault = first_call_fault(operation, method)
+        service, _, name = method.partition("/")
+        contract = self.server.contracts.of_service(service)
+        if contract is None:
+            return ""
+        if service not in self._begun:
+            fault = session_fault(contract, is_within=True) or first_call_fault(contract, name)
             if fault:
                 return fault
-            self._has_begun = True
+            self._begun.add(service)
+        operation = contract.operations.get(name)
         if operation is not None and operation.terminating:
             self._closed_by = f"the session was ended by {method}"
             self._set_state(SessionState.CLOSING)

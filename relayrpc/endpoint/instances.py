@@ -71,8 +71,8 @@ def service(
         add_OrdersServicer_to_server(relayrpc.servicer(Orders), server)
 
     Args:
-        instances: One object for each call, for each session (a call without one has its own),
-            or one for all.
+        instances: One object for each call, for each session (a call without one has its own; of
+            callbacks, the channel that serves them has one), or one for all.
         concurrency: "single": an object has one handler at a time, calls take turns; "reentrant":
             it serves others while its handler waits on a callback; "multiple": any number.
 
@@ -284,7 +284,7 @@ class Instances:
         turns = holder.turns
         if turns is not None:
             is_reentrant = self._behavior.concurrency == "reentrant"
-            turn = Turn(turns, context.method, is_reentrant=is_reentrant)
+            turn = Turn(turns, context.server, context.method, is_reentrant=is_reentrant)
             try:
                 await turns.take(turn)
             except BaseException:
@@ -317,7 +317,7 @@ class Instances:
     async def _find(self, context: Context) -> tuple[_Holder, bool]:
         """Return a call's object, and whether it has it for itself."""
         mode = self._behavior.instances
-        if mode == "single":
+        if mode == "single" or (mode == "per_session" and context.server.serves_channel):
             if self._single is None:
                 self._single = self._make_task(context.server)
                 self._single.add_done_callback(self._single_made)

@@ -29,6 +29,7 @@ __all__ = [
     "Metadatum",
     "RelayKeys",
     "check_size",
+    "confirm_of",
     "decode_metadata",
     "decode_pairs",
     "encode_invocation_metadata",
@@ -110,6 +111,7 @@ _RELAY_VALUE_BYTES_MAX: Final = {
 
 
 _CONFIRM: Final = ("hub", "host")
+_CONFIRM_KEY: Final = "relay-confirm"
 
 
 class InvalidMetadataError(InternalError):
@@ -178,8 +180,18 @@ def encode_invocation_metadata(
             )
         taken[name] = value.decode("ascii")
     if taken.get("confirm", "hub") not in _CONFIRM:
-        raise UsageError(f"metadata key 'relay-confirm' is one of {', '.join(_CONFIRM)}")
+        raise UsageError(f"metadata key {_CONFIRM_KEY!r} is one of {', '.join(_CONFIRM)}")
     return InvocationMetadata(pairs, RelayKeys(**taken))
+
+
+def confirm_of(metadata: MetadataInput | InvocationMetadata) -> str:
+    """Return what `relay-confirm` says; empty: nothing."""
+    if isinstance(metadata, InvocationMetadata):
+        return metadata.relay_keys.confirm
+    for key, value in metadata or ():
+        if key == _CONFIRM_KEY:
+            return value if isinstance(value, str) else value.decode("ascii", "replace")
+    return ""
 
 
 def check_size(pairs: Pairs, limit_bytes: int) -> None:

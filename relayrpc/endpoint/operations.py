@@ -77,11 +77,15 @@ def session_fault(contract: ContractOptions | None, *, is_within: bool) -> str:
     return ""
 
 
-def first_call_fault(operation: OperationOptions | None, method: str) -> str:
-    """Say why a call of "pkg.Service/Method" may not be the first of a session; empty: it may."""
+def first_call_fault(contract: ContractOptions, name: str) -> str:
+    """Say why a method may not be the contract's first in a session; empty: it may."""
+    operation = contract.operations.get(name)
     if operation is None or operation.initiating:
         return ""
-    return f"{method} may not be the first call of a session: the contract says initiating: false"
+    return (
+        f"{contract.service}/{name} may not be the first call of a session: the contract says "
+        "initiating: false"
+    )
 
 
 def callback_fault(contract: ContractOptions | None, serves: Callable[[str], bool]) -> str:

@@ -90,6 +90,8 @@ class Server(grpc.aio.Server):
     """The portal's; set by start()."""
     plain_call: type[PlainCall] = PlainCall
     """Runs a plain handler."""
+    serves_channel = False
+    """It serves the callbacks of a channel, which stands for the session of its callers."""
     is_blocking = False
     """The plain functions of the program run on threads, others than handlers too."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import weakref
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Self
@@ -23,7 +24,13 @@ import grpc.aio
 
 from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.operations import GENERATED_CONTRACTS, callback_fault, first_call_fault
+from relayrpc.endpoint.operations import (
+    GENERATED_CONTRACTS,
+    callback_fault,
+    first_call_fault,
+    session_fault,
+)
+from relayrpc.endpoint.turn_calls import heed_turns
 from relayrpc.link.call import STATUS_FAILED_PRECONDITION, STATUS_UNAVAILABLE
 from relayrpc.v1 import link_pb2 as pb
 
@@ -57,6 +64,7 @@ class SessionState(Enum):
     """It ended otherwise: `fault` says why."""
 
 
+_LOGGER: Final = logging.getLogger("relayrpc")
 _NOT_AWAITED: Final = "its first call was over before a host had taken it"
 _OVER: Final = (SessionState.CLOSED, SessionState.FAULTED)
 
@@ -94,6 +102,8 @@ class Session(Channel):
             reads_contracts=channel.reads_contracts,
         )
         self._channel = channel
+        if channel.callbacks is not None:
+            heed_turns(self, channel.callbacks)
         self.fault = ""
         self.instance = ""
         self._state = SessionState.CREATED
@@ -106,6 +116,8 @@ class Session(Channel):
         # What those end with that waited for a host that did not take it.
         self._opening_fault: AnchorFault | None = None
         self._beginning: asyncio.Task[None] | None = None
+        # Services that were called.
+        self._begun: set[str] = set()
 
     @property
     def state(self) -> SessionState:
@@ -181,7 +193,10 @@ class Session(Channel):
         if state is not self._state:
             self._state = state
             for callback in list(self._state_callbacks):
-                callback(state)
+                try:
+                    callback(state)
+                except Exception:
+                    _LOGGER.exception("a state callback of a session failed")
 
     def _end(self, state: SessionState, fault: str = "") -> None:
         if self._state in _OVER:
@@ -253,11 +268,7 @@ class Session(Channel):
     async def ready(self, method: str, wait_for_ready: bool) -> None:
         """Wait until a host has the session; the first call asks for one."""
         if self._state is SessionState.CREATED:
-            contract = GENERATED_CONTRACTS.of_service(method.partition("/")[0])
-            fault = first_call_fault(GENERATED_CONTRACTS.of_method(method), method)
-            fault = fault or callback_fault(contract, self._channel.serves)
-            if fault:
-                raise AnchorFault(STATUS_FAILED_PRECONDITION, fault)
+            self._require_allowed(method)
             try:
                 self._open(method, wait_for_ready)
             except grpc.aio.UsageError as error:
@@ -274,6 +285,21 @@ class Session(Channel):
         if self._opening_fault is not None:
             raise self._opening_fault
 
+    def _require_allowed(self, method: str) -> None:
+        """Raise AnchorFault where a contract does not allow a call that would be its first here."""
+        service, _, name = method.partition("/")
+        contract = None
+        if service not in self._begun:
+            contract = GENERATED_CONTRACTS.of_service(service)
+        if contract is not None:
+            fault = (
+                session_fault(contract, is_within=True)
+                or first_call_fault(contract, name)
+                or callback_fault(contract, self._channel.serves)
+            )
+            if fault:
+                raise AnchorFault(STATUS_FAILED_PRECONDITION, fault)
+
     def call_for(self, method: str) -> Call:
         """Return the call that the session is."""
         call = None if self._call is None else self._call.core.call
@@ -284,6 +310,8 @@ class Session(Channel):
             )
         if call.link.is_draining:
             raise AnchorFault(STATUS_UNAVAILABLE, "the hub that has the session goes away")
+        self._require_allowed(method)
+        self._begun.add(method.partition("/")[0])
         operation = GENERATED_CONTRACTS.of_method(method)
         if operation is not None and operation.terminating:
             # The host ends it when this call is over.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from relayrpc.endpoint import callback_set
+from relayrpc.endpoint.turns import current_turn
 from relayrpc.errors import UsageError
 
 
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CallbackSet"]
 
+_StubT = TypeVar("_StubT")
+_RequestT = TypeVar("_RequestT")
 
-class CallbackSet:
+
+class CallbackSet(Generic[_StubT]):
     """
     Callers to publish to, from plain handlers or any other threads.
 
@@ -45,7 +49,7 @@ class CallbackSet:
 
     def __init__(
         self,
-        stub_class: Callable[[grpc.Channel], Any],
+        stub_class: Callable[[grpc.Channel], _StubT],
         *,
         queue_max: int = 128,
         on_slow: callback_set.SlowPolicy = "drop_oldest",
@@ -115,23 +119,36 @@ class CallbackSet:
         """Take a caller out; what waits for it is dropped. No-op for one who is not in the set."""
         caller.portal.handover.call(self._core.remove, caller.behind)
 
-    def publish(self, method: str, request: Any) -> None:
+    def publish(self, method: str | Callable[[_StubT, _RequestT], Any], request: _RequestT) -> None:
         """
         Call a method of every caller's, with one request and one response; does not wait for them.
 
         Args:
-            method: Its name, as of the stub.
-            request: The same for all: not to be changed any more.
+            method, request: As of `relayrpc.aio.CallbackSet.publish`.
 
         Raises:
-            AttributeError: The stub has no such method.
+            AttributeError: The stubs of those in the set have no such method.
         """
         if self._portal is not None and not self._portal.handover.is_over:
             self._portal.handover.call(self._core.publish, method, request)
 
     def drain(self) -> None:
-        """Wait until everybody has been called with what was published so far, or is gone."""
+        """
+        Wait until everybody has been called with what was published so far, or is gone.
+
+        Raises:
+            UsageError: The handler that waits would wait for itself.
+        """
+        turn = current_turn.get()
+        if turn is None:
+            self._drain()
+            return
+        turn.require_wait()
+        with turn.given_way_on_thread():
+            self._drain()
+
+    def _drain(self) -> None:
         if self._portal is not None:
             # When the server has ended, everybody is.
             with contextlib.suppress(concurrent.futures.CancelledError):
-                self._portal.run(self._core.drain())
+                self._portal.run(self._core.drain_outside())

@@ -1,10 +1,9 @@
 """
 Whoever called, as plain handlers call back: a blocking channel to one caller.
 
-While the thread of a plain handler waits on a callback, its service object is given to others where
-it is declared so; and it waits no longer than its own call runs.
+The thread of a plain handler waits on a callback no longer than its own call runs.
 Owns: what differs from other blocking calls for that. Does not own: what callbacks belong to, and
-when the caller is gone (caller.py), turns (turns.py).
+when the caller is gone (caller.py), giving turns up (sync_core.py).
 Source: docs/reference/callbacks.md; docs/adr/0006-blocking-portal.md.
 """
 
@@ -19,16 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import grpc
 
 from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
-from relayrpc.endpoint.callback_calls import require_callback
 from relayrpc.endpoint.context import current_call
 from relayrpc.endpoint.handover import Bell
 from relayrpc.endpoint.sync_core import BlockingCore, SyncReplyCore, SyncStreamCore
-from relayrpc.endpoint.turns import current_turn
 
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.caller import Caller as AsyncCaller
-    from relayrpc.endpoint.plain_call import PlainCall
     from relayrpc.endpoint.server import Server
 
 
@@ -40,38 +36,23 @@ HANDLED_CALL_OVER: Final = "the call is over whose handler waits on this one"
 
 
 class _WaitsAsHandler(BlockingCore):
-    """A call that a handler may wait on."""
+    """A call that a handler may wait on, for no longer than its own call runs."""
 
     __slots__ = ()
 
-    def wait_for(self, is_so: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """As of any call; others have their turns with the handler's object meanwhile."""
-        context, turn = current_call.get(), current_turn.get()
-        plain = None if context is None else context.plain
-        if plain is None or is_so():
-            return super().wait_for(is_so, timeout_s)
-        if turn is None or not turn.gives_way:
-            return self._wait_within(plain, is_so, timeout_s)
-        portal = plain.context.server.portal
-        # What takes it back comes to the loop behind this.
-        portal.handover.submit(turn.give_way)
-        try:
-            return self._wait_within(plain, is_so, timeout_s)
-        finally:
-            portal.run(turn.take_back())
-
-    def _wait_within(
-        self, plain: PlainCall, is_so: Callable[[], bool], timeout_s: float | None
-    ) -> bool:
+    def _wait(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait, and have the end of the call that is served cancel this one."""
-        context = plain.context
+        context = current_call.get()
+        plain = None if context is None else context.plain
+        if context is None or plain is None:
+            return super()._wait(is_so, timeout_s)
         was_over = context.is_over
         plain.awaited.append(self)
         try:
             if context.is_over and not was_over:
                 # In this moment.
                 self.soon(self.cancel_here, HANDLED_CALL_OVER)
-            return super().wait_for(is_so, timeout_s)
+            return super()._wait(is_so, timeout_s)
         finally:
             plain.awaited.remove(self)
 
@@ -146,13 +127,6 @@ class Caller(BlockingChannel):
         if self.portal.is_forked:
             raise ValueError(f"{CLOSED} Its server was started before fork().")
         self.portal.require_other_thread()
-
-    def start_call(
-        self, core: BlockingCore, open_call: Callable[..., None], *arguments: Any
-    ) -> None:
-        """As of any channel; raises UsageError where the handler would wait for itself."""
-        require_callback(self.core.opener, arguments[0])
-        super().start_call(core, open_call, *arguments)
 
     # --- the rest of a channel ---
 

@@ -114,7 +114,17 @@ class BlockingCore(CallCore):
     # --- on any thread ---
 
     def wait_for(self, is_so: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Wait until `is_so()`, as at the bell; False when `timeout_s` passed before."""
+        """
+        Wait until `is_so()`, as at the bell; False when `timeout_s` passed before. Where the call
+        may come back to the handler that waits, others have their turns with its object meanwhile.
+        """
+        turn = self.channel.find_turn()
+        if turn is None or is_so():
+            return self._wait(is_so, timeout_s)
+        with turn.given_way_on_thread():
+            return self._wait(is_so, timeout_s)
+
+    def _wait(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
         return self.bell.wait_for(is_so, timeout_s)
 
     def wait_over(self, timeout_s: float | None = None) -> bool:

@@ -94,6 +94,7 @@ class _MultiCallable:
         encoded = self._prepare(core, metadata, credentials)
         if core.end is None:
             channel = self._channel
+            channel.require_wait(self._method, encoded)
             channel.start_call(
                 core,
                 channel.core.open_unary,
@@ -121,6 +122,7 @@ class _MultiCallable:
         encoded = self._prepare(core, metadata, credentials)
         if core.end is None:
             channel = self._channel
+            channel.require_wait(self._method, encoded)
             channel.start_call(
                 core,
                 channel.core.open_stream,

@@ -11,11 +11,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from relayrpc.errors import UsageError
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.server import Server
 
 
 __all__ = ["Turn", "Turns", "current_turn"]
@@ -75,18 +79,22 @@ class Turns:
 class Turn:
     """One handler's, from its start to its return."""
 
-    def __init__(self, turns: Turns, method: str, *, is_reentrant: bool) -> None:
+    def __init__(
+        self, turns: Turns, server: Server, method: str, *, is_reentrant: bool
+    ) -> None:
         """
         Args:
             turns: Of the object.
+            server: That the handler is of.
             method: What the handler serves, for errors.
-            is_reentrant: Others have turns while it waits on a callback.
+            is_reentrant: Others have turns while it waits on a call that may come back.
         """
         self._turns = turns
+        self.server = server
         self._method = method
         self._is_reentrant = is_reentrant
         self._is_over = False
-        # Callbacks that the handler waits on.
+        # Calls that the handler waits on.
         self._waits_count = 0
         # Done when it is its turn again, after those; None: it gave none up.
         self._again: asyncio.Future[None] | None = None
@@ -98,17 +106,17 @@ class Turn:
         self._is_over = True
         self._turns.give(self)
 
-    def require_callback(self) -> None:
+    def require_wait(self) -> None:
         """
-        Raise UsageError where a callback could only wait for itself.
+        Raise UsageError where the handler could only wait for itself.
 
-        The caller may have to call this object to answer, and would wait for the handler, which
-        waits for the caller.
+        Whoever it calls may have to call this object to answer, and would wait for the handler,
+        which waits for the answer.
         """
         if not self._is_reentrant and self._turns.is_held_by(self):
             raise UsageError(
-                f"{self._method} would deadlock: it holds its service object while it waits on a "
-                "callback; declare the class with concurrency='reentrant' or 'multiple'"
+                f"{self._method} would deadlock: it holds its service object while it waits on who "
+                "may have to call it; declare the class with concurrency='reentrant' or 'multiple'"
             )
 
     @contextlib.asynccontextmanager
@@ -122,6 +130,20 @@ class Turn:
             yield
         finally:
             await self.take_back()
+
+    @contextlib.contextmanager
+    def given_way_on_thread(self) -> Iterator[None]:
+        """As `given_way()`, of a plain handler on its thread."""
+        if not self.gives_way:
+            yield
+            return
+        portal = self.server.portal
+        # What takes it back comes to the loop behind this.
+        portal.handover.submit(self.give_way)
+        try:
+            yield
+        finally:
+            portal.run(self.take_back())
 
     @property
     def gives_way(self) -> bool:

@@ -72,6 +72,43 @@ async def watching(url: str, listener: Listener) -> relayrpc.aio.Channel:
     return channel
 
 
+class Odd:
+    """A stub whose methods are of other shapes too."""
+
+    def __init__(self, channel: Any) -> None:
+        self._tell = channel.unary_unary("/test.Events/Tell")
+        self.Stream = channel.unary_stream("/test.Events/Tell")
+
+    def Tell(self, request: bytes, *, timeout: float | None = None) -> Any:
+        return self._tell(request, timeout=timeout)
+
+    def Broken(self, request: bytes, *, timeout: float | None = None) -> Any:
+        raise ValueError(request)
+
+
+async def test_what_cannot_be_published_is_told_of_and_holds_up_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    callers = CallbackSet(Odd)
+    listener = Listener()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, callers)
+        channel = await watching(url, listener)
+        with pytest.raises(AttributeError):
+            callers.publish("NoSuch", b"")
+        callers.publish("Stream", b"1")
+        callers.publish("Broken", b"2")
+        # By the method itself, for type checkers.
+        callers.publish(Odd.Tell, b"3")
+        await callers.drain()
+        assert listener.heard == [b"3"]
+        assert (callers.delivered_count, callers.failed_count) == (1, 2)
+        await channel.close()
+        await server.stop(0)
+    assert caplog.text.count("a callback to one of many failed") == 2
+
+
 async def test_everyone_is_told_in_order_and_a_slow_one_holds_up_nobody() -> None:
     callers: CallbackSet[Any] = CallbackSet(Events, queue_max=10)
     async with running_hub() as hub:

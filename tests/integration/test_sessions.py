@@ -348,6 +348,38 @@ async def test_host_ends_a_session_that_is_idle_for_too_long() -> None:
         await server.stop(0)
 
 
+async def test_a_state_callback_that_raises_changes_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(state: SessionState) -> None:
+        raise ValueError(state)
+
+    states: list[SessionState] = []
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await Host("host").start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            session.add_state_callback(fail)
+            session.add_state_callback(states.append)
+            assert await Stub(session).unary_unary("Put")(b"1") == b"host:1"
+            await session.close()
+            with pytest.raises(KeyError):
+                async with channel.session() as session:
+                    session.add_state_callback(fail)
+                    await Stub(session).unary_unary("Put")(b"2")
+                    raise KeyError
+            assert session.state is SessionState.CLOSED
+        await server.stop(0)
+    assert states == [
+        SessionState.OPENING,
+        SessionState.OPENED,
+        SessionState.CLOSING,
+        SessionState.CLOSED,
+    ]
+    assert "a state callback of a session failed" in caplog.text
+
+
 async def test_a_hub_that_drains_waits_for_the_calls_of_sessions_and_not_for_idle_ones() -> None:
     async with running_hub(limits=replace(DEFAULT_LIMITS, drain_timeout_s=3600.0)) as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"
@@ -389,6 +421,8 @@ async def start_accounts(url: str) -> tuple[relayrpc.aio.Server, list[str]]:
     server.add_registered_method_handlers(session_contract.SERVICE, handlers)
     handlers = make_handlers({"uu:Put": handler("alone")})
     server.add_registered_method_handlers(session_contract.ALONE, handlers)
+    handlers = make_handlers({"uu:Put": handler("other")})
+    server.add_registered_method_handlers(session_contract.CALLS, handlers)
     await server.start()
     return server, served
 
@@ -452,18 +486,47 @@ async def test_what_the_contract_does_not_allow_is_refused_at_the_caller_and_the
         await server.stop(0)
 
 
+async def test_each_contract_in_a_session_is_held_to() -> None:
+    """Also of services that the session was not opened for, at the caller and at the host."""
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server, served = await start_accounts(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            await Stub(session, session_contract.CALLS).unary_unary("Put")(b"")
+            with refused(f"{session_contract.ALONE} has no sessions"):
+                await Stub(session, session_contract.ALONE).unary_unary("Put")(b"")
+            account = Stub(session, session_contract.SERVICE)
+            with refused("Put may not be the first call of a session"):
+                await account.unary_unary("Put")(b"")
+            await account.unary_unary("Open")(b"")
+            await account.unary_unary("Put")(b"")
+            await account.unary_unary("Close")(b"")
+            await until(lambda: session.state is SessionState.CLOSED)
+            blind = Blind(channel, session_contract.CALLS)
+            await blind.call("Put", session_contract.CALLS)
+            with refused(f"{session_contract.ALONE} has no sessions"):
+                await blind.call("Put", session_contract.ALONE)
+            with refused("Put may not be the first call of a session"):
+                await blind.call("Put")
+            await blind.call("Open")
+        assert served == ["other", "Open", "Put", "Close", "other", "Open"]
+        await server.stop(0)
+
+
 class Blind:
     """A caller that makes a session's calls by the wire alone."""
 
-    def __init__(self, channel: relayrpc.aio.Channel) -> None:
+    def __init__(
+        self, channel: relayrpc.aio.Channel, service: str = session_contract.SERVICE
+    ) -> None:
         self._channel = channel
-        service = session_contract.SERVICE
         self._session = channel.stream_stream(f"/{service}/{SESSION_METHOD}")()
 
-    async def call(self, method: str) -> None:
+    async def call(self, method: str, service: str = session_contract.SERVICE) -> None:
         await self._session.initial_metadata()
         anchored = Channel(self._channel.live, address=ADDRESS, anchor=self, owns_link=False)
-        await anchored.unary_unary(f"/{session_contract.SERVICE}/{method}")(b"")
+        await anchored.unary_unary(f"/{service}/{method}")(b"")
 
     is_ready = True
 

@@ -12,12 +12,14 @@ from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, empty_pb2
 from relayrpc.v1 import contract_pb2
 
 
-__all__ = ["ALONE", "CALLING", "LISTENER", "NOTES", "SERVICE"]
+__all__ = ["ALONE", "CALLING", "CALLS", "LISTENER", "NOTES", "SERVICE"]
 
 SERVICE = "test.sessions.Account"
 """REQUIRED; `Open` begins one, `Close` ends it, `Put` and `Wait` go between."""
 ALONE = "test.sessions.Alone"
 """NOT_ALLOWED; `Put`."""
+CALLS = "test.sessions.Calls"
+"""Says nothing of sessions; `Put`."""
 CALLING = "test.sessions.Calling"
 """`Put`; calls `LISTENER` back, whose method is `Tell`."""
 LISTENER = "test.sessions.Listener"
@@ -55,6 +57,8 @@ def _register() -> None:
     method.options.Extensions[_OPERATION].default_timeout.nanos = 50_000_000
     method = notes.method.add(name="Bounded", input_type=message, output_type=message)
     method.options.Extensions[_OPERATION].maximum_timeout.nanos = 100_000_000
+    calls = file.service.add(name="Calls")
+    calls.method.add(name="Put", input_type=message, output_type=message)
     calling = file.service.add(name="Calling")
     calling.options.Extensions[_CONTRACT].callback = LISTENER
     calling.method.add(name="Put", input_type=message, output_type=message)

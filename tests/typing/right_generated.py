@@ -135,6 +135,14 @@ def visit_blocking(channel: relayrpc.Channel) -> None:
         till.Note(Order(), confirm="hub")
 
 
+def publish() -> None:
+    callers = relayrpc.aio.CallbackSet(greeter_relay.GreeterCaller)
+    callers.publish(greeter_relay.GreeterCaller.SayHello, HelloRequest())
+    callers.publish("SayHello", HelloRequest())
+    blocking = relayrpc.CallbackSet(greeter_relay.GreeterCallerSync)
+    blocking.publish(greeter_relay.GreeterCallerSync.SayHello, HelloRequest())
+
+
 def serve_blocking() -> None:
     server = relayrpc.server("relay://hub:7350/a")
     greeter_relay.add_GreeterServicerSync_to_server(GreeterSync(), server)

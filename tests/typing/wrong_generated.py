@@ -9,7 +9,7 @@ import greeter_relay
 from greeter_pb2 import ChatLine, HelloReply, HelloRequest, ListGreetingsRequest
 from right_generated import Greeter, GreeterSync
 from shop_pb2 import Order, Receipt
-from shop_relay import ShopCallerSync, TillSession
+from shop_relay import ShopCallerSync, TillSession, TillSessionSync
 
 import relayrpc
 import relayrpc.aio
@@ -128,3 +128,20 @@ def call_back() -> None:
     add = greeter_relay.add_GreeterServicer_to_server
     typed.Callback(add, MethodMissing())  # error: arg-type
     typed.Callback(add, GreeterSync())  # error: arg-type
+
+
+def publish(
+    callers: relayrpc.aio.CallbackSet[greeter_relay.GreeterCaller],
+    blocking: relayrpc.CallbackSet[greeter_relay.GreeterCallerSync],
+) -> None:
+    stub = greeter_relay.GreeterCaller
+    callers.publish(stub.SayHello, ChatLine())  # error: arg-type
+    callers.publish(stub.ListGreetings, ListGreetingsRequest())  # error: arg-type
+    callers.publish(ShopCallerSync.Buy, Order())  # error: arg-type
+    blocking.publish(greeter_relay.GreeterCallerSync.SayHello, ChatLine())  # error: arg-type
+
+
+def visit_blocking(channel: typed.ChannelSync, till: TillSessionSync) -> None:
+    TillSessionSync(channel)  # error: arg-type, with types-grpcio
+    till.Open(Receipt())  # error: arg-type
+    till.Note(Order(), confirm="soon")  # error: arg-type

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from relayrpc.endpoint.turns import Turn, Turns
 
 
+if TYPE_CHECKING:
+    from relayrpc.endpoint.server import Server
+
+
 def make_turns(count: int) -> tuple[Turns, list[Turn]]:
     turns = Turns()
-    made = [Turn(turns, "test.Service/Method", is_reentrant=True) for _ in range(count)]
+    # Of whose handlers they are matters to channels alone.
+    server = cast("Server", None)
+    made = [Turn(turns, server, "test.Service/Method", is_reentrant=True) for _ in range(count)]
     return turns, made
 
 

@@ -1,0 +1,159 @@
+"""
+Calls that may come back to the handler that makes them: a host's callbacks, and what callbacks call
+at the host. While the handler waits on one, its service object is given to others where it is
+declared so, and a wait that could only be for itself is refused.
+
+Owns: what differs from other calls for that. Does not own: turns (turns.py).
+Source: WCF's ConcurrencyMode.Reentrant; docs/reference/instances.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from relayrpc.endpoint.metadata import confirm_of
+from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
+from relayrpc.endpoint.turns import Turn, current_turn
+from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
+
+
+if TYPE_CHECKING:
+    from relayrpc.endpoint.call_core import CallCore
+    from relayrpc.endpoint.call_opener import CallOpener
+    from relayrpc.endpoint.channel import Channel
+    from relayrpc.endpoint.metadata import InvocationMetadata, MetadataInput
+    from relayrpc.endpoint.server import Server
+    from relayrpc.v1 import link_pb2 as pb
+
+
+__all__ = ["heed_turns", "require_wait"]
+
+
+async def _wait(turn: Turn | None, waiting: Awaitable[Any]) -> Any:
+    """Wait for something of a call while others have their turns."""
+    if turn is None:
+        return await waiting
+    async with turn.given_way():
+        return await waiting
+
+
+@types.coroutine
+def _response(call: UnaryUnaryCall | StreamUnaryCall) -> Generator[Any, None, Any]:
+    return (yield from call.core.await_response())  # type: ignore[attr-defined]  # a ReplyCore
+
+
+class _UnaryUnaryCall(UnaryUnaryCall):
+    def __init__(self, channel: Channel, *arguments: Any) -> None:
+        super().__init__(channel, *arguments)
+        self._turn = channel.find_turn()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return _wait(self._turn, _response(self)).__await__()
+
+
+class _StreamUnaryCall(StreamUnaryCall):
+    def __init__(self, channel: Channel, *arguments: Any) -> None:
+        super().__init__(channel, *arguments)
+        self._turn = channel.find_turn()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return _wait(self._turn, _response(self)).__await__()
+
+    async def write(self, request: Any) -> None:
+        """As of any call."""
+        await _wait(self._turn, super().write(request))
+
+
+class _UnaryStreamCall(UnaryStreamCall):
+    def __init__(self, channel: Channel, *arguments: Any) -> None:
+        super().__init__(channel, *arguments)
+        self._turn = channel.find_turn()
+
+    async def read(self) -> Any:
+        """As of any call."""
+        return await _wait(self._turn, super().read())
+
+    async def __anext__(self) -> Any:
+        return await _wait(self._turn, super().__anext__())
+
+
+class _StreamStreamCall(StreamStreamCall):
+    def __init__(self, channel: Channel, *arguments: Any) -> None:
+        super().__init__(channel, *arguments)
+        self._turn = channel.find_turn()
+
+    async def read(self) -> Any:
+        """As of any call."""
+        return await _wait(self._turn, super().read())
+
+    async def __anext__(self) -> Any:
+        return await _wait(self._turn, super().__anext__())
+
+    async def write(self, request: Any) -> None:
+        """As of any call."""
+        await _wait(self._turn, super().write(request))
+
+
+def heed_turns(channel: Channel, server: Server | None = None) -> None:
+    """
+    Have a channel's calls heed the turn of the handler that makes them.
+
+    Args:
+        channel: Not used yet.
+        server: Of the handlers that the calls may come back to; None: of all.
+    """
+    channel.find_turn = functools.partial(_find_turn, server)  # type: ignore[method-assign]
+    channel.unary_unary_call = _UnaryUnaryCall
+    channel.unary_stream_call = _UnaryStreamCall
+    channel.stream_unary_call = _StreamUnaryCall
+    channel.stream_stream_call = _StreamStreamCall
+    opener = channel.opener
+
+    def open_unary(
+        core: CallCore,
+        method: str,
+        shape: pb.Shape,
+        serializer: Callable[[Any], bytes] | None,
+        request: Any,
+        timeout: float | None,
+        metadata: MetadataInput | InvocationMetadata,
+        *options: Any,
+    ) -> None:
+        require_wait(channel.find_turn(), opener, method, metadata)
+        opener.open_unary(core, method, shape, serializer, request, timeout, metadata, *options)
+
+    def open_stream(
+        core: CallCore,
+        method: str,
+        shape: pb.Shape,
+        timeout: float | None,
+        metadata: MetadataInput | InvocationMetadata,
+        *options: Any,
+    ) -> None:
+        require_wait(channel.find_turn(), opener, method, metadata)
+        opener.open_stream(core, method, shape, timeout, metadata, *options)
+
+    channel.open_unary = open_unary  # type: ignore[assignment]  # the same, behind a check
+    channel.open_stream = open_stream  # type: ignore[assignment]
+
+
+def _find_turn(server: Server | None) -> Turn | None:
+    turn = current_turn.get()
+    return turn if turn is None or server is None or turn.server is server else None
+
+
+def require_wait(
+    turn: Turn | None,
+    opener: CallOpener,
+    method: str,
+    metadata: MetadataInput | InvocationMetadata,
+) -> None:
+    """Raise UsageError where a handler that calls "pkg.Service/Method" would wait for itself."""
+    if turn is None:
+        return
+    confirm = confirm_of(metadata)
+    if confirm != "hub" and (confirm or not opener.is_one_way(method)):
+        turn.require_wait()
