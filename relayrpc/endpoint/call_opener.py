@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
-from relayrpc.endpoint.anchor import Anchor, AnchorFault
+from relayrpc.endpoint.anchor import SESSION_METHOD, Anchor, AnchorFault
 from relayrpc.endpoint.call_credentials import (
     CredentialsError,
     Plugin,
@@ -69,6 +69,7 @@ __all__ = ["CallOpener"]
 _LOGGER: Final = logging.getLogger("relayrpc")
 # 285 years: what is longer, infinity too, waits as long.
 _TIMEOUT_S_MAX: Final = 2.0**53 / 1e6
+_SESSION: Final = f"/{SESSION_METHOD}"
 _ONE_WAY_SHAPE: Final = "relay-confirm: hub is for calls with one request and one response"
 _DEDUPE_SHAPE: Final = "relay-dedupe-key is for calls with one request and one response"
 _INSECURE: Final = "Call credentials are only valid on secure channels"
@@ -141,6 +142,8 @@ class CallOpener:
         # Where the process has an OpenTelemetry SDK; else no call has a span.
         self._tracing: Tracing | None = None
         self._anchor = anchor
+        # Of the call that was made last of those that wait: they are opened in their order.
+        self._last_opening: asyncio.Task[None] | None = None
         self._contracts = GENERATED_CONTRACTS if reads_contracts else None
         self._bounds_timeouts = bounds_timeouts
         # Methods whose contracts have a say in how calls are opened: "pkg.Service/Method" -> what;
@@ -336,7 +339,7 @@ class CallOpener:
         plugins = self._plugins
         if credentials is not None:
             plugins += self._find_plugins(credentials)
-        if self._service_config is not None:
+        if self._service_config is not None and not opening.method.endswith(_SESSION):
             config = self._service_config.of(opening.method)
             if config.timeout_s is not None:
                 timeout = config.timeout_s if timeout is None else min(timeout, config.timeout_s)
@@ -364,13 +367,19 @@ class CallOpener:
         if self._tracing is not None:
             self._trace(self._tracing, core, opening)
         is_due = self._checks is not None and self._checks.is_due(opening.method, opening.address)
-        if plugins or is_due or (self._anchor is not None and not self._anchor.is_ready):
+        if plugins or is_due or (self._anchor is not None and not self._is_in_order()):
             self._open_later(core, opening, plugins)
             return
         if operation is None and opening.address == self._address_of(opening.method):
             # Nothing about the method is special any more.
             self._operations.pop(opening.method, None)
         self._send(core, opening)
+
+    def _is_in_order(self) -> bool:
+        """Say whether a call may be opened now: what it belongs to is there, and none waits."""
+        assert self._anchor is not None
+        last = self._last_opening
+        return self._anchor.is_ready and (last is None or last.done())
 
     def _put_metadata(
         self, opening: _Opening, metadata: MetadataInput | InvocationMetadata
@@ -448,15 +457,42 @@ class CallOpener:
         """
         channel = self._channel
         channel.calls[core] = None
-        task = channel.loop.create_task(self._open_when_ready(core, opening, plugins))
+        before = self._last_opening if self._anchor is not None else None
+        task = channel.loop.create_task(self._open_when_ready(core, opening, plugins, before))
+        if self._anchor is not None:
+            self._last_opening = task
         core.add_callback(asyncio.Task.cancel, task)
 
     async def _open_when_ready(
-        self, core: CallCore, opening: _Opening, plugins: tuple[Plugin, ...]
+        self,
+        core: CallCore,
+        opening: _Opening,
+        plugins: tuple[Plugin, ...],
+        before: asyncio.Task[None] | None,
     ) -> None:
         if core.end is not None:
             # Over before this could begin, and perhaps with it the channel.
             return
+        fault = await self._wait_until_ready(core, opening, plugins, before)
+        if core.end is not None:
+            # Cancelled in this moment.
+            return
+        if fault is None:
+            self._send(core, opening)
+            core.opened()
+        elif fault.end is None:
+            core.fail(fault.status, fault.details)
+        else:
+            core.finish(fault.end)
+
+    async def _wait_until_ready(
+        self,
+        core: CallCore,
+        opening: _Opening,
+        plugins: tuple[Plugin, ...],
+        before: asyncio.Task[None] | None,
+    ) -> AnchorFault | None:
+        """Wait for what a call waits for; returns why it cannot be made, None: it can."""
         try:
             async with asyncio.timeout(core.time_left_s()):
                 checks = self._checks
@@ -468,23 +504,20 @@ class CallOpener:
                     opening.pairs += await self._ask(plugins, opening.method)
                 if self._anchor is not None:
                     await self._anchor.ready(opening.method, opening.wait_for_ready)
+                if before is not None and not before.done():
+                    await asyncio.wait([before])
             check_size(opening.pairs, self._limits.metadata_bytes_max)
         except TimeoutError:
-            core.fail(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
+            return AnchorFault(STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
         except CredentialsError as exc:
-            core.fail(STATUS_UNAVAILABLE, str(exc))
+            return AnchorFault(STATUS_UNAVAILABLE, str(exc))
         except ContractMismatchError as exc:
-            core.fail(STATUS_FAILED_PRECONDITION, str(exc))
+            return AnchorFault(STATUS_FAILED_PRECONDITION, str(exc))
         except AnchorFault as exc:
-            if exc.end is None:
-                core.fail(exc.status, exc.details)
-            else:
-                core.finish(exc.end)
+            return exc
         except MetadataTooLargeError as exc:
-            core.fail(STATUS_RESOURCE_EXHAUSTED, str(exc))
-        else:
-            self._send(core, opening)
-            core.opened()
+            return AnchorFault(STATUS_RESOURCE_EXHAUSTED, str(exc))
+        return None
 
     async def _ask(self, plugins: tuple[Plugin, ...], method: str) -> Pairs:
         """Ask plugins for the metadata of a call of "pkg.Service/Method"."""

@@ -9,7 +9,9 @@ Source: docs/reference/callbacks.md "Many callers".
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
@@ -118,14 +120,16 @@ class CallbackSet(Generic[_StubT]):
             return caller
         if len(self._members) >= self._callers_max:
             raise ConfigError(f"{self._callers_max} callers are in the set; raise callers_max")
-        self._members[caller] = _Member(self, caller, caller.stub(self._stub_class))
-        caller.add_done_callback(lambda: self.remove(caller))
+        member = _Member(self, caller, caller.stub(self._stub_class))
+        self._members[caller] = member
+        caller.add_done_callback(member.tell_gone)
         return caller
 
     def remove(self, caller: Caller) -> None:
         """Take a caller out; what waits for it is dropped. No-op for one who is not in the set."""
         member = self._members.pop(caller, None)
         if member is not None:
+            caller.remove_done_callback(member.tell_gone)
             member.end()
 
     def publish(
@@ -149,7 +153,7 @@ class CallbackSet(Generic[_StubT]):
                 continue
             if self._on_slow == "drop_oldest":
                 member.put(name, request)
-                member.waiting.popleft()
+                member.drop_oldest()
             elif self._on_slow == "remove":
                 self.dropped_count += len(member.waiting)
                 self.remove(member.caller)
@@ -172,9 +176,8 @@ class CallbackSet(Generic[_StubT]):
 
     async def drain_outside(self) -> None:
         """As `drain()`, where no handler on the loop waits."""
-        busy = [member.pump for member in self._members.values() if member.pump is not None]
-        if busy:
-            await asyncio.wait(busy)
+        for member in list(self._members.values()):
+            await member.wait_done()
 
 
 class _Member(Generic[_StubT]):
@@ -186,19 +189,53 @@ class _Member(Generic[_StubT]):
         self._stub = stub
         self.waiting: deque[tuple[Callable[..., Any], Any]] = deque()
         # Calls while something waits; None: nothing does.
-        self.pump: asyncio.Task[None] | None = None
+        self._pump: asyncio.Task[None] | None = None
+        # How many were put, and how many of those are over: called, or dropped.
+        self._put_count = 0
+        self._over_count = 0
+        # Who waits for how many to be over.
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        # Holds neither: what the caller's end is told to outlives both otherwise.
+        self.tell_gone = functools.partial(_remove, weakref.ref(callers), weakref.ref(caller))
 
     def put(self, method: str, request: Any) -> None:
         self.waiting.append((getattr(self._stub, method), request))
-        if self.pump is None:
-            self.pump = asyncio.get_running_loop().create_task(self._pump())
+        self._put_count += 1
+        if self._pump is None:
+            self._pump = asyncio.get_running_loop().create_task(self._call_all())
+
+    def drop_oldest(self) -> None:
+        self.waiting.popleft()
+        self._one_over()
 
     def end(self) -> None:
         self.waiting.clear()
-        if self.pump is not None:
-            self.pump.cancel()
+        if self._pump is not None:
+            self._pump.cancel()
+        self._over_count = self._put_count
+        self._tell_waiters()
 
-    async def _pump(self) -> None:
+    async def wait_done(self) -> None:
+        """Wait until what was put so far is over."""
+        if self._over_count < self._put_count:
+            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append((self._put_count, done))
+            await done
+
+    def _one_over(self) -> None:
+        self._over_count += 1
+        if self._waiters:
+            self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for count, done in waiters:
+            if count > self._over_count:
+                self._waiters.append((count, done))
+            elif not done.done():
+                done.set_result(None)
+
+    async def _call_all(self) -> None:
         # No handler waits on these, whoever published.
         current_turn.set(None)
         try:
@@ -212,5 +249,15 @@ class _Member(Generic[_StubT]):
                         _LOGGER.warning("a callback to one of many failed: %s", error)
                 else:
                     self._set.delivered_count += 1
+                self._one_over()
         finally:
-            self.pump = None
+            self._pump = None
+
+
+def _remove(
+    callers: weakref.ref[CallbackSet[Any]], gone: weakref.ref[Caller]
+) -> None:
+    """Take a caller that is gone out of a set, where both are there."""
+    told, caller = callers(), gone()
+    if told is not None and caller is not None:
+        told.remove(caller)

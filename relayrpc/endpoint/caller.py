@@ -63,10 +63,13 @@ class Reach(SilentCall):
         """
         self.loop = loop
         self.call = call
-        self._is_line = call is None
+        self.is_line = call is None
+        """What it is has been opened for callbacks alone; else it is a session."""
         self._is_leaving = False
         self._fault = AnchorFault(STATUS_UNAVAILABLE, _GONE)
         self._callbacks: list[Callable[[], object]] = []
+        self.calls_count = 0
+        """How many callbacks began."""
 
     def open_line(self, call: Call, *, now_s: float) -> None:
         """Open a line to whoever made a call that runs; on a link that ends soon there is none."""
@@ -86,7 +89,7 @@ class Reach(SilentCall):
     def close_line(self) -> None:
         """Give the line up, where there is one: nobody here can call back any more."""
         call = self.call
-        if call is not None and self._is_line:
+        if call is not None and self.is_line:
             call.link.half_close(call)
             call.link.flush_soon()
             self.gone(_GONE)
@@ -104,14 +107,26 @@ class Reach(SilentCall):
         self._fault = AnchorFault(status, why)
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
-            self.loop.call_soon(callback)
+            self._tell(callback)
 
     def add_done_callback(self, callback: Callable[[], object]) -> None:
         """Have `callback()` called once the caller is gone, soon if it is."""
         if self.call is None:
-            self.loop.call_soon(callback)
+            self._tell(callback)
         else:
             self._callbacks.append(callback)
+
+    def _tell(self, callback: Callable[[], object]) -> None:
+        if self.loop.is_closed():
+            # The server is over, and so is whatever else runs.
+            callback()
+        else:
+            self.loop.call_soon(callback)
+
+    def remove_done_callback(self, callback: Callable[[], object]) -> None:
+        """Undo `add_done_callback()`; no-op where it was told."""
+        if callback in self._callbacks:
+            self._callbacks.remove(callback)
 
     # --- CallApp of a line ---
 
@@ -136,6 +151,7 @@ class Reach(SilentCall):
         """Return what a callback belongs to."""
         if self.call is None or self._is_leaving:
             raise self._fault
+        self.calls_count += 1
         return self.call
 
 
@@ -173,11 +189,24 @@ class Caller(grpc.aio.Channel):
         """Have `callback()` called once the caller is gone, soon if it is."""
         self._reach.add_done_callback(callback)
 
+    def remove_done_callback(self, callback: Callable[[], object]) -> None:
+        """Undo `add_done_callback()`; no-op where it was told."""
+        self._reach.remove_done_callback(callback)
+
     async def wait_gone(self) -> None:
         """Wait until the caller is gone."""
         gone = asyncio.Event()
-        self._reach.add_done_callback(gone.set)
-        await gone.wait()
+        tell = gone.set
+        self._reach.add_done_callback(tell)
+        try:
+            await gone.wait()
+        finally:
+            self._reach.remove_done_callback(tell)
+
+    @property
+    def is_over(self) -> bool:
+        """True once the server's loop has ended: nobody can be called any more."""
+        return self._reach.loop.is_closed()
 
     def is_on(self, link: Link) -> bool:
         """Say whether it is by a line on this link that the caller is reached."""
@@ -227,9 +256,15 @@ class Caller(grpc.aio.Channel):
         """Never reached."""
 
     async def close(self, grace: float | None = None) -> None:
-        """Cancel the callbacks that run and give the line up; the caller's channel stays open."""
-        await self.channel.close(grace)
-        self._reach.close_line()
+        """
+        Cancel the callbacks that run, and give the line up, where there is one; within a session
+        others may call back still. The caller's channel stays open.
+        """
+        if self._reach.is_line:
+            await self.channel.close(grace)
+            self._reach.close_line()
+        else:
+            await self.channel.end_calls(grace)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """Return READY while the caller can be reached, SHUTDOWN once it is gone."""

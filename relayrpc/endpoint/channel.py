@@ -239,14 +239,15 @@ class Channel(grpc.aio.Channel):
             return
         self.refuse_calls()
         if self._is_started:
+            closing = []
             if grace:
+                closing = [self.loop.create_task(each.close(grace)) for each in self.sessions]
                 await self._calls_over(grace)
-            for call in list(self._intercepted):
-                call.cancel()
             for session in list(self.sessions):
                 session.abort()
-            for core in list(self.calls):
-                core.cancel_here()
+            await self.end_calls(None)
+            if closing:
+                await asyncio.wait(closing)
         self.opener.close()
         if self.callbacks is not None:
             await self.callbacks.end()
@@ -276,6 +277,15 @@ class Channel(grpc.aio.Channel):
     def open_calls(self) -> list[CallCore]:
         """Return the cores of the calls that are not over; sessions behind the calls in them."""
         return [*(core for session in self.sessions for core in session.calls), *self.calls]
+
+    async def end_calls(self, grace: float | None) -> None:
+        """Wait up to `grace` seconds for the calls that run, and cancel the rest."""
+        if grace:
+            await self._calls_over(grace)
+        for call in list(self._intercepted):
+            call.cancel()
+        for core in list(self.calls):
+            core.cancel_here()
 
     async def _calls_over(self, timeout_s: float) -> None:
         """Wait until the calls are over, those too that interceptors have yet to start."""

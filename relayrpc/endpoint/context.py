@@ -36,6 +36,7 @@ from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNIMPLEMENTED,
     STATUS_UNKNOWN,
+    Call,
     retry_pushback,
 )
 from relayrpc.link.messages import encode_message
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.inbox import Inbox
     from relayrpc.endpoint.plain_call import PlainCall
     from relayrpc.endpoint.server import Server
-    from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
 
@@ -627,6 +627,10 @@ class Context(grpc.aio.ServicerContext):
         if self._caller is None:
             if self.call is None:
                 raise UsageError("the call is over; ask for its caller while it runs")
+            if not isinstance(self.call, Call):
+                raise UsageError(
+                    "a call with a dedupe key runs for whoever makes it again: nobody is called back"
+                )
             reach = Reach(self.server.loop)
             reach.open_line(self.call, now_s=self.server.clock())
             self._caller = Caller(self.server.live, reach)

@@ -79,6 +79,8 @@ class HostSession(SilentCall):
         self._plain: PlainHostSession | None = None
         self._idle_timeout_s = server.limits.session_idle_timeout_s
         self._idle_since_s = server.loop.time()
+        # Callbacks that had begun when it was looked at.
+        self._callbacks_count = 0
         # None: the session is over, or may be idle for as long as its caller is there.
         self._idle_timer: asyncio.TimerHandle | None = None
         if self._idle_timeout_s:
@@ -207,8 +209,9 @@ class HostSession(SilentCall):
     def _look_idle(self) -> None:
         now_s = self.server.loop.time()
         calls_back = self._caller is not None and self._caller.channel.calls
-        if self.contexts or calls_back:
+        if self.contexts or calls_back or self._reach.calls_count > self._callbacks_count:
             self._idle_since_s = now_s
+            self._callbacks_count = self._reach.calls_count
         left_s = self._idle_since_s + self._idle_timeout_s - now_s
         if left_s > 0:
             self._idle_timer = self.server.loop.call_later(left_s, self._look_idle)

@@ -218,7 +218,6 @@ class Session(Channel):
 
     def _open(self, method: str, wait_for_ready: bool) -> None:
         """Ask a host of the service to take the session."""
-        self._set_state(SessionState.OPENING)
         service = method.partition("/")[0]
         self._settled = self.loop.create_future()
         opening = self._channel.plain_stream_stream(f"/{service}/{SESSION_METHOD}", None, None)
@@ -227,6 +226,8 @@ class Session(Channel):
         # it.
         call.core.add_callback(functools.partial(_call_over, weakref.ref(self)), call.core)
         self._beginning = self.loop.create_task(self._wait_begun(call.core))
+        # Who is told may abort it at once.
+        self._set_state(SessionState.OPENING)
 
     def _give_up(self) -> None:
         """End a session that nobody waits for any more, so that no host takes it later."""
@@ -261,9 +262,7 @@ class Session(Channel):
     @property
     def is_ready(self) -> bool:
         """False while calls have to wait for the host."""
-        is_settled = self._state not in (SessionState.CREATED, SessionState.OPENING)
-        # Those that waited go first.
-        return is_settled and not self._waiting_count
+        return self._state not in (SessionState.CREATED, SessionState.OPENING)
 
     async def ready(self, method: str, wait_for_ready: bool) -> None:
         """Wait until a host has the session; the first call asks for one."""
@@ -302,7 +301,11 @@ class Session(Channel):
 
     def call_for(self, method: str) -> Call:
         """Return the call that the session is."""
-        call = None if self._call is None else self._call.core.call
+        core = None if self._call is None else self._call.core
+        if core is not None and core.end is not None:
+            # It has ended in this moment.
+            self._call_over(core)
+        call = None if core is None else core.call
         if self._state is not SessionState.OPENED or call is None:
             why = f": {self.fault}" if self.fault else ""
             raise AnchorFault(

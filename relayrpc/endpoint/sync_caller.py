@@ -21,6 +21,7 @@ from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
 from relayrpc.endpoint.context import current_call
 from relayrpc.endpoint.handover import Bell
 from relayrpc.endpoint.sync_core import BlockingCore, SyncReplyCore, SyncStreamCore
+from relayrpc.link.call import STATUS_UNAVAILABLE
 
 
 if TYPE_CHECKING:
@@ -128,10 +129,19 @@ class Caller(BlockingChannel):
             raise ValueError(f"{CLOSED} Its server was started before fork().")
         self.portal.require_other_thread()
 
+    def start_call(
+        self, core: BlockingCore, open_call: Callable[..., None], *arguments: Any
+    ) -> None:
+        """As of any channel; when the server is over, so is the call."""
+        if self.behind.is_over:
+            core.fail(STATUS_UNAVAILABLE, "the caller is gone: the server has stopped")
+        else:
+            super().start_call(core, open_call, *arguments)
+
     # --- the rest of a channel ---
 
     def close(self) -> None:
-        """Cancel the callbacks that run and give the line up; the caller's channel stays open."""
+        """As of `relayrpc.aio`'s."""
         if not self.portal.is_forked:
             with contextlib.suppress(concurrent.futures.CancelledError):
                 self.portal.run(self.behind.close())

@@ -175,10 +175,12 @@ class Turn:
                     break
                 except asyncio.CancelledError as error:
                     cancelled = error
-            if self._is_over:
-                self._turns.give(self)
             self._is_taking_back = False
-            again.set_result(None)
+            if self._is_over or self._waits_count:
+                # A wait that began meanwhile is for others' turns too: its end takes this one's.
+                self._turns.give(self)
+            if self._is_over or not self._waits_count:
+                again.set_result(None)
         while not again.done():
             try:
                 await asyncio.shield(again)

@@ -9,7 +9,7 @@ Source: docs/adr/0024-validation-at-the-hub.md; docs/reference/validation.md "At
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -102,6 +102,8 @@ class _Waiting:
     data: bytes
     messages: deque[bytes]
     """Those that are whole with it, and not checked yet."""
+    anchor: Call | None = None
+    """What its call belongs to."""
 
 
 class RequestChecks:
@@ -129,6 +131,8 @@ class RequestChecks:
         self._calls: dict[Call, _Checked] = {}
         # What waits, by the id of the link that brought it, the one whose turn it is first.
         self._waiting: OrderedDict[bytes, deque[_Waiting]] = OrderedDict()
+        # Calls that others belong to of which something waits, with how many parts.
+        self._anchors: Counter[Call] = Counter()
         self._held_bytes = 0
 
     # --- what comes ---
@@ -193,10 +197,15 @@ class RequestChecks:
         return self._take(checked, Part.DATA, data, is_behind=bool(checked.waiting_count))
 
     def half_closed(self, call: Call) -> bool:
-        """Take note that no more requests come; False: nothing waits before that."""
+        """
+        Take note that no more requests come, or calls that belong to it; False: nothing waits
+        before that.
+        """
         checked = self._calls.get(call)
         if checked is None or not checked.waiting_count:
-            return False
+            if call not in self._anchors:
+                return False
+            checked = self._calls.setdefault(call, _Checked(call, None, 0))
         self._wait(_Waiting(checked, Part.END, b"", deque()))
         return True
 
@@ -244,9 +253,16 @@ class RequestChecks:
         if link_id not in self._waiting:
             self._waiting[link_id] = deque()
         self._waiting[link_id].append(waiting)
+        waiting.anchor = checked.call.anchor
+        if waiting.anchor is not None:
+            self._anchors[waiting.anchor] += 1
 
     def _leave(self, waiting: _Waiting) -> None:
         checked = waiting.checked
+        if waiting.anchor is not None:
+            self._anchors[waiting.anchor] -= 1
+            if not self._anchors[waiting.anchor]:
+                del self._anchors[waiting.anchor]
         checked.waiting_count -= 1
         checked.waiting_bytes -= len(waiting.data) + _PART_BYTES
         self._count(checked)

@@ -67,6 +67,7 @@ __all__ = ["Forwarder"]
 _RELAY_KEYS: Final = "relay-"
 _DRAINING: Final = "the hub stops, and no host had the call"
 _ANCHOR_OVER: Final = "the call that this one belongs to is over"
+_ANCHOR_ONE_WAY: Final = "the caller of a one-way call does not wait, and is not called back"
 _ANCHOR_LEAVING: Final = "the peer of the call that this one belongs to goes away"
 _ANCHOR_FULL: Final = "the peer of the call that this one belongs to has too many calls open"
 # Where calls wait in the queue whose requests are being checked. No host stands there: those
@@ -279,6 +280,9 @@ class Forwarder:
         if other is None:
             # It waits for a host itself, or its other end has just gone.
             self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_OVER)
+            return
+        if is_held(other):
+            self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_ONE_WAY)
             return
         registration: Registration | None = None
         if not anchor.is_opener and other.served_by is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +43,7 @@ __all__ = ["HubSessions"]
 
 # Close has left by then, or will never arrive.
 _CLOSE_TIMEOUT_S: Final = 1.0
+_LOGGER: Final = logging.getLogger("relayrpc.hub")
 
 
 class HubSessions:
@@ -161,7 +163,14 @@ class HubSessions:
 
     def _events_received(self, link: Link, events: list[Event]) -> None:
         now_s = self.clock()
-        is_alive = self.forwarder.handle(link, events, now_s=now_s)
+        try:
+            is_alive = self.forwarder.handle(link, events, now_s=now_s)
+        except Exception:
+            # What is left of the events is lost: the link must not go on as if nothing were.
+            _LOGGER.exception("a link is ended: what came by it could not be handled")
+            link.close(code=pb.Close.CODE_SHUTDOWN, reason="the hub failed to handle what came")
+            link.flush_soon()
+            return
         if self.table.has_newcomers:
             self._take_over(link, now_s)
         if len(self.forwarder.queue):

@@ -8,6 +8,7 @@ Method: hosts and callers over a real hub on loopback.
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import grpc
@@ -107,6 +108,59 @@ async def test_what_cannot_be_published_is_told_of_and_holds_up_nothing(
         await channel.close()
         await server.stop(0)
     assert caplog.text.count("a callback to one of many failed") == 2
+
+
+async def test_a_set_holds_no_lines_to_those_who_are_not_in_it() -> None:
+    """Who is taken out, and all of one that is dropped."""
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        callers = CallbackSet(Events)
+
+        async def watch(request: bytes, context: Any) -> bytes:
+            caller = callers.add(context)
+            if request == b"leave":
+                callers.remove(caller)
+            return b""
+
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+        server.add_registered_method_handlers("test.Service", make_handlers({"uu:Watch": watch}))
+        await server.start()
+        channel = relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=[(add_listener, Listener())])
+        for request in (b"leave", b"stay"):
+            for _ in range(5):
+                await Stub(channel).unary_unary("Watch")(request)
+        await until(lambda: server.live.link.calls_open_count == 5)
+        callers = CallbackSet(Events)
+        gc.collect()
+        await until(lambda: not server.live.link.calls_open_count)
+        await channel.close()
+        await server.stop(0)
+
+
+async def test_draining_waits_for_what_was_published_before_it() -> None:
+    """However much is published meanwhile."""
+    callers = CallbackSet(Events)
+    listener = Listener()
+    is_drained = False
+
+    class Publishing(Listener):
+        async def tell(self, request: bytes, context: Any) -> bytes:
+            if not is_drained:
+                callers.publish("Tell", b"more")
+            return await super().tell(request, context)
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, callers)
+        listener = Publishing()
+        channel = await watching(url, listener)
+        callers.publish("Tell", b"first")
+        await callers.drain()
+        is_drained = True
+        assert listener.heard[0] == b"first"
+        await callers.drain()
+        await channel.close()
+        await server.stop(0)
 
 
 async def test_everyone_is_told_in_order_and_a_slow_one_holds_up_nobody() -> None:

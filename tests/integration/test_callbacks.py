@@ -19,6 +19,7 @@ import pytest
 
 import relayrpc.aio
 from relayrpc.endpoint.anchor import SESSION_METHOD
+from relayrpc.errors import UsageError
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.until import until
@@ -306,3 +307,96 @@ async def test_error_handlers_of_a_channel_answer_for_callbacks() -> None:
     assert ends[::2] == 2 * [(grpc.StatusCode.NOT_FOUND, "gone")]
     assert [code for code, _ in ends[1::2]] == 2 * [grpc.StatusCode.UNKNOWN]
     assert ["secret" in details for _, details in ends[1::2]] == [False, True]
+
+
+async def test_handler_of_a_one_way_call_calls_nobody_back() -> None:
+    """And the calls of others on the host's link go on."""
+    told: list[tuple[Any, bool]] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await context.callback(events).unary_unary("Tell")(request)
+        told.append((caught.value.code(), caught.value.may_have_executed))
+        return request
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        listener = Listener()
+        async with calling(url, listener) as channel, calling(url) as other:
+            call = Stub(channel).unary_unary("Call")
+            await asyncio.gather(
+                *(call(b"1", metadata=[("relay-confirm", "hub")]) for _ in range(20)),
+                *(Stub(other).unary_unary("Call")(b"2") for _ in range(20)),
+            )
+            await until(lambda: len(told) == 40)
+        assert listener.heard == []
+        assert not any(may_have_executed for _, may_have_executed in told)
+        await server.stop(0)
+
+
+async def test_a_call_with_a_dedupe_key_calls_nobody_back() -> None:
+    told: list[str] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        with pytest.raises(UsageError) as caught:
+            context.caller()
+        told.append(str(caught.value))
+        return request
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        async with calling(url, Listener()) as channel:
+            call = Stub(channel).unary_unary("Call")
+            assert await call(b"x", metadata=[("relay-dedupe-key", "k")]) == b"x"
+        await server.stop(0)
+    assert len(told) == 1
+    assert "dedupe key" in told[0]
+
+
+async def test_closing_the_caller_of_a_session_is_for_the_callbacks_that_run() -> None:
+    async def handler(request: bytes, context: Any) -> bytes:
+        caller = context.caller()
+        running = caller.stub(events).unary_unary("Hang")(b"")
+        await until(lambda: listener.hanging)
+        await caller.close()
+        assert running.cancelled()
+        reply: bytes = await caller.stub(events).unary_unary("Tell")(request)
+        return reply
+
+    class HangingListener(Listener):
+        hanging = False
+
+        async def hang(self, request: bytes, context: Any) -> bytes:
+            self.hanging = True
+            return await super().hang(request, context)
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        listener = HangingListener()
+        async with calling(url, listener) as channel, channel.session() as session:
+            for number in (b"1", b"2"):
+                assert await Stub(session).unary_unary("Call")(number) == b"heard " + number
+        await server.stop(0)
+
+
+async def test_waiting_for_a_caller_to_go_leaves_nothing_when_it_is_given_up() -> None:
+    callers: list[Any] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        callers.append(context.caller())
+        return request
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        async with calling(url, Listener()) as channel:
+            await Stub(channel).unary_unary("Call")(b"")
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(callers[0].wait_gone(), 0.001)
+            assert not callers[0]._reach._callbacks
+        await callers[0].wait_gone()
+        await server.stop(0)

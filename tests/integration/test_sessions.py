@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -316,7 +317,7 @@ async def test_host_ends_a_session_that_is_idle_for_too_long() -> None:
 
     def add_callbacks(_: None, server: grpc.aio.Server) -> None:
         server.add_registered_method_handlers(
-            "test.Service", make_handlers({"uu:Wait": heard.wait})
+            "test.Service", make_handlers({"uu:Wait": heard.wait, "uu:Put": heard.put})
         )
 
     async with running_hub() as hub:
@@ -326,18 +327,26 @@ async def test_host_ends_a_session_that_is_idle_for_too_long() -> None:
             url, limits=replace(DEFAULT_LIMITS, session_idle_timeout_s=0.05)
         )
         channel = relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=[(add_callbacks, None)])
-        async with channel, channel.session() as calling, channel.session() as called:
+        async with (
+            channel,
+            channel.session() as calling,
+            channel.session() as called,
+            channel.session() as often,
+        ):
             running = Stub(calling).unary_unary("Wait")(b"done")
             await until(lambda: host.is_waiting)
             await Stub(called).unary_unary("Put")(b"")
             callback = stubs.pop().unary_unary("Wait")(b"called")
             await until(lambda: heard.is_waiting)
+            await Stub(often).unary_unary("Put")(b"")
+            call_back = stubs.pop().unary_unary("Put")
             idle = channel.session()
             put = Stub(idle).unary_unary("Put")
             await put(b"idle")
-            await until(lambda: idle.state is SessionState.FAULTED)
+            while idle.state is not SessionState.FAULTED:
+                await call_back(b"")
             assert states == [SessionState.FAULTED]
-            assert calling.state is called.state is SessionState.OPENED
+            assert calling.state is called.state is often.state is SessionState.OPENED
             with pytest.raises(relayrpc.aio.RpcError) as caught:
                 await put(b"2")
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -378,6 +387,131 @@ async def test_a_state_callback_that_raises_changes_nothing(
         SessionState.CLOSED,
     ]
     assert "a state callback of a session failed" in caplog.text
+
+
+@pytest.mark.parametrize("turns_count", range(6))
+async def test_a_call_that_is_cancelled_as_its_session_opens_does_not_run(
+    turns_count: int,
+) -> None:
+    """Unless it says that it may have."""
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            call = Stub(session).unary_unary("Put")(b"1")
+            opened = asyncio.Event()
+            session.add_state_callback(lambda _: opened.set())
+            while session.state is not SessionState.OPENED:
+                opened.clear()
+                await opened.wait()
+            for _ in range(turns_count):
+                await asyncio.sleep(0)
+            call.cancel()
+            await Stub(session).unary_unary("Put")(b"2")
+            assert call.core.end is not None
+            assert not (call.core.end.not_executed and b"1" in host.served)
+            assert not session.calls
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("turns_count", range(0, 30, 3))
+async def test_a_session_that_is_aborted_as_it_opens_leaves_nothing_at_the_host(
+    turns_count: int,
+) -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await Host("host").start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            call = Stub(session).unary_unary("Put")(b"1")
+            for _ in range(turns_count):
+                await asyncio.sleep(0)
+            session.abort()
+            with contextlib.suppress(asyncio.CancelledError):
+                await call
+            await Stub(channel).unary_unary("Put")(b"2")
+            await until(lambda: not len(server.sessions))
+            assert session.state is SessionState.CLOSED
+        await server.stop(0)
+
+
+async def test_a_session_may_be_aborted_by_who_is_told_that_it_opens() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await Host("host").start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            session.add_state_callback(lambda _: session.abort())
+            call = Stub(session).unary_unary("Put")(b"1")
+            assert await call.code() is grpc.StatusCode.CANCELLED
+            await Stub(channel).unary_unary("Put")(b"2")
+            await until(lambda: not len(server.sessions))
+        await server.stop(0)
+
+
+async def test_a_call_made_as_the_session_opens_goes_behind_those_that_waited() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            put = Stub(session).unary_unary("Put")
+            later: list[Any] = []
+
+            def call_more(state: SessionState) -> None:
+                if state is SessionState.OPENED:
+                    later.append(put(b"2"))
+
+            session.add_state_callback(call_more)
+            waiting = [put(b"0"), put(b"1")]
+            await until(lambda: later)
+            await asyncio.gather(*waiting, *later)
+        await server.stop(0)
+    assert host.served == [b"0", b"1", b"2"]
+
+
+async def test_timeouts_of_a_service_config_are_for_calls_and_not_for_sessions() -> None:
+    config = {"methodConfig": [{"name": [{"service": "test.Service"}], "timeout": "0.05s"}]}
+    options = [("grpc.service_config", json.dumps(config))]
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        channel = relayrpc.aio.channel(f"{url}/{ADDRESS}", options=options)
+        async with channel, channel.session() as session:
+            await Stub(session).unary_unary("Put")(b"1")
+            for _ in range(3):
+                # Each takes as long as a session would have had.
+                with pytest.raises(relayrpc.aio.RpcError) as caught:
+                    await Stub(session).unary_unary("Wait")(b"2")
+                assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert session.state is SessionState.OPENED
+        await server.stop(0)
+
+
+async def test_closing_a_channel_closes_its_sessions() -> None:
+    """At once where they are idle, and when their calls are over, within the grace."""
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        channel = relayrpc.aio.channel(f"{url}/{ADDRESS}")
+        idle, busy = channel.session(), channel.session()
+        await Stub(idle).unary_unary("Put")(b"1")
+        running = Stub(busy).unary_unary("Wait")(b"2")
+        await until(lambda: host.is_waiting)
+        closing = asyncio.create_task(channel.close(3600))
+        await until(lambda: idle.state is SessionState.CLOSED)
+        with pytest.raises(grpc.aio.UsageError):
+            await Stub(busy).unary_unary("Put")(b"3")
+        host.go_on.set()
+        assert await running == b"2"
+        await closing
+        assert busy.state is SessionState.CLOSED
+        await server.stop(0)
 
 
 async def test_a_hub_that_drains_waits_for_the_calls_of_sessions_and_not_for_idle_ones() -> None:

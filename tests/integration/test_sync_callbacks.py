@@ -318,6 +318,34 @@ def test_a_stub_is_of_use_to_any_thread_until_its_caller_is_gone(
                 server.portal.handover.call(wait)
 
 
+@pytest.mark.parametrize("in_session", [False, True])
+def test_a_caller_is_gone_when_the_server_is_over(relay_hub: HubThread, in_session: bool) -> None:
+    kept: list[Any] = []
+    gone = threading.Event()
+
+    def call(request: bytes, context: Any) -> bytes:
+        kept.append((context.caller(), context.callback(events)))
+        return request
+
+    server = relayrpc.server(relay_hub.url())
+    server.add_registered_method_handlers("test.Service", make_handlers({"uu:Call": call}))
+    server.start()
+    with calling(relay_hub, Listener()) as channel:
+        stub = Stub(channel.session() if in_session else channel)
+        stub.unary_unary("Call")(b"")
+        server.stop(0).wait()
+        (caller, back), = kept
+        caller.add_done_callback(gone.set)
+        gone.wait()
+        assert caller.wait_gone(0)
+        assert caller.done()
+        with pytest.raises(relayrpc.RpcError) as caught:
+            back.unary_unary("Tell")(b"")
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert not caught.value.may_have_executed
+        caller.close()
+
+
 @KINDS
 def test_a_line_is_given_up_with_the_last_stub(relay_hub: HubThread, kind: str) -> None:
     def call(request: bytes, context: Any) -> bytes:

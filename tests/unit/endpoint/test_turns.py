@@ -118,10 +118,11 @@ async def test_one_callback_of_two_that_is_cancelled_leaves_the_turn_to_the_othe
 
 
 @pytest.mark.parametrize("is_answered_first", [True, False])
-async def test_callback_that_starts_while_the_turn_is_taken_back_goes_on_with_it(
+async def test_callback_that_starts_while_the_turn_is_taken_back_is_waited_for_too(
     is_answered_first: bool,
 ) -> None:
-    turns, (handler, other) = make_turns(2)
+    """Others have their turns until that one is over as well, as whoever it calls may need one."""
+    turns, (handler, other, third) = make_turns(3)
     await turns.take(handler)
     answered, answered_later = asyncio.Event(), asyncio.Event()
     first = await begin(call_back(handler, answered))
@@ -133,12 +134,16 @@ async def test_callback_that_starts_while_the_turn_is_taken_back_goes_on_with_it
     if is_answered_first:
         answered_later.set()
         await asyncio.sleep(0)
-    other.end()
-    await first
-    assert turns.is_held_by(handler)
-
-    answered_later.set()
-    await asyncio.wait_for(second, timeout=10)
+        other.end()
+    else:
+        other.end()
+        await asyncio.wait_for(turns.take(third), timeout=10)
+        assert not first.done()
+        answered_later.set()
+        await asyncio.sleep(0)
+        assert not second.done()
+        third.end()
+    await asyncio.wait_for(asyncio.gather(first, second), timeout=10)
     assert turns.is_held_by(handler)
 
 
@@ -153,15 +158,11 @@ async def test_callback_gives_way_though_one_of_before_still_waits() -> None:
     # It starts while the turn is taken back, and outlasts that.
     second = await begin(call_back(handler, answered_later))
     other.end()
-    await first
-
     last = await begin(call_back(handler, answered_later))
     await asyncio.wait_for(turns.take(third), timeout=10)
     answered_later.set()
     await asyncio.sleep(0)
-    assert not second.done()
-    assert not last.done()
+    assert not any(each.done() for each in (first, second, last))
 
     third.end()
-    await asyncio.gather(second, last)
-    assert turns.is_held_by(handler)
+    await asyncio.gather(first, second, last)

@@ -19,6 +19,7 @@ from relayrpc.link.call import (
     Call,
 )
 from relayrpc.link.events import CallEnded, CallOpened, HalfCloseReceived
+from relayrpc.link.link import LinkState
 from relayrpc.v1 import link_pb2 as pb
 from tests.support.hub_core import SERVICE, CorePeer, HubCore
 
@@ -344,3 +345,26 @@ def test_what_ends_a_call_goes_behind_those_that_belong_to_it(hub: HubCore, endi
     last = HalfCloseReceived if ending == "half close" else CallEnded
     assert kinds[-20:] == [CallOpened] * 19 + [last]
     assert not [event for event in opener.events if isinstance(event, CallEnded)]
+
+
+def test_caller_of_a_one_way_call_is_not_called_back(
+    hub: HubCore, hosts: list[CorePeer], caller: CorePeer
+) -> None:
+    """Nobody waits there; and others on the host's link hear nothing of it."""
+    hub.open(caller, "a", one_way=True, half_close=True)
+    hub.settle()
+    host = _serving(hosts)
+    (given,) = _opened(host)
+    back = host.link.open_call(
+        "test.Events/Tell",
+        "",
+        shape=pb.SHAPE_UNARY_UNARY,
+        app=None,
+        anchor=given.call,
+        now_s=hub.now_s,
+    )
+    hub.settle()
+    end = _end(host, back)
+    assert (end.status, end.not_executed) == (STATUS_UNAVAILABLE, True)
+    assert end.details == "the caller of a one-way call does not wait, and is not called back"
+    assert host.hub_link.state is LinkState.OPEN

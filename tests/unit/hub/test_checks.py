@@ -485,6 +485,25 @@ def test_call_that_only_waited_for_others_goes_unchecked_to_no_host_either(
     assert end.details == "its host went, and the hub checks the requests of the next one"
 
 
+def test_call_is_half_closed_behind_those_that_belong_to_it(
+    hub: CheckedHub, caller: CorePeer
+) -> None:
+    """A session is closed when its calls have been checked."""
+    host = hub.host()
+    session = hub.call(caller, "Chat", b"")
+    hub.settle()
+    for _ in range(40):
+        hub.call(caller, "Place", ORDER, anchor=session)
+    caller.link.half_close(session)
+    hub.move()
+    assert len(opened(host)) < 40
+    assert not host.of(HalfCloseReceived)
+    hub.settle()
+    assert len(opened(host)) == 1 + 40
+    assert isinstance(host.events[-1], HalfCloseReceived)
+    assert not hub.checks._anchors
+
+
 def test_one_way_call_that_breaks_rules_is_dropped(hub: CheckedHub, caller: CorePeer) -> None:
     """It is over for its caller when the hub holds it."""
     host = hub.host()
