@@ -154,6 +154,11 @@ def _session_name(service: Service, colour: _Colour) -> str:
     return f"{service.name}Session{colour.suffix}"
 
 
+def _methods_name(service: Service, colour: _Colour) -> str:
+    """Name what both callers of a service are that is deprecated; no public name ends like it."""
+    return f"_{service.name}Methods{colour.suffix}"
+
+
 def _servicer_name(service: Service, colour: _Colour) -> str:
     return f"{service.name}Servicer{colour.suffix}"
 
@@ -208,12 +213,13 @@ def _caller(service: Service, colour: _Colour) -> Iterator[str]:
     summary = colour.caller_summary.format(service.full_name)
     if service.is_deprecated and service.has_sessions_only:
         # To derive from a class that is deprecated would warn whoever imports the module.
-        yield from _class(f"_{name}", [base])
+        methods = _methods_name(service, colour)
+        yield from _class(methods, [base])
         yield from docstring(summary, service.comment, indent=4)
         yield from _calls(service, colour)
         yield from ("", "")
         yield from _deprecation(service.full_name, indent=0)
-        yield from _class(name, [f"_{name}"])
+        yield from _class(name, [methods])
         yield from docstring(summary, indent=4)
         return
     if service.is_deprecated:
@@ -241,7 +247,7 @@ def _session(service: Service, colour: _Colour) -> Iterator[str]:
     caller = _caller_name(service, colour)
     if service.is_deprecated:
         yield from _deprecation(service.full_name, indent=0)
-        caller = f"_{caller}"
+        caller = _methods_name(service, colour)
     yield from _class(_session_name(service, colour), [f"typed.SessionBase{colour.suffix}", caller])
     yield from docstring(colour.session_summary.format(service.full_name), indent=4)
 

@@ -44,6 +44,7 @@ class _Line(SilentCall):
 class CallbackServer(Server):
     """A server that announces nothing: hosts reach it by the calls that they were called with."""
 
+    stopped = "the caller closed its channel"
     serves_channel = True
 
     def serves(self, service: str) -> bool:

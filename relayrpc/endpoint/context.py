@@ -629,7 +629,7 @@ class Context(grpc.aio.ServicerContext):
                 raise UsageError("the call is over; ask for its caller while it runs")
             if not isinstance(self.call, Call):
                 raise UsageError(
-                    "a call with a dedupe key runs for whoever makes it again: nobody is called back"
+                    "a call with a dedupe key runs for all who make it: nobody is called back"
                 )
             reach = Reach(self.server.loop)
             reach.open_line(self.call, now_s=self.server.clock())

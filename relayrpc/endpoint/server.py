@@ -90,6 +90,8 @@ class Server(grpc.aio.Server):
     """The portal's; set by start()."""
     plain_call: type[PlainCall] = PlainCall
     """Runs a plain handler."""
+    stopped = "the host stopped"
+    """What is told of calls that are cut."""
     serves_channel = False
     """It serves the callbacks of a channel, which stands for the session of its callers."""
     is_blocking = False
@@ -468,7 +470,7 @@ class Server(grpc.aio.Server):
         """Refuse calls that come, and end and cancel those that run."""
         self._is_refusing = True
         for context in list(self._contexts):
-            context.end(STATUS_UNAVAILABLE, "the host stopped")
+            context.end(STATUS_UNAVAILABLE, self.stopped)
             context.cancel_handler()
 
     # --- calls ---

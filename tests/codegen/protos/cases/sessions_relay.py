@@ -36,7 +36,7 @@ TableContract: Final = typed.Contract(sessions_pb2.DESCRIPTOR, "Table")
 TableSessionContract: Final = typed.Contract(sessions_pb2.DESCRIPTOR, "TableSession")
 
 
-class _TableCaller(typed.CallerBase):
+class _TableMethods(typed.CallerBase):
     """Calls cases.sessions.Table."""
 
     contract = TableContract
@@ -92,12 +92,12 @@ class _TableCaller(typed.CallerBase):
 
 
 @deprecated("cases.sessions.Table is deprecated")
-class TableCaller(_TableCaller):
+class TableCaller(_TableMethods):
     """Calls cases.sessions.Table."""
 
 
 @deprecated("cases.sessions.Table is deprecated")
-class TableSession(typed.SessionBase, _TableCaller):
+class TableSession(typed.SessionBase, _TableMethods):
     """Calls cases.sessions.Table within a session of its own."""
 
 
@@ -142,7 +142,7 @@ def add_TableServicer_to_server(servicer: TableServicer, server: typed.Server) -
     typed.add_to_server(server, TableContract, handlers)
 
 
-class _TableCallerSync(typed.CallerBaseSync):
+class _TableMethodsSync(typed.CallerBaseSync):
     """Calls cases.sessions.Table and waits."""
 
     contract = TableContract
@@ -204,12 +204,12 @@ class _TableCallerSync(typed.CallerBaseSync):
 
 
 @deprecated("cases.sessions.Table is deprecated")
-class TableCallerSync(_TableCallerSync):
+class TableCallerSync(_TableMethodsSync):
     """Calls cases.sessions.Table and waits."""
 
 
 @deprecated("cases.sessions.Table is deprecated")
-class TableSessionSync(typed.SessionBaseSync, _TableCallerSync):
+class TableSessionSync(typed.SessionBaseSync, _TableMethodsSync):
     """Calls cases.sessions.Table within a session, and waits."""
 
 
