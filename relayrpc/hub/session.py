@@ -78,8 +78,10 @@ class HubSessions:
         # Set while the hub drains, and completed when nothing is left to wait for.
         self._drained: asyncio.Event | None = None
         self._drain_until_s = 0.0
-        # Due when the first call that waits for a host has waited enough.
+        # Due when the first call that waits for a host has waited enough, and when that is: kept
+        # apart, as uvloop's handle of what is due at once does not say.
         self._queue_timer: asyncio.TimerHandle | None = None
+        self._queue_due_s = 0.0
         # Requests are checked in the next turn.
         self._is_check_due = False
 
@@ -196,9 +198,15 @@ class HubSessions:
     def _watch_queue(self, now_s: float) -> None:
         """Have calls that wait for a host looked at when one of them has waited enough."""
         end_s = self.forwarder.queue.next_end_s()
-        if end_s is not None and self._queue_timer is None:
-            loop = asyncio.get_running_loop()
-            self._queue_timer = loop.call_later(max(0.0, end_s - now_s), self._queue_due)
+        if end_s is None:
+            return
+        if self._queue_timer is not None:
+            if self._queue_due_s <= end_s:
+                return
+            self._queue_timer.cancel()
+        self._queue_due_s = end_s
+        loop = asyncio.get_running_loop()
+        self._queue_timer = loop.call_later(max(0.0, end_s - now_s), self._queue_due)
 
     def _queue_due(self) -> None:
         self._queue_timer = None
