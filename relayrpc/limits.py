@@ -149,7 +149,15 @@ class Limits:
     parked_wait_s: float = 2.0
     """A call waits this long for a host that lost its connection, unless it may wait for ready."""
     one_way_wait_s: float = 60.0
-    """A one-way call that a hub holds waits this long for a host; then it is lost, and logged."""
+    """
+    A one-way call that a hub holds waits this long for a host, and so long for one that does not
+    refuse it; then it is lost.
+    """
+    one_way_kept_bytes_max: int = 32 * MIB
+    """
+    What a hub keeps of one-way calls that hosts have; one beyond that is lost when its host refuses
+    it.
+    """
     takeovers_max: int = 2
     """New links of one instance that may replace the one before within `takeovers_window_s`;"""
     takeovers_window_s: float = 60.0

@@ -168,6 +168,11 @@ def _of_hub(limits: Limits) -> tuple[MemoryPart, ...]:
         ),
         MemoryPart("calls that wait for a host", limits.queue_bytes_max, ("queue_bytes_max",)),
         MemoryPart(
+            "one-way calls that hosts have",
+            limits.one_way_kept_bytes_max,
+            ("one_way_kept_bytes_max",),
+        ),
+        MemoryPart(
             "journal and its watchers",
             limits.journal_bytes_max + limits.watchers_max * limits.batch_bytes_max,
             ("journal_bytes_max", "watchers_max", "batch_bytes_max"),

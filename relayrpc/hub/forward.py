@@ -21,7 +21,7 @@ from relayrpc.hub.announcing import announcement_fault
 from relayrpc.hub.checks import Part, RequestChecks
 from relayrpc.hub.credit import CreditDesk
 from relayrpc.hub.observer import Observers
-from relayrpc.hub.one_way import hold, is_held, take_over, was_taken_over
+from relayrpc.hub.one_way import HeldCalls, hold, is_held, take_over, was_taken_over
 from relayrpc.hub.queue import CallQueue, QueuedCall
 from relayrpc.hub.routing import Lack, Registration, Router, RoutingRefusal
 from relayrpc.link.call import (
@@ -94,6 +94,7 @@ class Forwarder:
         self.checks: RequestChecks | None = None
         self._limits = limits
         self.credit = CreditDesk()
+        self.held = HeldCalls(limits)
         self.reroutes_count = 0
         """How often a call came back from a host that was never handed it."""
         # No call reaches a host any more.
@@ -256,7 +257,9 @@ class Forwarder:
             credit_bytes: All that the caller takes of the responses now.
         """
         if choice.timeouts_max_s:
-            self._bound(came, choice)
+            self._bound(came, frame, choice)
+        if is_held(came) and not frame.open.order_key:
+            self.held.keep(came, frame)
         went = self._open(came, frame, choice.link, data, credit_bytes, None)
         if went is not None:
             choice.calls_open_count += 1
@@ -296,7 +299,7 @@ class Forwarder:
                     f"{came.method.partition('/')[0]!r} at {came.address!r}",
                 )
                 return
-            self._bound(came, registration)
+            self._bound(came, frame, registration)
             if self.checks is not None and self._stops(
                 came, frame, registration, credit_bytes
             ):
@@ -311,10 +314,15 @@ class Forwarder:
             if went is not None:
                 went.served_by = registration
 
-    def _bound(self, came: Call, choice: Registration) -> None:
+    def _bound(self, came: Call, frame: pb.Frame, choice: Registration) -> None:
         """Have a call end when its contract says so, where that is before its deadline."""
         timeout_s = choice.timeouts_max_s.get(came.method)
-        if timeout_s is not None:
+        if timeout_s is None:
+            return
+        if is_held(came):
+            # Nobody waits here: its host ends it, from when it has it.
+            frame.open.time_left_us = int(timeout_s * 1e6)
+        else:
             came.link.bound_deadline(came, came.opened_s + timeout_s, now_s=self._now_s)
 
     def _open(
@@ -335,9 +343,12 @@ class Forwarder:
             came, min(credit_bytes, frame.open.credit_bytes)
         )
         if not host.budget.has_room(size):
-            self._refuse(
-                came, STATUS_RESOURCE_EXHAUSTED, f"the host at {came.address!r} has too much queued"
-            )
+            if anchor is not None or not self._pause(came, frame):
+                self._refuse(
+                    came,
+                    STATUS_RESOURCE_EXHAUSTED,
+                    f"the host at {came.address!r} has too much queued",
+                )
             return None
         went = host.forward_open(
             frame, came, data=data, credit_bytes=credit, anchor=anchor
@@ -499,11 +510,49 @@ class Forwarder:
                         self._hand(entry.call, frame, choice, frame.open.data, credit_bytes)
 
     def expire_queued(self, *, now_s: float) -> None:
-        """Refuse the calls that have waited enough; due at `queue.next_end_s()`."""
+        """
+        Refuse the calls that have waited enough, and try those again that paused; due at
+        `queue.next_end_s()`.
+        """
         self._now_s = now_s
         for entry in self.queue.expired(now_s=now_s):
-            self._refuse(entry.call, STATUS_UNAVAILABLE, entry.details)
-            entry.call.link.flush_soon()
+            came, frame = entry.call, entry.frame
+            if entry.is_paused:
+                self._choose(came, frame, frame.open.data, entry.credit_bytes, entry.since_s)
+            else:
+                self._refuse(came, STATUS_UNAVAILABLE, entry.details)
+            came.link.flush_soon()
+
+    def _pause(self, came: Call, frame: pb.Frame) -> bool:
+        """
+        Have a one-way call that a host has not taken tried again a little later.
+
+        Args:
+            came: The leg it came on.
+            frame: Its OPEN, whole.
+
+        Returns:
+            False: it is not the hub's own, or has waited enough, or the hub stops: end it.
+        """
+        self.held.let_go(came)
+        if self._is_draining or not was_taken_over(came):
+            return False
+        place = self.router.place_of(came.address, came.method)
+        # No host stands there: what comes or goes does not end the pause.
+        at = (came.address if place is None else place[0], "")
+        when = self.held.refused(came, paused_count=self.queue.count(at), now_s=self._now_s)
+        if when is None:
+            return False
+        since_s, until_s = when
+        frame.open.time_left_us = 0
+        entry = QueuedCall(
+            came, frame, frame.open.credit_bytes, since_s, at, until_s=until_s, is_paused=True
+        )
+        fault = self.queue.add(entry)
+        if fault:
+            text = f"the host at {came.address!r} did not take the call, and {fault}"
+            self._refuse(came, STATUS_RESOURCE_EXHAUSTED, text)
+        return True
 
     def _route_again(self, went: Call, frame: pb.Frame) -> None:
         """A call came back from a host that was never handed it: choose again."""
@@ -521,6 +570,8 @@ class Forwarder:
             self._refuse(came, STATUS_UNAVAILABLE, _ANCHOR_OVER)
             came.link.flush_soon()
             return
+        if is_held(came):
+            frame.open.time_left_us = 0
         self._choose(came, frame, frame.open.data, credit, self._now_s)
         came.link.flush_soon()
 
@@ -593,6 +644,8 @@ class Forwarder:
             return
         end = frame.end
         if call.is_opener:
+            if end.not_executed and self._comes_back(call, other, frame):
+                return
             self._observe_end(other, end, call.served_by)
         else:
             self._observe_end(call, end, other.served_by)
@@ -606,6 +659,18 @@ class Forwarder:
         else:
             other.link.cancel_call(other, reason=_cancel_reason(end))
         other.link.flush_soon()
+
+    def _comes_back(self, went: Call, came: Call, frame: pb.Frame) -> bool:
+        """Try a one-way call again that its host has not executed; False: it is over."""
+        opening = self.held.take_back(came, frame.end)
+        if opening is None:
+            return False
+        self.credit.take_back(came, went)
+        self._part(went, came)
+        if not self._pause(came, opening):
+            self._observe_end(came, frame.end, went.served_by)
+            came.link.forward_end(came, frame)
+        return True
 
     def _end_here(
         self, came: Call, status: int, details: str, rich_details: bytes = b""
@@ -642,7 +707,9 @@ class Forwarder:
         if self.credit.starved:
             self.credit.forget(call)
             self.credit.forget(other)
-        went = call if call.is_opener else other
+        went, came = (call, other) if call.is_opener else (other, call)
+        if self.held.kept_bytes:
+            self.held.let_go(came)
         if went.anchor is not None:
             # It took no slot.
             return

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from relayrpc.endpoint.rpc_error import status_name
 from relayrpc.errors import ProtocolError
 from relayrpc.hub.observer import HubObserver
+from relayrpc.hub.one_way import is_lost
 from relayrpc.link.call import STATUS_RESOURCE_EXHAUSTED, CallOutcome
 from relayrpc.observe.logs import LOG_EVENTS, log_event
 from relayrpc.observe.throttle import Key, Throttle, Timer
@@ -205,7 +206,10 @@ class HubLog(HubObserver):
         if not end.status and not self._logs_every_call:
             return
         status = status_name(end.status)
-        message = "call failed" if status in _FAILURES else "call ended"
+        if is_lost(call, end):
+            message = "one-way call lost"
+        else:
+            message = "call failed" if status in _FAILURES else "call ended"
         address = call.address
         if not _LOGGER.isEnabledFor(LOG_EVENTS[message].level) or not (
             self._logs_every_call

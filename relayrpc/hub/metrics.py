@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from relayrpc import __version__
 from relayrpc.endpoint.rpc_error import STATUS_BY_NUMBER, status_name
 from relayrpc.hub.observer import HubObserver
+from relayrpc.hub.one_way import is_lost
 from relayrpc.link.call import ORIGINS, STATUS_UNIMPLEMENTED, STATUS_UNKNOWN
 from relayrpc.observe.metrics import BOUNDS_S, OTHER, CappedSeries, Histogram, Page
 from relayrpc.v1 import link_pb2 as pb
@@ -38,6 +39,7 @@ does not have: callers may make up any number of them.
 """
 _PARKED: Final = "parked"
 _CALLS: Final = "relayrpc_calls_total"
+_LOST: Final = "relayrpc_one_way_lost_total"
 
 
 class HubMetrics(HubObserver):
@@ -56,7 +58,9 @@ class HubMetrics(HubObserver):
         # there may be series, and emptied when hosts come or go, which may change what is written.
         self._calls_found: dict[tuple[str, str, int], Histogram] = {}
         # By metric: how often labels were replaced.
-        self._folded: Counter[tuple[str, ...]] = Counter({(_CALLS,): 0})
+        self._folded: Counter[tuple[str, ...]] = Counter({(_CALLS,): 0, (_LOST,): 0})
+        # One-way calls, by address, method and status as they are written.
+        self._lost: Counter[tuple[str, ...]] = Counter()
         # By status, origin and not_executed, as in an END.
         self._failures: Counter[tuple[int, int, bool]] = Counter()
         self._queue = Histogram()
@@ -111,6 +115,8 @@ class HubMetrics(HubObserver):
             origin = end.origin if end.origin < len(ORIGINS) else pb.End.ORIGIN_HOST
             known = status if status in STATUS_BY_NUMBER else STATUS_UNKNOWN
             self._failures[(known, origin, end.not_executed)] += 1
+            if is_lost(call, end):
+                self._count_lost(call, status, registration)
 
     def _find_calls(self, call: Call, status: int, registration: Registration | None) -> Histogram:
         place = self._sessions.forwarder.router.place_of(call.address, call.method)
@@ -134,6 +140,14 @@ class HubMetrics(HubObserver):
         ):
             self._calls_found[(call.address, call.method, status)] = series
         return series
+
+    def _count_lost(self, call: Call, status: int, registration: Registration | None) -> None:
+        place = self._sessions.forwarder.router.place_of(call.address, call.method)
+        labels = (*self._called(call, status, registration, place), status_name(status))
+        if labels not in self._lost and len(self._lost) >= self._series_max:
+            self._folded[(_LOST,)] += 1
+            labels = (OTHER, OTHER, status_name(status))
+        self._lost[labels] += 1
 
     def _called(
         self, call: Call, status: int, registration: Registration | None, place: Place | None
@@ -168,6 +182,7 @@ class HubMetrics(HubObserver):
                 for (status, origin, not_executed), count in self._failures.items()
             },
         )
+        page.add(_LOST, self._lost)
         gauges = self._by_address()
         for name, gauge in gauges.items():
             page.add(name, gauge.values)

@@ -1,23 +1,37 @@
 """
 One-way calls once the hub holds them: the caller's part of them, taken over by the hub. Pure.
 
-Owns: what stands in the caller's place. Does not own: when a call is taken over, and what becomes
-of it (forward.py).
+Owns: what stands in the caller's place, what is kept of calls that hosts have, which calls count as
+lost. Does not own: when a call is taken over, and what becomes of it (forward.py).
 Source: link.proto, Open.one_way; docs/reference/one-way.md.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from relayrpc.link.call import Call, CallState
+from relayrpc.link.call import (
+    STATUS_DEADLINE_EXCEEDED,
+    STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAVAILABLE,
+    Call,
+    CallState,
+)
 from relayrpc.link.messages import encode_message
 from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["hold", "is_held", "take_over", "was_taken_over"]
+if TYPE_CHECKING:
+    from relayrpc.limits import Limits
 
-_EMPTY_REPLY = encode_message(b"")
+
+__all__ = ["HeldCalls", "hold", "is_held", "is_lost", "take_over", "was_taken_over"]
+
+_EMPTY_REPLY: Final = encode_message(b"")
+# With these a host refuses a call that another one, or itself a while later, may take.
+_PASSING: Final = (STATUS_UNAVAILABLE, STATUS_RESOURCE_EXHAUSTED)
+# With these a host ends what it has begun or not: it stops, or the time is over.
+_UNCLEAR: Final = (STATUS_UNAVAILABLE, STATUS_DEADLINE_EXCEEDED)
 
 
 class _Unbounded:
@@ -50,6 +64,10 @@ class _HubsOwn:
         self.peer_address = link.peer_address
         self.is_local = link.is_local
         self.budget = _UNBOUNDED
+        # Its OPEN, while a host has it that may refuse it; empty: it is not kept.
+        self.kept = b""
+        # Monotonic seconds, when it was refused first; None: it was not.
+        self.refused_s: float | None = None
 
     @property
     def is_acknowledged(self) -> bool:
@@ -70,10 +88,6 @@ class _HubsOwn:
         call.state = CallState.ENDED
         if self._came is not None:
             self._link.forward_end(self._came, frame, discard=discard)
-
-    def bound_deadline(self, call: Call, deadline_s: float, *, now_s: float) -> None:
-        """Tell the host; nobody here waits."""
-        call.deadline_s = deadline_s
 
     def forward_begin(self, call: Call, frame: pb.Frame) -> None:
         """Drop it."""
@@ -115,3 +129,75 @@ def is_held(call: Call) -> bool:
 def was_taken_over(call: Call) -> bool:
     """Say whether a call is the hub's own: nobody is left to be refused."""
     return isinstance(call.link, _HubsOwn) and call.link.is_acknowledged
+
+
+def is_lost(call: Call, end: pb.End) -> bool:
+    """
+    Say of a call that is over whether it is a one-way call that is lost: the hub held it, and it
+    did not run, or nobody knows. What a handler ended by an error of its own has run.
+    """
+    return (
+        bool(end.status)
+        and was_taken_over(call)
+        and (end.not_executed or end.origin == pb.End.ORIGIN_HUB or end.status in _UNCLEAR)
+    )
+
+
+class HeldCalls:
+    """The one-way calls of one hub: what is kept of those that hosts have, and who is refused."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.kept_bytes = 0
+        """What all that is kept holds."""
+
+    def keep(self, held: Call, frame: pb.Frame) -> None:
+        """Keep the OPEN of a call that goes to a host, as far as there is room."""
+        own: Any = held.link
+        kept = frame.open.SerializeToString()
+        if self.kept_bytes + len(kept) <= self._limits.one_way_kept_bytes_max:
+            own.kept = kept
+            self.kept_bytes += len(kept)
+
+    def let_go(self, call: Call) -> None:
+        """Drop what is kept of a call, if something is."""
+        own: Any = call.link
+        if isinstance(own, _HubsOwn):
+            self.kept_bytes -= len(own.kept)
+            own.kept = b""
+
+    def take_back(self, call: Call, end: pb.End) -> pb.Frame | None:
+        """
+        Take back a call that a host has ended.
+
+        Returns:
+            Its OPEN, where a host may take it yet; None: it is over.
+        """
+        own: Any = call.link
+        if not (end.not_executed and end.status in _PASSING and is_held(call) and own.kept):
+            return None
+        frame = pb.Frame()
+        frame.open.ParseFromString(own.kept)
+        self.let_go(call)
+        return frame
+
+    def refused(self, call: Call, *, paused_count: int, now_s: float) -> tuple[float, float] | None:
+        """
+        Take note that there was a host for a call, which did not take it.
+
+        Args:
+            call: The hub's own.
+            paused_count: How many others pause beside it: they come back one after the other.
+            now_s: Monotonic seconds.
+
+        Returns:
+            When it was refused first, and when to try again; None: it has waited enough.
+        """
+        own: Any = call.link
+        limits = self._limits
+        if own.refused_s is None:
+            own.refused_s = now_s
+        again_s = now_s + limits.retry_after_s * (1 + paused_count / max(1, limits.queue_calls_max))
+        if again_s > own.refused_s + limits.one_way_wait_s:
+            return None
+        return own.refused_s, again_s

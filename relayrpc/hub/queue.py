@@ -1,6 +1,6 @@
 """
-Calls that wait at the hub for a host: for a free slot, for a host that lost its connection, or,
-with wait_for_ready, for one to come. Pure.
+Calls that wait at the hub for a host: for a free slot, for a host that lost its connection, with
+wait_for_ready for one to come, or for their next attempt. Pure.
 
 Owns: their order, their bounds, how long they wait. Does not own: which host they get (routing.py),
 deadlines (the link they came on watches those).
@@ -46,6 +46,8 @@ class QueuedCall:
     """What it lacks."""
     until_s: float | None = None
     """When it has waited enough; None: it waits to its deadline."""
+    is_paused: bool = False
+    """It waits for nothing but `until_s`, and is tried again then."""
     size_bytes: int = 0
     """What it counts in the queue's bound, while it is in the queue."""
     is_choosy: bool = field(init=False)
@@ -89,6 +91,10 @@ class CallQueue:
     def at(self, place: Place) -> list[QueuedCall]:
         """Return who waits at a place, first come first."""
         return list(self._by_place.get(place, {}).values())
+
+    def count(self, place: Place) -> int:
+        """Return how many wait at a place."""
+        return len(self._by_place.get(place, ()))
 
     def has_choosy(self, place: Place) -> bool:
         """Say whether somebody waits at a place for whom not every host there will do."""
@@ -157,7 +163,7 @@ class CallQueue:
         return self._by_call.get(entry.call) is entry and entry.until_s == until_s
 
     def expired(self, *, now_s: float) -> list[QueuedCall]:
-        """Take out the calls that have waited enough."""
+        """Take out the calls that have waited enough, those that paused among them."""
         due: list[QueuedCall] = []
         while (end_s := self.next_end_s()) is not None and end_s <= now_s:
             _, _, entry = heapq.heappop(self._impatient)

@@ -186,6 +186,13 @@ _TABLE: Final = (
         "DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS.",
     ),
     LogEvent(
+        "one-way call lost",
+        logging.WARNING,
+        _CALL,
+        "A one-way call that the hub held did not run, or nobody knows whether it did: instead of "
+        "the two above.",
+    ),
+    LogEvent(
         "contract unknown",
         logging.WARNING,
         (*_LINK, "fingerprint", "services", "reason"),

@@ -85,6 +85,12 @@ _TABLE: Final = (
         "whether the handler may have run.",
     ),
     Metric(
+        "relayrpc_one_way_lost_total",
+        "counter",
+        ("address", "method", "status"),
+        "One-way calls that the hub held and that are lost: they did not run, or nobody knows.",
+    ),
+    Metric(
         "relayrpc_calls_in_flight",
         "gauge",
         ("address",),
@@ -94,8 +100,9 @@ _TABLE: Final = (
         "relayrpc_queue_calls",
         "gauge",
         ("address",),
-        "Calls that wait for a host, by the address where one has to come; at the address \"\", "
-        "those whose requests the hub checks before a host has them.",
+        "Calls that wait for a host, by the address where one has to come, or, one-way, to be "
+        "tried again; at the address \"\", those whose requests the hub checks before a host has "
+        "them.",
     ),
     Metric(
         "relayrpc_queue_seconds",

@@ -193,11 +193,13 @@ async def one_way_calls(at: At) -> None:
     samples = await scrape(at.stage.hub.http_port)
     place = {"address": at.stage.address, "method": method}
     assert samples[key("calls_total", **place, status=status)] == 3
+    lost_count = samples.get(key("one_way_lost_total", **place, status=status), 0)
+    assert lost_count == (0 if at.fault is Fault.DRAIN else 3)
     log = at.stage.hub.log_file.read_text().splitlines()
     lost = [
         line
         for line in log
-        if "call failed" in line and f"address={at.stage.address} method={method}" in line
+        if "one-way call lost" in line and f"address={at.stage.address} method={method}" in line
     ]
     assert len(lost) == (0 if at.fault is Fault.DRAIN else 3)
 
@@ -589,12 +591,13 @@ async def lost_notes(hub: WatchedHub, address: str) -> int:
     """One-way calls at an address that the hub has counted as lost, and logged."""
     samples = await scrape(hub.http_port)
     place = {"address": address, "method": NOTE}
-    count = samples.get(key("calls_total", **place, status="UNAVAILABLE"), 0)
+    count = samples.get(key("one_way_lost_total", **place, status="UNAVAILABLE"), 0)
+    assert count == samples.get(key("calls_total", **place, status="UNAVAILABLE"), 0)
     log = hub.log_file.read_text().splitlines()
     lines = [
         line
         for line in log
-        if "call failed" in line and f"address={address} method={NOTE} " in line
+        if "one-way call lost" in line and f"address={address} method={NOTE} " in line
     ]
     assert len(lines) == count
     return int(count)

@@ -1,6 +1,7 @@
 """
 Goal: a one-way call is over when the hub holds it, whoever makes it; what the contract says is the
-default, and `relay-confirm` says otherwise; default timeouts of contracts hold.
+default, and `relay-confirm` says otherwise; each that is held runs once or is counted as lost;
+timeouts of contracts hold.
 
 Method: hosts and callers over a real hub on loopback; a plain gRPC client at the hub's own port.
 """
@@ -8,7 +9,9 @@ Method: hosts and callers over a real hub on loopback; a plain gRPC client at th
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -16,9 +19,16 @@ import pytest
 
 import relayrpc
 import relayrpc.aio
+from relayrpc.limits import DEFAULT_LIMITS
+from samples.greeter import greeter_pb2, greeter_pb2_grpc
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
-from tests.support.session_contract import NOTES
+from tests.support.scraping import key, scrape
+from tests.support.session_contract import NOTES, SERVICE
 from tests.support.until import until
+
+
+if TYPE_CHECKING:
+    from relayrpc.hub.server import Hub
 
 
 pytestmark = pytest.mark.integration
@@ -30,8 +40,11 @@ class Host:
     def __init__(self) -> None:
         self.noted: list[bytes] = []
         self.go_on = asyncio.Event()
+        self.running_count = 0
+        self.cancelled = asyncio.Semaphore(0)
 
     async def note(self, request: bytes, context: Any) -> bytes:
+        self.running_count += 1
         await self.go_on.wait()
         self.noted.append(request)
         if request == b"fail":
@@ -39,15 +52,19 @@ class Host:
         return b""
 
     async def slow(self, request: bytes, context: Any) -> bytes:
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled.release()
         return b""
 
-    async def start(self, url: str) -> relayrpc.aio.Server:
-        server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+    async def start(self, url: str, **options: Any) -> relayrpc.aio.Server:
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}", **options)
         handlers = make_handlers(
             {"uu:Note": self.note, "uu:Slow": self.slow, "uu:Bounded": self.slow}
         )
         server.add_registered_method_handlers(NOTES, handlers)
+        server.add_registered_method_handlers(SERVICE, make_handlers({"uu:Open": self.note}))
         await server.start()
         return server
 
@@ -139,6 +156,198 @@ async def test_blocking_and_plain_grpc_clients() -> None:
         await server.stop(0)
 
 
+# --- what is lost, and what is not ---
+
+
+async def lost_by_status(hub: Hub) -> dict[str, int]:
+    """What the hub has counted as lost of the one-way calls, at all addresses."""
+    lost: Counter[str] = Counter()
+    for (name, labels), value in (await scrape(hub.http_port)).items():
+        if name == "relayrpc_one_way_lost_total":
+            lost[dict(labels)["status"]] += int(value)
+    return lost
+
+
+async def test_each_runs_once_or_is_counted_as_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Hosts are full, are killed, refuse what the contract forbids, stop, and do not come; the log
+    says what each loss was.
+    """
+    limits = dataclasses.replace(DEFAULT_LIMITS, retry_after_s=0.05, one_way_wait_s=3.0)
+    first, second = Host(), Host()
+    sent = [b"%d" % number for number in range(30)]
+    async with running_hub(limits=limits) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await first.start(url, maximum_concurrent_rpcs=2)
+        metadata = [("relay-address", ADDRESS), ("relay-confirm", "hub")]
+        target = f"127.0.0.1:{hub.grpc_port}"
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel,
+            grpc.aio.insecure_channel(target) as plain,
+        ):
+            note = notes(channel).unary_unary("Note")
+            for data in (*sent, b"fail"):
+                await note(data)
+            await until(lambda: first.running_count == 2)
+            # Killed with two in hand; what it refused goes to the next one.
+            await server.live.aclose()
+            await server.stop(0)
+            second.go_on.set()
+            server = await second.start(url, maximum_concurrent_rpcs=2)
+            await until(lambda: len(second.noted) == 29)
+            for _ in range(3):
+                # Of a contract that is called within sessions only.
+                call = Stub(plain, SERVICE).unary_unary("Open")
+                assert await call(b"open", metadata=metadata) == b""
+            await server.stop(None)
+            for _ in range(4):
+                await note(b"nobody", wait_for_ready=True)
+            expected = {"UNAVAILABLE": 2 + 4, "FAILED_PRECONDITION": 3}
+            assert await lost_by_status(hub) != expected
+            await until(lambda: _has_lost(hub, expected))
+    assert first.noted == []
+    assert len(set(second.noted)) == len(second.noted) == len(sent) + 1 - 2
+    assert set(second.noted) <= {*sent, b"fail"}
+    lines = [line for line in caplog.messages if line.startswith("one-way call lost")]
+    assert len(lines) == 9
+    assert len([line for line in lines if "may_have_executed=true" in line]) == 2
+    assert len([line for line in caplog.messages if line.startswith("call failed")]) == 1
+
+
+async def _has_lost(hub: Hub, expected: dict[str, int]) -> bool:
+    return await lost_by_status(hub) == expected
+
+
+async def test_losses_beyond_what_is_logged_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = Host()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            note = notes(channel).unary_unary("Note")
+            for _ in range(50):
+                await note(b"")
+            await until(lambda: host.running_count == 50)
+            await server.live.aclose()
+            await until(lambda: _has_lost(hub, {"UNAVAILABLE": 50}))
+        await server.stop(0)
+    lines = [line for line in caplog.messages if "one-way call lost" in line]
+    assert len([line for line in lines if line.startswith("one-way call lost")]) == 10
+    assert any("records held back count=40" in line for line in lines)
+
+
+@relayrpc.service(instances="per_call")
+class Greeter(greeter_pb2_grpc.GreeterServicer):
+    """Waits, and notes whom it has greeted."""
+
+    def __init__(self, go_on: asyncio.Event, greeted: list[str]) -> None:
+        self._go_on = go_on
+        self._greeted = greeted
+
+    async def SayHello(
+        self, request: greeter_pb2.HelloRequest, context: Any
+    ) -> greeter_pb2.HelloReply:
+        await self._go_on.wait()
+        self._greeted.append(request.name)
+        return greeter_pb2.HelloReply()
+
+
+@pytest.mark.parametrize("others_count", [0, 1])
+async def test_what_a_throttle_rejects_is_run_later_or_elsewhere(others_count: int) -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, retry_after_s=0.05)
+    go_on = asyncio.Event()
+    greeted: list[str] = []
+    async with running_hub(limits=limits) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        servers = []
+        throttles = []
+        for _ in range(1 + others_count):
+            throttles.append(relayrpc.Throttle(calls=1, on_full="reject"))
+            servicer = relayrpc.servicer(
+                Greeter, factory=lambda: Greeter(go_on, greeted), throttle=throttles[-1]
+            )
+            servers.append(relayrpc.aio.server(url))
+            greeter_pb2_grpc.add_GreeterServicer_to_server(servicer, servers[-1])
+            await servers[-1].start()
+        names = [f"{number}" for number in range(10)]
+        async with relayrpc.aio.channel(url) as channel:
+            greeter = greeter_pb2_grpc.GreeterStub(channel)
+            for name in names:
+                request = greeter_pb2.HelloRequest(name=name)
+                await greeter.SayHello(request, metadata=[("relay-confirm", "hub")])
+        await until(lambda: all(throttle.counts["calls"] for throttle in throttles))
+        go_on.set()
+        await until(lambda: sorted(greeted) == names)
+        assert await lost_by_status(hub) == {}
+        for server in servers:
+            await server.stop(None)
+
+
+async def test_full_is_told_to_the_caller_and_when_to_try_again() -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, queue_calls_max=2, retry_after_s=0.3)
+    host = Host()
+    async with running_hub(limits=limits) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await host.start(url, slots=1)
+        metadata = [("relay-address", ADDRESS), ("relay-confirm", "hub")]
+        target = f"127.0.0.1:{hub.grpc_port}"
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel,
+            grpc.aio.insecure_channel(target) as plain,
+        ):
+            note = notes(plain).unary_unary("Note")
+            for data in (b"1", b"2", b"3"):
+                # One runs, and two wait.
+                await note(data, metadata=metadata)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await note(b"4", metadata=metadata)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert caught.value.details() == (
+                "every slot of the hosts at 'contoso/test' is taken, and 2 calls wait already"
+            )
+            trailing = dict(caught.value.trailing_metadata())
+            assert trailing["grpc-retry-pushback-ms"] == "300"
+            assert trailing["relay-may-have-executed"] == "false"
+            # A channel of the relay's waits as long as it is asked to.
+            call = notes(channel).unary_unary("Note")(b"5")
+            refused = key("call_failures_total", status="RESOURCE_EXHAUSTED", origin="hub",
+                          may_have_executed="false")  # fmt: skip
+            await until(lambda: _is_at(hub, refused, 2))
+            assert not call.done()
+            host.go_on.set()
+            assert await call == b""
+            await until(lambda: len(host.noted) == 4)
+        assert host.noted == [b"1", b"2", b"3", b"5"]
+        assert await lost_by_status(hub) == {}
+        await server.stop(0)
+
+
+async def _is_at(hub: Hub, sample: Any, value: float) -> bool:
+    return (await scrape(hub.http_port)).get(sample) == value
+
+
+async def test_a_call_that_is_tried_again_does_not_wait_for_others_that_wait_longer() -> None:
+    limits = dataclasses.replace(DEFAULT_LIMITS, retry_after_s=0.05)
+    host = Host()
+    async with running_hub(limits=limits) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        async with relayrpc.aio.channel(f"{url}/elsewhere") as channel:
+            await notes(channel).unary_unary("Note")(b"", wait_for_ready=True)
+        server = await host.start(url, maximum_concurrent_rpcs=1)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            for data in (b"1", b"2"):
+                await notes(channel).unary_unary("Note")(data)
+        await until(lambda: host.running_count == 1)
+        host.go_on.set()
+        await until(lambda: len(host.noted) == 2)
+        await server.stop(0)
+
+
+# --- timeouts ---
+
+
 async def test_default_timeout_of_the_contract() -> None:
     host = Host()
     async with running_hub() as hub:
@@ -178,3 +387,27 @@ async def test_maximum_timeout_of_the_contract() -> None:
                 assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             await until(lambda: not server._contexts)
         await server.stop(0)
+
+
+async def test_maximum_timeout_of_the_contract_ends_a_one_way_call_at_the_host(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = Host()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await host.start(url)
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel,
+            channel.session() as session,
+        ):
+            for each in (channel, session):
+                call = notes(each).unary_unary("Bounded")(
+                    b"", metadata=[("relay-confirm", "hub")], timeout=60
+                )
+                assert await call == b""
+            for _ in range(2):
+                await host.cancelled.acquire()
+            await until(lambda: not server._contexts)
+            await until(lambda: _has_lost(hub, {"DEADLINE_EXCEEDED": 2}))
+        await server.stop(0)
+    assert "one-way call lost" in caplog.text

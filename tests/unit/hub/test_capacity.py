@@ -77,6 +77,7 @@ def test_sum_of_round_numbers() -> None:
         announcements_max=1,
         native_calls_max=0,
         queue_bytes_max=3 * MIB,
+        one_way_kept_bytes_max=7 * MIB,
         journal_bytes_max=0,
         watchers_max=0,
         metric_series_max=1024,
@@ -103,7 +104,7 @@ def test_sum_of_round_numbers() -> None:
         1024,  # names
     ]
     assert worst.link_bytes == KIB * sum(parts.values())
-    of_hub = (64 * KIB + 1 * MIB) + 3 * MIB + 1 * MIB + (5 * MIB + 100 * 64 * KIB)
+    of_hub = (64 * KIB + 1 * MIB) + (3 + 7) * MIB + 1 * MIB + (5 * MIB + 100 * 64 * KIB)
     assert worst.total_bytes == 2 * worst.link_bytes + of_hub
     assert worst.idle_bytes == 128 * KIB
 

@@ -172,3 +172,31 @@ def test_addresses_that_callers_make_up_do_not_flood_the_log(said: list[LoggedEv
     log.close()
     assert [event.message for event in said] == ["call failed"] * 4 + ["records held back"]
     assert said[-1].fields == {"count": 96, "of": "others"}
+
+
+def test_a_one_way_call_that_is_lost_is_told_as_that(said: list[LoggedEvent]) -> None:
+    """One whose handler failed has run; one that is refused is its caller's to know of."""
+    core, log = logged_hub(log_records_per_s_max=2)
+    host, caller = core.peer("h", address="a"), core.peer("c")
+    options: dict[str, Any] = {"one_way": True, "half_close": True, "data": b"\0\0\0\0\0"}
+    core.open(caller, "nowhere", **options)
+    core.open(caller, "a", **options)
+    core.settle()
+    serve(core, host, status=2)
+    for _ in range(3):
+        core.open(caller, "a", **options)
+    core.settle()
+    host.link.close()
+    core.settle()
+    log.close()
+    failed, raised, *lost, held_back = [
+        event for event in said if not event.message.startswith(("link", "host"))
+    ]
+    assert (failed.message, failed.fields["status"]) == ("call failed", "UNAVAILABLE")
+    assert (raised.message, raised.fields["status"]) == ("call failed", "UNKNOWN")
+    assert [(event.message, event.level) for event in lost] == [
+        ("one-way call lost", logging.WARNING)
+    ] * 2
+    assert lost[0].fields["may_have_executed"] is True
+    kind = {"of": "one-way call lost", "status": "UNAVAILABLE", "address": "a"}
+    assert (held_back.message, held_back.fields) == ("records held back", {"count": 1, **kind})

@@ -147,3 +147,30 @@ def test_a_call_that_is_routed_again_is_counted() -> None:
     serve(hub, second)
     assert hub.values("reroutes_total") == {(): 1}
     assert hub.values("calls_total") == {("a", METHOD, "OK"): 1}
+
+
+def test_one_way_calls_that_are_lost_count_one_by_one() -> None:
+    hub = CountedHub(Limits(metric_series_max=3))
+    host, caller = hub.peer("h", address="a/b"), hub.peer("c")
+    options: dict[str, Any] = {"one_way": True, "half_close": True, "data": b"\0\0\0\0\0"}
+    hub.call(caller, "nowhere", **options)
+    hub.call(caller, "a/b/c", **options)
+    serve(hub, host, status=2)
+    assert hub.values("one_way_lost_total") == {}
+    for _ in range(50):
+        hub.call(caller, "a/b/c", **options)
+    host.link.close()
+    hub.settle()
+    assert hub.values("one_way_lost_total") == {("a/b", METHOD, "UNAVAILABLE"): 50}
+    for address in ("x", "y", "z"):
+        host = hub.peer("h", address=address)
+        hub.call(caller, address, **options)
+        host.link.close()
+        hub.settle()
+    assert hub.values("one_way_lost_total") == {
+        ("a/b", METHOD, "UNAVAILABLE"): 50,
+        ("x", METHOD, "UNAVAILABLE"): 1,
+        ("y", METHOD, "UNAVAILABLE"): 1,
+        ("other", "other", "UNAVAILABLE"): 1,
+    }
+    assert hub.values("metrics_folded_total")[("relayrpc_one_way_lost_total",)] == 1
