@@ -73,7 +73,11 @@ def session_fault(contract: ContractOptions | None, *, is_within: bool) -> str:
     if is_within and contract.session is SessionMode.NOT_ALLOWED:
         return f"{contract.service} has no sessions"
     if not is_within and contract.session is SessionMode.REQUIRED:
-        return f"{contract.service} is called within a session only; make one: channel.session()"
+        return (
+            f"{contract.service} is called within a session only; make one: channel.session(), or, "
+            f"in a plain gRPC client, the call /{contract.service}/$session, and send the "
+            "relay-session that it begins with"
+        )
     return ""
 
 

@@ -708,6 +708,24 @@ async def test_a_channel_that_does_not_serve_the_callback_opens_no_session() -> 
         await server.stop(0)
 
 
+async def test_a_plain_client_is_told_how_it_gets_a_session() -> None:
+    async with running_hub() as hub:
+        server, served = await start_accounts(f"ws://127.0.0.1:{hub.http_port}")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.grpc_port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await Stub(channel, session_contract.SERVICE).unary_unary("Open")(
+                    b"", metadata=[("relay-address", ADDRESS)]
+                )
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert caught.value.details() == (
+            "test.sessions.Account is called within a session only; make one: channel.session(), "
+            "or, in a plain gRPC client, the call /test.sessions.Account/$session, and send the "
+            "relay-session that it begins with"
+        )
+        assert served == []
+        await server.stop(0)
+
+
 async def test_a_plain_client_holds_a_session_by_metadata() -> None:
     """It opens it as a stream, and names it in each call; other connections cannot name it."""
     at = [("relay-address", ADDRESS)]
