@@ -1,7 +1,8 @@
 """
 A client in another language: `@grpc/grpc-js`, in a process that is told what to call.
 
-Owns: starting it, and calls whose events are read one by one. Source: grpc_js/client.js.
+Owns: starting it, and calls whose events are read one by one; programs that are run as they are.
+Source: grpc_js/client.js.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +23,14 @@ import grpc
 import pytest
 
 
-__all__ = ["NodeCall", "NodeClient", "NodeStatus", "needs_grpc_js", "node_client"]
+__all__ = [
+    "NodeCall",
+    "NodeClient",
+    "NodeStatus",
+    "needs_grpc_js",
+    "node_client",
+    "run_program",
+]
 
 _FOLDER: Final = Path(__file__).with_name("grpc_js")
 _LINE_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -203,6 +212,27 @@ async def node_client(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def run_program(code: str, *, folder: Path) -> str:
+    """Run a program in a folder with the packages of `grpc_js`; returns what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        "node",
+        "-",
+        cwd=folder,
+        env={**os.environ, "NODE_PATH": str(_FOLDER / "node_modules")},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        printed, errors = await process.communicate(code.encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, errors.decode()
+    return printed.decode()
 
 
 def _to_json(pairs: Sequence[tuple[str, str | bytes]]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,13 +25,16 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2, status_pb2
 
+import relayrpc
 import relayrpc.aio
 from relayrpc.contract.descriptors import load_pool
 from relayrpc.protos import include_folder
 from relayrpc.v1 import contract_pb2
 from samples.greeter import greeter_pb2, greeter_pb2_grpc
 from samples.greeter.host import Greeter
-from tests.e2e.node import NodeClient, needs_grpc_js, node_client
+from samples.orders.host import Orders
+from samples.orders.orders_relay import add_OrdersServicer_to_server
+from tests.e2e.node import NodeClient, needs_grpc_js, node_client, run_program
 from tests.e2e.processes import RunningHub, running_hub
 from tests.support.generated import SHOP, run_protoc
 from tests.support.until import until_refused
@@ -38,7 +42,9 @@ from tests.support.until import until_refused
 
 pytestmark = [pytest.mark.e2e, needs_grpc_js]
 
-PROTO = Path(__file__).parents[2] / "samples/greeter/greeter.proto"
+ROOT = Path(__file__).parents[2]
+PROTO = ROOT / "samples/greeter/greeter.proto"
+PAGE = ROOT / "docs/howto/call-from-another-language.md"
 SERVICE = "samples.greeter.v1.Greeter"
 AT = (("relay-address", "contoso/greeter"),)
 DETAILS_KEY = "grpc-status-details-bin"
@@ -396,3 +402,26 @@ async def test_one_way_call_by_metadata(hub: RunningHub) -> None:
         assert await call.message() == {"message": "", "number": 0}
         assert (await call.status()).code is grpc.StatusCode.OK
         await greeter.started.acquire()
+
+
+async def test_the_page_on_other_languages_does_what_it_says(hub: RunningHub) -> None:
+    """Its blocks are one program, with the samples' own hosts."""
+    page = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(js|text)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    program = "".join(code for kind, code in blocks if kind == "js")
+    assert "'127.0.0.1:7350'" in program
+    program = program.replace("127.0.0.1:7350", f"127.0.0.1:{hub.grpc_port}")
+    (expected,) = (text for kind, text in blocks if kind == "text")
+    servers = []
+    for address, add, servicer in (
+        ("contoso/greeter", greeter_pb2_grpc.add_GreeterServicer_to_server, Greeter()),
+        ("contoso/orders", add_OrdersServicer_to_server, relayrpc.servicer(Orders)),
+    ):
+        servers.append(relayrpc.aio.server(f"ws://127.0.0.1:{hub.http_port}/{address}"))
+        add(servicer, servers[-1])
+        await servers[-1].start()
+    try:
+        assert await run_program(program, folder=ROOT) == expected
+    finally:
+        for server in servers:
+            await server.stop(0)
