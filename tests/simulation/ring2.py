@@ -209,8 +209,8 @@ class _Log(logging.Handler):
     """Collects what the relay logs as a warning or worse, and what comes and goes at hubs."""
 
     _EXPECTED: Final = re.compile(
-        "handler of /|no link to|call failed |carrier refused |hub drain cut short "
-        "|a callback to one of many failed"
+        "handler of /|no link to|call failed |one-way call lost |carrier refused "
+        "|hub drain cut short |a callback to one of many failed"
         # A host was away, or had no room; what it says is never wrong.
         '|records held back |contract unknown .* reason="[A-Z_]+: '
     )
