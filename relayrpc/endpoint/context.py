@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.host_session import HostSession
     from relayrpc.endpoint.inbox import Inbox
+    from relayrpc.endpoint.order import Place
     from relayrpc.endpoint.plain_call import PlainCall
     from relayrpc.endpoint.server import Server
     from relayrpc.v1 import link_pb2 as pb
@@ -109,6 +110,7 @@ class Context(grpc.aio.ServicerContext):
         "inbox",
         "is_started",
         "method",
+        "place",
         "plain",
         "request",
         "server",
@@ -135,6 +137,8 @@ class Context(grpc.aio.ServicerContext):
         # something changes.
         self.plain: PlainCall | None = None
         self.session: HostSession | None = None
+        # In the order of the session's calls; None: there is no session.
+        self.place: Place | None = None
         self._caller: Caller | None = None
         self._is_begun = False
         self._is_aborted = False
@@ -321,6 +325,8 @@ class Context(grpc.aio.ServicerContext):
             assert self.call is not None
             self.call.app = REFUSED_CALL
         self.call = None
+        if self.place is not None:
+            self.place.give()
         if self.inbox is not None:
             self.inbox.close()
         if self._writers is not None:

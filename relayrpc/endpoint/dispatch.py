@@ -21,6 +21,7 @@ from relayrpc.link.call import STATUS_CANCELLED, STATUS_UNIMPLEMENTED
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.context import Context
+    from relayrpc.endpoint.order import Place
     from relayrpc.observe.tracing import Tracing
 
 
@@ -34,15 +35,19 @@ async def run_call(context: Context) -> None:
     context.is_started = True
     try:
         entry = context.entry
+        place = context.place
         if (
             context.request is not None
             and entry.is_async
             and not entry.has_response_stream
             and entry.instance_method is None
+            and (place is None or place.comes_first())
         ):
             # The hot path, written out: an async unary handler whose request is here.
             data = context.request
             request = data if entry.deserializer is None else entry.deserializer(data)
+            if place is not None:
+                place.give()
             context.reply(await entry.behavior(request, context))
         else:
             await _run(context)
@@ -79,6 +84,8 @@ async def _run(context: Context) -> None:
             context.end(STATUS_UNIMPLEMENTED, METHOD_NOT_FOUND, not_executed=True)
             return
         context.entry = entry
+    if context.place is not None:
+        await _come_first(context, context.place)
     method = context.entry.instance_method
     if method is None:
         await _run_handler(context)
@@ -97,6 +104,18 @@ async def _run(context: Context) -> None:
             context.plain.when_left(loan.give_back_soon)
 
 
+async def _come_first(context: Context, place: Place) -> None:
+    """Wait until nothing but the handler's own needs keeps it from being called next."""
+    entry = context.entry
+    if entry is UNRESOLVED:
+        # Its thread runs the interceptors, and looks behind them.
+        return
+    if not entry.has_request_stream:
+        context.request = await context.take_request()
+    if not place.comes_first():
+        await place.wait()
+
+
 async def _run_handler(context: Context) -> None:
     entry = context.entry
     if not entry.is_async:
@@ -108,6 +127,9 @@ async def _run_handler(context: Context) -> None:
     else:
         data = await context.take_request()
         request = data if entry.deserializer is None else entry.deserializer(data)
+    place = context.place
+    if place is not None and place.inner is None:
+        place.give()
     if entry.has_response_stream:
         await _run_stream(context, request)
     else:

@@ -8,8 +8,9 @@ Source: grpc.RpcMethodHandler; link.proto, ServiceDescription.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import grpc
@@ -22,7 +23,9 @@ from relayrpc.v1 import link_pb2 as pb
 
 
 if TYPE_CHECKING:
+    from relayrpc.endpoint.handover import Handover
     from relayrpc.endpoint.instances import Instances
+    from relayrpc.endpoint.order import Place
 
 
 __all__ = [
@@ -32,6 +35,7 @@ __all__ = [
     "HandlerCallDetails",
     "HandlerTable",
     "MethodEntry",
+    "give_inside",
     "make_entry",
 ]
 
@@ -107,6 +111,43 @@ def make_entry(handler: grpc.RpcMethodHandler) -> MethodEntry:
     if not callable(entry.behavior):
         raise grpc.aio.UsageError(f"handler {handler!r} has nothing to call for its shape")
     return entry
+
+
+def give_inside(entry: MethodEntry, place: Place, handover: Handover) -> grpc.RpcMethodHandler:
+    """
+    Return what interceptors are given for a method in a session: wherever they call it, the call
+    gives its place on there.
+    """
+    handler = entry.handler
+    behavior = entry.behavior
+    stub: Callable[[Any, Any], Any]
+    if entry.instance_method is None:
+        if not entry.is_async:
+
+            def stub(request: Any, context: Any) -> Any:
+                place.give_on_thread(handover)
+                return behavior(request, context)
+
+        elif inspect.isasyncgenfunction(find_function(behavior)):
+
+            async def stub(request: Any, context: Any) -> AsyncIterator[Any]:
+                place.give()
+                async with contextlib.aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+
+        else:
+
+            async def stub(request: Any, context: Any) -> Any:
+                place.give()
+                return await behavior(request, context)
+
+        shape, _ = SHAPES[entry.has_request_stream, entry.has_response_stream]
+        make = getattr(grpc, f"{shape}_rpc_method_handler")
+        handler = make(stub, entry.deserializer, entry.serializer)
+    # Else the object's method gives it on, when it is called.
+    place.inner = handler, entry
+    return handler
 
 
 UNRESOLVED: Final = MethodEntry(grpc.unary_unary_rpc_method_handler(None))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from relayrpc.endpoint.caller import Caller, Reach
 from relayrpc.endpoint.operations import first_call_fault, session_fault
+from relayrpc.endpoint.order import Order
 from relayrpc.endpoint.session import SessionState
 from relayrpc.endpoint.silent_call import SilentCall
 from relayrpc.endpoint.sync_host_session import HostSession as PlainHostSession
@@ -53,7 +54,8 @@ class HostSession(SilentCall):
         service: Full name of the service that it was opened for.
         identity: The caller, as the hub vouches for it.
         data: For the program: what belongs to the session.
-        contexts: Calls of it whose handlers have not returned, in the order of their start.
+        contexts: Calls of it whose handlers have not returned, in the order of their making.
+        order: That in which their handlers begin.
     """
 
     def __init__(self, server: Server, call: Call, opening: pb.Open) -> None:
@@ -62,6 +64,7 @@ class HostSession(SilentCall):
         self.identity = opening.caller_identity
         self.data: dict[str, object] = {}
         self.contexts: dict[Context, None] = {}
+        self.order = Order(server.loop)
         # The call that the session is; None once it is over.
         self.call: Call | None = call
         self._id = f"{call.link.link_id.hex()[:8]}-{call.id}"  # type: ignore[attr-defined]  # a Link

@@ -110,8 +110,11 @@ class InstanceMethod:
 
     @contextlib.asynccontextmanager
     async def _lent(self) -> AsyncIterator[Callable[..., Any]]:
-        loan = await self.instances.lend(self._served())
+        served = self._served()
+        loan = await self.instances.lend(served)
         try:
+            if served.place is not None:
+                served.place.give()
             current_turn.set(loan.turn)
             yield loan.behavior(self.name)
         finally:
@@ -127,6 +130,8 @@ class InstanceMethod:
         except concurrent.futures.CancelledError:
             raise CallOverError("The call is over.") from None
         try:
+            if served.place is not None:
+                served.place.give_on_thread(portal.handover)
             current_turn.set(loan.turn)
             yield loan.behavior(self.name)
         finally:

@@ -11,6 +11,7 @@ Source: the behaviour of grpc.aio's handlers that are not coroutines.
 from __future__ import annotations
 
 import contextvars
+import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,8 @@ class PlainCall:
 
     context_kind: type[SyncContext] = SyncContext
     """What the handler is given beside its request."""
+    is_handed_back = False
+    """The thread leaves the call to another one, which has it when its place is the first."""
 
     def __init__(self, context: Context, left: asyncio.Future[None] | None = None) -> None:
         """
@@ -90,6 +93,12 @@ class PlainCall:
         if context.server.loop.is_closed():
             # The thread outlived its server too.
             return
+        if self.is_handed_back and not context.is_over:
+            assert context.place is not None
+            context.place.when_first(
+                functools.partial(context.server.start_plain, context, self._left)
+            )
+            return
         if self._left is not None:
             self._left.set_result(None)
         if context.task is None:
@@ -132,6 +141,9 @@ class PlainCall:
 
     def call(self, entry: MethodEntry, request: Any) -> Any:
         """Call the program's function."""
+        place = self.context.place
+        if place is not None and place.inner is None:
+            place.give_on_thread(self.context.server.handover)
         return entry.behavior(request, self.given)
 
     def _take_request(self) -> bytes:

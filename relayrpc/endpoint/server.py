@@ -24,12 +24,18 @@ from relayrpc.contract.labels import require_labels
 from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.endpoint.attempts import make_retries
 from relayrpc.endpoint.channel import Channel
-from relayrpc.endpoint.context import Context
+from relayrpc.endpoint.context import Context, current_call
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
 from relayrpc.endpoint.dedupe import Runs
 from relayrpc.endpoint.dispatch import METHOD_NOT_FOUND, run_call, run_traced_call
 from relayrpc.endpoint.failure import check_error_handlers, find_answer
-from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, HandlerTable, make_entry
+from relayrpc.endpoint.handlers import (
+    UNRESOLVED,
+    HandlerCallDetails,
+    HandlerTable,
+    give_inside,
+    make_entry,
+)
 from relayrpc.endpoint.host_session import HostSessions
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.metadata import decode_metadata
@@ -520,6 +526,7 @@ class Server(grpc.aio.Server):
         if session is not None:
             context.session = session
             session.contexts[context] = None
+            context.place = session.order.enter()
         data = opening.data
         is_complete = opening.half_close
         size = len(data) - LENGTH_BYTES
@@ -536,7 +543,12 @@ class Server(grpc.aio.Server):
             if context.call is None:
                 return
         if not entry.is_async and self.is_plain(context):
-            self.start_plain(context)
+            place = context.place
+            # Interceptors that a thread runs do not wait.
+            if place is None or place.comes_first() or entry is UNRESOLVED:
+                self.start_plain(context)
+            else:
+                place.when_first(functools.partial(self.start_plain, context))
             return
         if self.tracing is None:
             handling = run_call(context)
@@ -626,7 +638,7 @@ class Server(grpc.aio.Server):
         """Run the interceptors of one call; None when they or the table give no handler."""
         details = HandlerCallDetails(f"/{context.method}", context.invocation_metadata())
         handler = await self._intercept_from(0, details)
-        return None if handler is None else make_entry(handler)
+        return None if handler is None else self.make_entry(context, handler)
 
     async def _intercept_from(
         self, index: int, details: grpc.HandlerCallDetails
@@ -642,7 +654,22 @@ class Server(grpc.aio.Server):
         entry = self._table.find(
             details.method.removeprefix("/"), lambda: tuple(details.invocation_metadata)
         )
-        return None if entry is None else entry.handler
+        if entry is None:
+            return None
+        context = current_call.get()
+        if context is None or context.place is None:
+            return entry.handler
+        return give_inside(entry, context.place, self.handover)
+
+    def make_entry(self, context: Context, handler: grpc.RpcMethodHandler) -> MethodEntry:
+        """Read the handler that the interceptors of a call gave."""
+        place = context.place
+        if place is not None and place.inner is not None:
+            given, entry = place.inner
+            if handler is given:
+                place.inner = None
+                return entry
+        return make_entry(handler)
 
     def make_inbox(self, call: Call, *, credit_bytes: int) -> Inbox:
         """Make the inbox of a call's requests."""

@@ -17,7 +17,7 @@ import grpc.aio
 
 from relayrpc.endpoint.failure import RefusedError
 from relayrpc.endpoint.faults import Fault
-from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails, make_entry
+from relayrpc.endpoint.handlers import UNRESOLVED, HandlerCallDetails
 from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.endpoint.sync_context import CallOverError, SyncContext
 from relayrpc.link.call import STATUS_INTERNAL, STATUS_UNIMPLEMENTED, STATUS_UNKNOWN
@@ -125,6 +125,10 @@ class ServicerCall(PlainCall):
             if entry is None:
                 raise RefusedError(STATUS_UNIMPLEMENTED, "Method not found!", not_executed=True)
             context.entry = entry
+            if context.place is not None and not context.place.is_first:
+                # No thread waits for calls that were made before.
+                self.is_handed_back = True
+                return
         super().serve()
 
     def call(self, entry: MethodEntry, request: Any) -> Any:
@@ -142,7 +146,7 @@ class ServicerCall(PlainCall):
         details = HandlerCallDetails(f"/{context.method}", context.invocation_metadata())
         try:
             handler = self._intercept_from(0, details)
-            entry = None if handler is None else make_entry(handler)
+            entry = None if handler is None else context.server.make_entry(context, handler)
         except Exception as exc:
             _LOGGER.exception("Exception servicing handler of /%s", context.method)
             raise RefusedError(
