@@ -305,6 +305,8 @@ class Limits:
     A server ends a session in which no call has run for so long; 0: none, as long as its caller is
     there.
     """
+    object_close_timeout_s: float = 10.0
+    """A server waits so long for a service object to be closed; then it is given up. WCF's."""
     connect_timeout_s: float = 20.0
     """One attempt to open a carrier; gRPC's own minimum."""
     backoff_s_min: float = 0.1

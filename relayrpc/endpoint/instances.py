@@ -45,6 +45,9 @@ __all__ = [
 _LOGGER: Final = logging.getLogger("relayrpc")
 _BEHAVIOR: Final = "__relayrpc_service__"
 _INSTANCES: Final = "__relayrpc_instances__"
+_CLOSERS: Final = ("__aexit__", "__exit__", "close")
+# Tasks that were cancelled and are not waited for; a loop itself holds none.
+_GIVEN_UP: Final[set[asyncio.Task[Any]]] = set()
 _T = TypeVar("_T")
 
 InstanceMode = Literal["per_call", "per_session", "single"]
@@ -297,9 +300,11 @@ class Instances:
         """Take an object back that was lent to a call."""
         if loan.turn is not None:
             loan.turn.end()
-        if loan.is_own:
-            await self._close(loan.holder)
-        self.throttle.give("calls")
+        try:
+            if loan.is_own:
+                await self._close(loan.holder)
+        finally:
+            self.throttle.give("calls")
 
     async def _take(self, kind: Literal["calls", "instances"], server: Server) -> None:
         try:
@@ -344,7 +349,7 @@ class Instances:
             return await asyncio.shield(own), True
         except asyncio.CancelledError:
             # A thread that makes it cannot be cancelled.
-            self.keep(self._close_made(own))
+            self.keep(self._close_made(own, context.server))
             raise
 
     def _turns_of(self, session: HostSession | None) -> Turns | None:
@@ -392,42 +397,85 @@ class Instances:
         self._session_turns.pop(session, None)
         made = self._of_session.pop(session, None)
         if made is not None:
-            self.keep(self._close_made(made))
+            self.keep(self._close_made(made, session.server))
 
-    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what takes back or closes an object, though nobody waits for it."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return task
 
-    async def close(self) -> None:
-        """Close the object of `single`, and wait until those of sessions are closed."""
+    async def close(self, server: Server) -> None:
+        """Close the object of `single`, and wait until the others are closed, or given up."""
         made, self._single = self._single, None
         if made is not None:
-            await self._close_made(made)
+            self.keep(self._close_made(made, server))
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _close_made(self, made: asyncio.Task[_Holder]) -> None:
-        await asyncio.wait([made])
+    async def _close_made(self, made: asyncio.Task[_Holder], server: Server) -> None:
+        if not await self._is_done_in_time(made, server, "making"):
+            return
         if not made.cancelled() and made.exception() is None:
             await self._close(made.result())
 
     async def _close(self, holder: _Holder) -> None:
-        """Close an object; what it raises is logged, and changes nothing for its calls."""
-        target, run_plain = holder.target, holder.server.run_plain
+        """
+        Close an object, though whoever waits for it be cancelled; what it raises is logged, and
+        changes nothing for its calls.
+        """
+        target = holder.target
+        if self._closes and any(hasattr(target, name) for name in _CLOSERS):
+            await asyncio.shield(self.keep(self._close_in_time(holder)))
+        else:
+            self.throttle.give("instances")
+
+    async def _close_in_time(self, holder: _Holder) -> None:
+        closing = asyncio.create_task(_close_object(holder))
         try:
-            if not self._closes:
+            if not await self._is_done_in_time(closing, holder.server, "closing"):
                 return
-            if hasattr(target, "__aexit__"):
-                await target.__aexit__(None, None, None)
-            elif hasattr(target, "__exit__"):
-                await run_plain(functools.partial(target.__exit__, None, None, None))
-            elif hasattr(target, "close"):
-                closing = await run_plain(target.close)
-                if inspect.isawaitable(closing):
-                    await closing
-        except Exception:
-            _LOGGER.exception("closing a %s failed", self._cls.__name__)
         finally:
             self.throttle.give("instances")
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            _LOGGER.error("closing a %s failed", self._cls.__name__, exc_info=error)
+
+    async def _is_done_in_time(
+        self, task: asyncio.Task[Any], server: Server, doing: Literal["making", "closing"]
+    ) -> bool:
+        """Wait for a task of the program's; one that takes too long is given up, and logged."""
+        timeout_s = server.limits.object_close_timeout_s
+        done, _ = await asyncio.wait([task], timeout=timeout_s)
+        if done:
+            return True
+        _LOGGER.error(
+            "%s an object of %s, a %s, takes more than %g s (object_close_timeout_s): given up",
+            doing,
+            " and ".join(server.services_of(self)),
+            self._cls.__name__,
+            timeout_s,
+        )
+        _GIVEN_UP.add(task)
+        task.add_done_callback(_forget)
+        task.cancel()
+        return False
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _GIVEN_UP.discard(task)
+    if not task.cancelled():
+        # Else the loop would log that nobody has asked what it raised.
+        task.exception()
+
+
+async def _close_object(holder: _Holder) -> None:
+    target, close_plain = holder.target, holder.server.close_plain
+    if hasattr(target, "__aexit__"):
+        await target.__aexit__(None, None, None)
+    elif hasattr(target, "__exit__"):
+        await close_plain(functools.partial(target.__exit__, None, None, None))
+    else:
+        closing = await close_plain(target.close)
+        if inspect.isawaitable(closing):
+            await closing

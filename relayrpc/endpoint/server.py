@@ -448,8 +448,8 @@ class Server(grpc.aio.Server):
             await self._idle.wait()
 
     async def _let_go(self) -> None:
-        for instances in dict.fromkeys(self._instances.values()):
-            await instances.close()
+        # Side by side: each of their objects may take its whole time.
+        await asyncio.gather(*(each.close(self) for each in set(self._instances.values())))
         if self._owns_executor:
             self.executor.shutdown(wait=False, cancel_futures=True)
 
@@ -560,6 +560,10 @@ class Server(grpc.aio.Server):
         """Return what lends the objects of a service; None: handlers are called as they are."""
         return self._instances.get(service)
 
+    def services_of(self, instances: Instances) -> list[str]:
+        """Return the full names of the services that have their objects from there."""
+        return [name for name, each in self._instances.items() if each is instances]
+
     def is_plain(self, context: Context) -> bool:
         """Say whether a call with a plain handler needs nothing but a thread."""
         entry = context.entry
@@ -579,6 +583,10 @@ class Server(grpc.aio.Server):
 
     async def run_plain(self, function: Callable[[], Any]) -> Any:
         """Call a plain function of the program's that is no handler, and return what it returns."""
+        return function()
+
+    async def close_plain(self, function: Callable[[], Any]) -> Any:
+        """As `run_plain()`, of one that may never return."""
         return function()
 
     async def find_answer(

@@ -9,6 +9,7 @@ Source: grpc.Server; docs/adr/0006-blocking-portal.md.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import contextvars
 import functools
@@ -107,6 +108,21 @@ class ServerCore(AsyncServer):
         """Call a plain function that is no handler, on a thread where it may block and call."""
         run = contextvars.copy_context().run
         return await self.loop.run_in_executor(None, run, function)
+
+    async def close_plain(self, function: Callable[[], Any]) -> Any:
+        """As `run_plain()`; a thread that hangs keeps nothing else waiting, nor the process."""
+        run = contextvars.copy_context().run
+        outcome: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        outcome.set_running_or_notify_cancel()
+
+        def close() -> None:
+            try:
+                outcome.set_result(run(function))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=close, name="relayrpc-close", daemon=True).start()
+        return await asyncio.wrap_future(outcome)
 
     async def find_answer(
         self, context: Context, error: Exception

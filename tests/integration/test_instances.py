@@ -401,6 +401,108 @@ async def test_a_server_that_stops_waits_until_the_objects_of_sessions_are_close
         assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
 
 
+class ClosesNever(Servicer):
+    """Closing it ends when the test lets it, or when it is cancelled."""
+
+    async def close(self) -> None:
+        self._recorder.closed += 1
+        await self._recorder.go_on.wait()
+
+
+class IsLeftNever(ClosesNever):
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+
+class IsNotToBeCancelled(ClosesNever):
+    async def close(self) -> None:
+        self._recorder.closed += 1
+        while not self._recorder.go_on.is_set():
+            try:
+                await self._recorder.go_on.wait()
+            except asyncio.CancelledError:
+                continue
+        raise OSError("nobody is told")
+
+
+@pytest.mark.parametrize("kind", [ClosesNever, IsLeftNever, IsNotToBeCancelled])
+@pytest.mark.parametrize("mode", MODES)
+async def test_closing_that_never_ends_is_given_up(
+    mode: Any, kind: type[ClosesNever], caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder()
+    cls = relayrpc.service(instances=mode, concurrency="multiple")(type("Hangs", (kind,), {}))
+    limits = replace(DEFAULT_LIMITS, object_close_timeout_s=0.2)
+    # Each of the calls needs the one place.
+    throttle = relayrpc.Throttle(calls=1, instances=1)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        servicer = relayrpc.servicer(cls, factory=lambda: cls(recorder), throttle=throttle)
+        server = relayrpc.aio.server(url, limits=limits)
+        add_servicer(servicer, server)
+        await server.start()
+        async with relayrpc.aio.channel(url) as channel:
+            for _ in range(2):
+                async with channel.session() as session:
+                    assert await Stub(session).unary_unary("Number")(b"", timeout=20)
+                assert await Stub(channel).unary_unary("Number")(b"", timeout=20)
+        await asyncio.wait_for(server.stop(0.1), 20)
+    assert recorder.closed == recorder.made == (1 if mode == "single" else 4)
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+    text = "closing an object of test.Service, a Hangs, takes more than 0.2 s"
+    assert caplog.text.count(text) == recorder.made
+    recorder.go_on.set()
+    await asyncio.sleep(0)
+
+
+async def test_a_call_that_is_cancelled_while_its_object_is_closed() -> None:
+    """Closing goes on, and the call's places are given back."""
+    recorder = Recorder()
+    cls = relayrpc.service(instances="per_call")(type("Hangs", (ClosesNever,), {}))
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        servicer = relayrpc.servicer(cls, factory=lambda: cls(recorder))
+        server = await start_host(url, servicer)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            assert await Stub(channel).unary_unary("Number")(b"") == b"1"
+            await until(lambda: recorder.closed)
+            stopping = asyncio.create_task(server.stop(0))
+            await until(lambda: servicer.throttle.counts["calls"] == 0)
+            assert servicer.throttle.counts["instances"] == 1
+            assert not stopping.done()
+            recorder.go_on.set()
+            await stopping
+    assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+async def test_making_that_never_ends_is_given_up_when_the_server_stops(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = replace(DEFAULT_LIMITS, object_close_timeout_s=0.1)
+    recorder = Recorder()
+
+    async def factory() -> Any:
+        recorder.made += 1
+        await recorder.go_on.wait()
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url, limits=limits)
+        servicer = make_servicer(recorder, "single", factory=factory)
+        add_servicer(servicer, server)
+        await server.start()
+        async with relayrpc.aio.channel(url) as channel:
+            call = Stub(channel).unary_unary("Number")(b"")
+            await until(lambda: recorder.made)
+            await asyncio.wait_for(server.stop(0), 20)
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+    assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+    assert "making an object of test.Service" in caplog.text
+
+
 async def test_one_object_that_was_added_as_it_is() -> None:
     """Is the one of `single`; other modes want a class. It is not closed: it is the program's."""
     recorder = Recorder()

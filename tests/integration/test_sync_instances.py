@@ -13,6 +13,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -20,6 +21,7 @@ import pytest
 
 import relayrpc
 from relayrpc.errors import UsageError
+from relayrpc.limits import DEFAULT_LIMITS
 from tests.support import session_contract
 from tests.support.blocking import HubThread, hosting
 from tests.support.relay import Stub, make_handlers
@@ -345,6 +347,52 @@ def test_stopping_ends_the_session_of_a_thread_that_hangs(
         while session.state is not relayrpc.SessionState.FAULTED:
             pass
         assert session.fault == "the host stopped"
+
+
+# --- closing ---
+
+
+class ClosesNever(Servicer):
+    def close(self) -> None:
+        super().close()
+        self._recorder.go_on.wait()
+
+
+class IsLeftNever(Servicer):
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+        self._recorder.go_on.wait()
+
+
+@pytest.mark.parametrize("of_class", [ClosesNever, IsLeftNever])
+@MODES
+def test_closing_that_never_ends_is_given_up(
+    relay_hub: HubThread, mode: Any, of_class: type[Servicer], caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = Recorder()
+    cls = relayrpc.service(instances=mode, concurrency="multiple")(type("Hangs", (of_class,), {}))
+    limits = replace(DEFAULT_LIMITS, object_close_timeout_s=0.2)
+    throttle = relayrpc.Throttle(calls=1, instances=1)
+    servicer = relayrpc.servicer(cls, factory=lambda: cls(recorder), throttle=throttle)
+    server = relayrpc.server(relay_hub.url(), limits=limits)
+    adding(servicer)(server)
+    server.start()
+    with relayrpc.channel(relay_hub.url()) as channel:
+        for _ in range(2):
+            with channel.session() as session:
+                assert Stub(session).unary_unary("Number")(b"", timeout=20)
+            assert Stub(channel).unary_unary("Number")(b"", timeout=20)
+    assert server.stop(0.1).wait(20)
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+    text = "closing an object of test.Service, a Hangs, takes more than 0.2 s"
+    assert caplog.text.count(text) == recorder.made == (1 if mode == "single" else 4)
+    recorder.go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "relayrpc-close":
+            thread.join()
 
 
 # --- interceptors ---
