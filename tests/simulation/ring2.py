@@ -572,7 +572,7 @@ class World:
                 await caller.call(self._draw_plan(rng))
 
     async def _converse(self, caller: _Caller, rng: random.Random) -> None:
-        conversation = Conversation(f"s{len(self.conversations)}")
+        conversation = Conversation(f"s{len(self.conversations)}", size_max=self.size_max)
         self.conversations[conversation.key] = conversation
         assert caller.channel is not None
         await converse(caller.channel, conversation, rng)

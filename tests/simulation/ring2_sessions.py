@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Conversation", "add_listener", "add_notebook", "converse"]
 
+# Their objects serve one call at a time, and any number.
 _NOTEBOOK: Final = "sim.Notebook"
+_BOARD: Final = "sim.Board"
 _LISTENER: Final = "sim.Listener"
 _ONE_WAY: Final = (("relay-confirm", "hub"),)
 _STEPS: Final = ("Add", "Ask", "Note")
@@ -39,6 +42,7 @@ class Step:
     """One call of a session, as its caller and its host saw it."""
 
     method: str
+    size_bytes: int = 0
     runs: int = 0
     status: grpc.StatusCode | None = None
     may_have_executed: bool = True
@@ -49,6 +53,9 @@ class Conversation:
     """One session."""
 
     key: str
+    service: str = _NOTEBOOK
+    size_max: int = 0
+    """Of the largest requests, roughly; 0: all are small."""
     steps: list[Step] = field(default_factory=list)
     instances: set[str] = field(default_factory=set)
     objects_count: int = 0
@@ -60,10 +67,11 @@ class Conversation:
 
     def __str__(self) -> str:
         steps = ", ".join(
-            f"{number} {step.method} {step.status} ran {step.runs}"
+            f"{number} {step.method} {step.size_bytes} {step.status} ran {step.runs}"
             for number, step in enumerate(self.steps)
         )
-        return f"session {self.key} ({self.fault or 'no fault'}): {steps}; began {self.order}"
+        name = f"{self.service} session {self.key}"
+        return f"{name} ({self.fault or 'no fault'}): {steps}; began {self.order}"
 
     def check(self, *, may_be_lost: bool) -> None:
         """Judge it when nothing more can happen."""
@@ -96,7 +104,7 @@ class _Notebook:
         self._key = ""
 
     def _begin(self, request: bytes) -> bytes:
-        key, _, number = request.decode().partition("/")
+        key, number, _ = request.decode().split("/")
         conversation = self._conversations[key]
         if not self._key:
             self._key = key
@@ -121,6 +129,11 @@ class _Notebook:
         return await answer(request, timeout=30.0)
 
 
+@relayrpc.service(instances="per_session", concurrency="multiple")
+class _Board(_Notebook):
+    """The same, for handlers side by side."""
+
+
 class _Listener:
     """What the caller serves."""
 
@@ -132,11 +145,13 @@ def add_notebook(
     server: grpc.aio.Server, instance: str, conversations: dict[str, Conversation]
 ) -> None:
     """Have a host serve sessions."""
-    servicer = relayrpc.servicer(_Notebook, factory=lambda: _Notebook(instance, conversations))
-    handlers = {
-        name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name)) for name in _STEPS
-    }
-    server.add_registered_method_handlers(_NOTEBOOK, handlers)
+    for service, cls in ((_NOTEBOOK, _Notebook), (_BOARD, _Board)):
+        make = functools.partial(cls, instance, conversations)
+        servicer = relayrpc.servicer(cls, factory=make)
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name)) for name in _STEPS
+        }
+        server.add_registered_method_handlers(service, handlers)
 
 
 def add_listener(_: None, server: grpc.aio.Server) -> None:
@@ -148,10 +163,11 @@ def add_listener(_: None, server: grpc.aio.Server) -> None:
 async def converse(channel: Channel, conversation: Conversation, rng: random.Random) -> None:
     """Hold a session; a channel that is closed meanwhile ends it."""
     session = channel.session()
+    conversation.service = rng.choice((_NOTEBOOK, _BOARD))
     try:
         for _ in range(rng.randint(1, 4)):
             numbers = range(len(conversation.steps), len(conversation.steps) + rng.randint(1, 4))
-            conversation.steps += [Step(rng.choice(_STEPS)) for _ in numbers]
+            conversation.steps += [_draw_step(conversation, rng) for _ in numbers]
             await asyncio.gather(*(_step(session, conversation, number) for number in numbers))
             if rng.random() < 0.3:
                 await asyncio.sleep(rng.uniform(0.0, 5.0))
@@ -166,16 +182,21 @@ async def converse(channel: Channel, conversation: Conversation, rng: random.Ran
     assert session.state in (SessionState.CLOSED, SessionState.FAULTED), f"{conversation}"
 
 
+def _draw_step(conversation: Conversation, rng: random.Random) -> Step:
+    is_large = rng.random() < 0.3
+    return Step(rng.choice(_STEPS), rng.randrange(conversation.size_max + 1) if is_large else 0)
+
+
 async def _step(session: Session, conversation: Conversation, number: int) -> None:
     step = conversation.steps[number]
     metadata = _ONE_WAY if step.method == "Note" else ()
-    request = f"{conversation.key}/{number}".encode()
-    call = session.unary_unary(f"/{_NOTEBOOK}/{step.method}")(request, metadata=metadata)
+    request = f"{conversation.key}/{number}/{'x' * step.size_bytes}".encode()
+    call = session.unary_unary(f"/{conversation.service}/{step.method}")(request, metadata=metadata)
     try:
         with contextlib.suppress(asyncio.CancelledError):
             reply = await call
             expected = {"Add": request, "Ask": request[::-1], "Note": b""}[step.method]
-            assert reply == expected, f"{reply!r} for {request!r}: {conversation}"
+            assert reply == expected, f"{reply[:40]!r} for {request[:40]!r}: {conversation}"
     except RpcError as exc:
         step.may_have_executed = exc.may_have_executed
     step.status = await call.code()
