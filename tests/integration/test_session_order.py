@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ import pytest
 
 import relayrpc
 import relayrpc.aio
+from relayrpc.endpoint.context import Context, current_call
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.relay import Stub, make_handlers, running_relay
 from tests.support.until import until
@@ -39,7 +39,6 @@ KINDS = [
         for concurrency in ("single", "reentrant", "multiple")
     ),
 ]
-HELD_UP_S = 0.1
 LARGE = bytes(3_000_000)
 
 
@@ -52,7 +51,7 @@ class Servicer:
 
     async def Add(self, request: bytes, context: Any) -> bytes:
         self.begun.append(request[:1])
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
         return request[:1]
 
     def Plain(self, request: bytes, context: Any) -> bytes:
@@ -120,18 +119,29 @@ async def holding_session(
 
 
 class HoldsUp(grpc.aio.ServerInterceptor):
-    """Awaits at the call whose metadata says so, before it or in a function around the handler."""
+    """
+    Awaits at the call whose metadata says so, before it or in a function around the handler: until
+    so many calls have come, or the test goes on.
+    """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, count: int = 4) -> None:
         self._where = where
+        self._count = count
+        self.contexts: list[Context] = []
+        self.go_on = asyncio.Event()
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        context = current_call.get()
+        assert context is not None
+        self.contexts.append(context)
+        if len(self.contexts) == self._count:
+            self.go_on.set()
         is_held_up = ("held-up", "1") in details.invocation_metadata
         if ("refused", "1") in details.invocation_metadata:
-            await asyncio.sleep(HELD_UP_S)
+            await self.go_on.wait()
             raise ValueError("refused")
         if is_held_up and self._where == "before":
-            await asyncio.sleep(HELD_UP_S)
+            await self.go_on.wait()
         handler = await continuation(details)
         if handler is None or self._where == "before" or handler.request_streaming:
             return handler
@@ -140,7 +150,7 @@ class HoldsUp(grpc.aio.ServerInterceptor):
 
             async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
                 if is_held_up:
-                    await asyncio.sleep(HELD_UP_S)
+                    await self.go_on.wait()
                 async for response in handler.unary_stream(request, context):
                     yield response
 
@@ -148,7 +158,7 @@ class HoldsUp(grpc.aio.ServerInterceptor):
 
         async def call(request: bytes, context: Any) -> bytes:
             if is_held_up:
-                await asyncio.sleep(HELD_UP_S)
+                await self.go_on.wait()
             reply = handler.unary_unary(request, context)
             return reply if isinstance(reply, bytes) else await reply  # type: ignore[no-any-return]
 
@@ -182,13 +192,16 @@ async def test_a_large_request_before_small_ones(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if " " in kind])
 async def test_a_factory_that_takes_its_time(kind: str) -> None:
-    times = iter([HELD_UP_S, 0.05, 0, 0])
+    come = HoldsUp("nowhere")
 
     async def factory(make: Callable[[], Any]) -> Any:
-        await asyncio.sleep(next(times))
+        await come.go_on.wait()
+        for _ in range(next(turns)):
+            await asyncio.sleep(0)
         return make()
 
-    async with holding_session(kind, factory=factory) as (begun, stub, name):
+    turns = iter((30, 20, 10, 0))
+    async with holding_session(kind, factory=factory, interceptors=[come]) as (begun, stub, name):
         await call_four(stub.unary_unary(name))
         assert begun == [b"0", b"1", b"2", b"3"]
 
@@ -220,17 +233,19 @@ async def test_handlers_of_every_shape_behind_one_that_is_held_up() -> None:
 
 
 async def test_a_stream_of_responses_behind_a_large_request() -> None:
-    async with holding_session("undecorated", interceptors=[HoldsUp("around")]) as (begun, stub, _):
+    holds_up = HoldsUp("around", count=2)
+    async with holding_session("undecorated", interceptors=[holds_up]) as (begun, stub, _):
         first = stub.unary_stream("Repeat")(b"0" + LARGE, metadata=HELD_UP)
         await stub.unary_unary("Add")(b"1")
         assert [each async for each in first] == [b"0"]
         assert begun == [b"0", b"1"]
 
 
-@pytest.mark.parametrize("interceptors", [[], [HoldsUp("before")], [HoldsUp("around")]])
+@pytest.mark.parametrize("where", ["", "before", "around"])
 @pytest.mark.parametrize("kind", ["undecorated", "per_session multiple", "per_call multiple"])
-async def test_handlers_that_have_begun_run_side_by_side(kind: str, interceptors: Any) -> None:
+async def test_handlers_that_have_begun_run_side_by_side(kind: str, where: str) -> None:
     """The first ones return when the last one has begun."""
+    interceptors = [HoldsUp(where)] if where else []
     async with holding_session(kind, interceptors=interceptors) as (begun, stub, _):
         if kind == "per_call multiple":
             # Each object has an event of its own.
@@ -274,10 +289,11 @@ async def test_a_plain_handler_is_waited_for_while_no_thread_is_free() -> None:
         # The first one runs, and the second need not wait for more.
         assert await calls[1] == b"1"
         calls += [stub.unary_unary("Wait")(b"2"), stub.unary_unary("Add")(b"3")]
-        await asyncio.sleep(0.05)
+        waiting = asyncio.gather(*calls)
+        await asyncio.wait((waiting,), timeout=0.05)
         assert begun == [b"0", b"1"]
         go_on.set()
-        await asyncio.gather(*calls)
+        await waiting
         assert begun == [b"0", b"1", b"2", b"3"]
 
 
@@ -286,14 +302,17 @@ async def test_a_plain_handler_is_waited_for_while_no_thread_is_free() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_call_that_waits_for_its_place_and_is_over_leaves_it(kind: str) -> None:
-    async with holding_session(kind, interceptors=[HoldsUp("before")]) as (begun, stub, name):
+    holds_up = HoldsUp("before", count=5)
+    async with holding_session(kind, interceptors=[holds_up]) as (begun, stub, name):
         call = stub.unary_unary(name)
         first = call(b"0", metadata=HELD_UP)
         cancelled = call(b"1")
-        late = call(b"2", timeout=HELD_UP_S / 2)
+        late = call(b"2", timeout=0.1)
         last = call(b"3")
-        await asyncio.sleep(0.02)
+        await until(lambda: len(holds_up.contexts) == 4)
         cancelled.cancel()
+        await until(lambda: [each.done() for each in holds_up.contexts].count(True) == 2)
+        holds_up.go_on.set()
         assert await asyncio.gather(first, last) == [b"0", b"3"]
         assert await late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert begun == [b"0", b"3"]
@@ -366,14 +385,16 @@ async def test_one_way_calls_keep_the_order_too() -> None:
 
 async def test_a_large_request_is_received_while_it_waits() -> None:
     """What is behind a call that is held up takes no more credit than any, and is not held up."""
-    async with holding_session("undecorated", interceptors=[HoldsUp("before")]) as (begun, stub, _):
+    holds_up = HoldsUp("before", count=5)
+    async with holding_session("undecorated", interceptors=[holds_up]) as (begun, stub, _):
         add = stub.unary_unary("Add")
-        started_s = time.monotonic()
-        await call_four(add, first=b"0", metadata=HELD_UP)
         calls = [add(b"0", metadata=HELD_UP), *(add(b"%d" % each + LARGE) for each in (1, 2, 3))]
+        await until(lambda: len(holds_up.contexts) == 4)
+        await until(lambda: all(each.has_whole_request for each in holds_up.contexts))
+        assert begun == []
+        holds_up.go_on.set()
         await asyncio.gather(*calls)
-        assert begun == [b"0", b"1", b"2", b"3"] * 2
-        assert time.monotonic() - started_s < 20
+        assert begun == [b"0", b"1", b"2", b"3"]
 
 
 async def test_stopping_ends_calls_that_wait_for_their_place() -> None:
@@ -383,18 +404,13 @@ async def test_stopping_ends_calls_that_wait_for_their_place() -> None:
         begun.append(request)
         return request
 
-    class Hangs(grpc.aio.ServerInterceptor):
-        async def intercept_service(self, continuation: Any, details: Any) -> Any:
-            if details.invocation_metadata:
-                await asyncio.sleep(3_600)
-            return await continuation(details)
-
-    options = {"interceptors": [Hangs()]}
+    holds_up = HoldsUp("before")
+    options = {"interceptors": [holds_up]}
     async with running_relay({"uu:Add": add}, server_options=options) as relay:
         session = relay.channel.session()
         call = Stub(session).unary_unary("Add")
         calls = [call(b"0", metadata=HELD_UP), call(b"1"), call(b"2")]
-        await until(lambda: len(relay.server.sessions) == 1)
+        await until(lambda: len(holds_up.contexts) == 3)
         await relay.server.stop(0.1)
         assert {await each.code() for each in calls} == {grpc.StatusCode.UNAVAILABLE}
         assert begun == []

@@ -25,6 +25,7 @@ from relayrpc.limits import DEFAULT_LIMITS
 from tests.support import session_contract
 from tests.support.blocking import HubThread, hosting
 from tests.support.relay import Stub, make_handlers
+from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
@@ -289,6 +290,8 @@ def test_a_thread_has_its_object_until_it_returns(
         first.cancel()
         with pytest.raises(TimeoutError):
             wait(b"2", timeout=0.05)
+        # Its host may be told a moment later.
+        relay_hub.run(until(lambda: servicer.throttle.counts["calls"] == 1))
         recorder.go_on.set()
         assert wait(b"3") == b"3"
         recorder.running.acquire()

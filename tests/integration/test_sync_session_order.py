@@ -7,10 +7,8 @@ Method: a hub on a thread of its own, blocking callers, and hosts of both kinds.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,8 +18,10 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 import relayrpc
+from relayrpc.endpoint.context import Context, current_call
 from tests.support.blocking import HubThread, hosting
 from tests.support.relay import Stub, make_handlers
+from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
@@ -35,7 +35,6 @@ CLASSES = [
         for concurrency in ("single", "reentrant", "multiple")
     ),
 ]
-HELD_UP_S = 0.1
 HELD_UP = (("held-up", "1"),)
 LARGE = bytes(3_000_000)
 
@@ -71,19 +70,33 @@ METHODS = ("uu:Add", "us:Repeat", "su:Collect", "uu:Meet")
 
 
 class HoldsUp(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
-    """Blocks at the call whose metadata says so, before it or in a function around the handler."""
+    """
+    Blocks at the call whose metadata says so, before it or in a function around the handler: until
+    so many calls have come, or the test goes on.
+    """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, count: int = 4) -> None:
         self._where = where
+        self._count = count
+        self.contexts: list[Context] = []
+        self.go_on = threading.Event()
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
+        self.come()
         is_held_up = ("held-up", "1") in details.invocation_metadata
         if is_held_up and self._where == "before":
-            time.sleep(HELD_UP_S)
+            self.go_on.wait()
         if ("refused", "1") in details.invocation_metadata:
-            time.sleep(HELD_UP_S)
+            self.go_on.wait()
             raise ValueError("refused")
         return self.change(continuation(details), is_held_up=is_held_up)
+
+    def come(self) -> None:
+        context = current_call.get()
+        assert context is not None
+        self.contexts.append(context)
+        if len(self.contexts) >= self._count:
+            self.go_on.set()
 
     def change(self, handler: Any, *, is_held_up: bool) -> Any:
         if handler is None or self._where == "before" or not handler.unary_unary:
@@ -91,7 +104,7 @@ class HoldsUp(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio has no ty
 
         def call(request: bytes, context: Any) -> bytes:
             if is_held_up:
-                time.sleep(HELD_UP_S)
+                self.go_on.wait()
             return handler.unary_unary(request, context)  # type: ignore[no-any-return]
 
         return grpc.unary_unary_rpc_method_handler(call)
@@ -99,9 +112,10 @@ class HoldsUp(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio has no ty
 
 class HoldsUpAsync(HoldsUp, grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        self.come()
         is_held_up = ("held-up", "1") in details.invocation_metadata
         if is_held_up and self._where == "before":
-            await asyncio.sleep(HELD_UP_S)
+            await until(self.go_on.is_set)
         return self.change(await continuation(details), is_held_up=is_held_up)
 
 
@@ -179,12 +193,11 @@ def test_a_large_request_before_small_ones(
         assert begun == [b"-", b"0", b"1", b"2", b"3"]
 
 
-@KINDS
 @pytest.mark.parametrize("of_class", CLASSES[1:])
-def test_a_factory_that_takes_its_time(relay_hub: HubThread, kind: str, of_class: str) -> None:
-    times = iter([HELD_UP_S, 0.05, 0, 0])
+def test_a_factory_that_takes_its_time(relay_hub: HubThread, of_class: str) -> None:
+    come = HoldsUp("nowhere")
     with holding_session(
-        relay_hub, kind, of_class, factory=lambda: time.sleep(next(times))
+        relay_hub, "blocking", of_class, factory=come.go_on.wait, interceptors=[come]
     ) as (begun, stub):
         call_four(stub.unary_unary("Add"))
         assert begun == [b"0", b"1", b"2", b"3"]
@@ -219,19 +232,21 @@ def test_handlers_of_every_shape_behind_one_that_is_held_up(relay_hub: HubThread
 
 def test_calls_that_wait_for_their_place_take_no_threads(relay_hub: HubThread) -> None:
     """Two threads: one has the interceptor that holds the first call up."""
+    holds_up = HoldsUp("before", count=13)
     with (
         ThreadPoolExecutor(2) as pool,
         holding_session(
-            relay_hub, "blocking", interceptors=[HoldsUp("before")], thread_pool=pool
+            relay_hub, "blocking", interceptors=[holds_up], thread_pool=pool
         ) as (begun, stub),
         relayrpc.channel(relay_hub.url()) as channel,
     ):
         add = stub.unary_unary("Add")
         calls = [add.future(b"0", metadata=HELD_UP), *(add.future(b"1") for _ in range(10))]
-        elsewhere = Stub(channel).unary_unary("Add").future(b"e")
+        relay_hub.run(until(lambda: len(holds_up.contexts) == 11))
+        assert Stub(channel).unary_unary("Add")(b"e", timeout=20) == b"e"
+        holds_up.go_on.set()
         assert [each.result(30) for each in calls] == [b"0", *[b"1"] * 10]
-        assert elsewhere.result(30) == b"e"
-        assert begun[0] == b"e"
+        assert begun == [b"e", b"0", *[b"1"] * 10]
 
 
 @pytest.mark.parametrize("of_class", ["undecorated", "per_session multiple"])
@@ -240,13 +255,17 @@ def test_with_spans_the_order_is_the_same(
 ) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", provider)
+    holds_up = HoldsUp("before", count=5)
     with holding_session(
-        relay_hub, "blocking", of_class, interceptors=[HoldsUp("before")]
+        relay_hub, "blocking", of_class, interceptors=[holds_up]
     ) as (begun, stub):
         add = stub.unary_unary("Add")
         calls = [add.future(b"0", metadata=HELD_UP)]
         calls += [add.future(b"%d" % number) for number in (1, 2, 3)]
+        relay_hub.run(until(lambda: len(holds_up.contexts) == 4))
         calls[1].cancel()
+        relay_hub.run(until(lambda: any(each.done() for each in holds_up.contexts)))
+        holds_up.go_on.set()
         assert [each.result(30) for each in (calls[0], *calls[2:])] == [b"0", b"2", b"3"]
         assert begun == [b"0", b"2", b"3"]
     provider.shutdown()
@@ -256,18 +275,21 @@ def test_with_spans_the_order_is_the_same(
 def test_a_call_that_is_over_before_it_has_begun_leaves_its_place(
     relay_hub: HubThread, of_class: str
 ) -> None:
+    holds_up = HoldsUp("before", count=7)
     with holding_session(
-        relay_hub, "blocking", of_class, interceptors=[HoldsUp("before")]
+        relay_hub, "blocking", of_class, interceptors=[holds_up]
     ) as (begun, stub):
         add = stub.unary_unary("Add")
         first = add.future(b"0", metadata=HELD_UP)
         cancelled = add.future(b"1")
-        late = add.future(b"2", timeout=HELD_UP_S / 2)
+        late = add.future(b"2", timeout=0.2)
         refused = add.future(b"4", metadata=(("refused", "1"),))
         unknown = stub.unary_unary("Nothing").future(b"5", metadata=HELD_UP)
         last = add.future(b"3")
-        time.sleep(0.02)
+        relay_hub.run(until(lambda: len(holds_up.contexts) == 6))
         cancelled.cancel()
+        relay_hub.run(until(lambda: sorted(each.done() for each in holds_up.contexts)[-2]))
+        holds_up.go_on.set()
         assert (first.result(30), last.result(30)) == (b"0", b"3")
         codes = [each.code() for each in (cancelled, late, refused, unknown)]
         assert codes == [

@@ -25,6 +25,7 @@ from relayrpc.endpoint.caller import Reach
 from relayrpc.endpoint.context import Context
 from relayrpc.endpoint.inbox import Inbox
 from relayrpc.endpoint.live_link import LiveLink
+from relayrpc.endpoint.order import Place
 from relayrpc.endpoint.reply import ReplyCore
 from relayrpc.endpoint.request_writer import RequestWriter
 from relayrpc.hub.forward import Forwarder
@@ -116,7 +117,7 @@ def acceptor_takes_batches_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(BatchLog, "receive", careless)
 
 
-@_finds("executed after all")
+@_finds("executed after all|the handler did not raise")
 def every_lost_call_claims_not_to_have_been_executed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LinkCalls, "was_given", lambda self, call: False)
 
@@ -265,6 +266,11 @@ def set_of_callers_is_told_the_newest_first(patch: pytest.MonkeyPatch) -> None:
         self.waiting.rotate(1)
 
     patch.setattr(_Member, "put", hasty)
+
+
+@_finds("out of order")
+def calls_of_a_session_begin_when_they_are_ready(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Place, "comes_first", lambda self: True)
 
 
 @_finds(r"\d+ lines to \d+ watchers")
