@@ -319,6 +319,8 @@ class HubSessions:
         for link in self.table.links:
             link.close(code=pb.Close.CODE_SHUTDOWN, reason="the hub stopped")
             self._settle(link)
+        # One-way calls wait still: they are the hub's own, and lost with it.
+        self.forwarder.drain(now_s=self.clock())
         await asyncio.gather(
             *[
                 driver.carriers_over(timeout_s=_CLOSE_TIMEOUT_S)

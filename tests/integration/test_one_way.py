@@ -411,3 +411,18 @@ async def test_maximum_timeout_of_the_contract_ends_a_one_way_call_at_the_host(
             await until(lambda: _has_lost(hub, {"DEADLINE_EXCEEDED": 2}))
         await server.stop(0)
     assert "one-way call lost" in caplog.text
+
+
+async def test_a_hub_that_stops_says_what_is_lost_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody else could: the caller was told OK, and no host had the call."""
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            note = notes(channel).unary_unary("Note")
+            assert await note(b"1", metadata=[("relay-confirm", "hub")], wait_for_ready=True) == b""
+        await hub.aclose()
+    (line,) = [line for line in caplog.text.splitlines() if "one-way call lost" in line]
+    assert "method=test.sessions.Notes/Note status=UNAVAILABLE" in line
+    assert "the hub stops, and no host had the call" in line
