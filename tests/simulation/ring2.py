@@ -66,6 +66,7 @@ from tests.simulation.ring2_calls import (
 )
 from tests.simulation.ring2_host import AsyncGreeter, PlainGreeter
 from tests.simulation.ring2_network import HubSessions, Network
+from tests.simulation.ring2_one_way import Ledger, add_clerk, remark
 from tests.simulation.ring2_sessions import (
     Conversation,
     add_listener,
@@ -294,6 +295,7 @@ class _Host:
         if self.address == ADDRESS_ASYNC:
             add_notebook(server, self.instance, world.conversations)
             self.watchers = add_porter(server, world.errands)
+            add_clerk(server, world.ledger)
         self.server = server
         world.network.trace.add(f"{self.instance} starts")
         try:
@@ -461,6 +463,7 @@ class World:
         self.records: dict[str, Record] = {}
         self.conversations: dict[str, Conversation] = {}
         self.errands = Errands()
+        self.ledger = Ledger()
         # Of every channel that there was.
         self.heard: list[Heard] = []
         # Harsh: hubs and hosts stop, links are lost for good. Else nothing may be lost, ever.
@@ -475,7 +478,9 @@ class World:
         # A window shorter than a handshake would end links that do nothing but move.
         window_s = max(self.limits.resume_window_s, 8 * delay_s_max)
         self.limits = replace(self.limits, resume_window_s=window_s)
-        self.network = Network(loop, rng, limits=self.limits, delay_s_max=delay_s_max)
+        self.network = Network(
+            loop, rng, limits=self.limits, delay_s_max=delay_s_max, observer=self.ledger
+        )
         self.hosts = [_Host(self, index) for index in range(rng.randint(2, 3))]
         self.callers = [_Caller(self, index) for index in range(rng.randint(1, 3))]
         # No more faults.
@@ -563,6 +568,8 @@ class World:
                 await self._converse(caller, rng)
             if rng.random() < 0.2:
                 await self._run_errand(caller, rng)
+            if rng.random() < 0.2:
+                await self._remark(caller, rng)
             if rng.random() < 0.5:
                 await asyncio.sleep(rng.uniform(0.0, 2.0))
             if rng.random() < 0.3:
@@ -586,6 +593,13 @@ class World:
         await run_errand(caller.channel, errand)
         self.network.trace.add(f"{caller.name} {errand}")
         self.network.trace.count(f"errand {errand.method}")
+
+    async def _remark(self, caller: _Caller, rng: random.Random) -> None:
+        channel = caller.channel
+        assert channel is not None
+        made = [remark(channel, self.ledger, rng) for _ in range(rng.randint(1, 4))]
+        for each in await asyncio.gather(*made):
+            self.network.trace.add(f"{caller.name} {each}")
 
     def _draw_plan(self, rng: random.Random) -> Plan:
         self._calls_count += 1
@@ -761,6 +775,10 @@ class World:
             conversation.check(may_be_lost=self.is_harsh or self.is_tight)
         for errand in self.errands.by_key.values():
             errand.check(may_be_lost=self.is_harsh or self.is_tight)
+        self.ledger.check(may_be_lost=self.is_harsh or self.is_tight)
+        for each in self.ledger.remarks.values():
+            if each.status is grpc.StatusCode.OK:
+                self.network.trace.count("one-way call ran" if each.runs else "one-way call lost")
         for heard in self.heard:
             heard.check()
             if heard.count:
@@ -768,7 +786,6 @@ class World:
         self.log.check()
         live = self.network.live_connections()
         assert not live, f"connections are left: {[each.near.name for each in live]}"
-
 
     async def _end_hub(self) -> None:
         if self.rng.random() < 0.5:

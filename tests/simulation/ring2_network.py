@@ -165,9 +165,17 @@ class Network:
     """All connections of one simulated world, and the hub they lead to."""
 
     def __init__(
-        self, loop: VirtualLoop, rng: random.Random, *, limits: Limits, delay_s_max: float
+        self,
+        loop: VirtualLoop,
+        rng: random.Random,
+        *,
+        limits: Limits,
+        delay_s_max: float,
+        observer: HubObserver,
     ) -> None:
         self.loop = loop
+        # Of every hub.
+        self._observer = observer
         self.rng = rng
         self.limits = limits
         self.delay_s_max = delay_s_max
@@ -199,6 +207,7 @@ class Network:
         )
         self.hubs.append(self.hub)
         self.books.append(Books(self.hub, self.loop))
+        self.hub.observers.add(self._observer)
         self.contracts = HubContracts(self.hub, wall_clock=self.loop.time)
         self.hub.observers.add(self.contracts)
         self.hub.forwarder.gate = self.contracts

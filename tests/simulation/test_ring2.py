@@ -61,6 +61,8 @@ _REACHED: Final = (
     "handler returned",
     "hub drained",
     "hub killed",
+    "one-way call lost",
+    "one-way call ran",
     "publications heard",
     "session closed",
     "session faulted",
