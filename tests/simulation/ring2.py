@@ -39,6 +39,7 @@ from relayrpc.endpoint.instances import ServiceBehavior
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.server import Server
+from relayrpc.endpoint.throttle import Throttle
 from relayrpc.errors import ConnectError, LinkRefusedError
 from relayrpc.limits import DEFAULT_LIMITS, KIB, Limits
 from relayrpc.observe.logs import EventText
@@ -73,6 +74,14 @@ from tests.simulation.ring2_sessions import (
     add_notebook,
     converse,
 )
+from tests.simulation.ring2_throttles import (
+    Passage,
+    add_gate,
+    check_bounds,
+    check_idle,
+    draw_throttle,
+    pass_gate,
+)
 
 
 __all__ = [
@@ -98,6 +107,10 @@ _TURNS_MAX: Final = 150_000
 _TIME_S_MAX: Final = 20_000.0
 _LINES_SHOWN: Final = 60
 _GOODBYES_MAX: Final = 100
+# Longer than what is stalled takes to go on; and where calls inside of calls may wait for
+# each other's room, until the first of them has waited enough.
+_CALLBACK_TIMEOUT_S: Final = 200.0
+_TIGHT_CALLBACK_TIMEOUT_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +281,8 @@ class _Host:
         self.server: Server | None = None
         # Whom it publishes to.
         self.watchers: Sized = ()
+        # Of some of its services.
+        self.throttle: Throttle | None = None
 
     async def start(self) -> None:
         world = self.world
@@ -293,7 +308,9 @@ class _Host:
         servicer = greeter(self.instance, self.address, world.records)
         greeter_pb2_grpc.add_GreeterServicer_to_server(servicer, server)
         if self.address == ADDRESS_ASYNC:
-            add_notebook(server, self.instance, world.conversations)
+            throttle = self.throttle = world.make_throttle()
+            add_notebook(server, self.instance, world.conversations, throttle)
+            add_gate(server, world.passages, throttle)
             self.watchers = add_porter(server, world.errands)
             add_clerk(server, world.ledger)
         self.server = server
@@ -396,10 +413,10 @@ class _Caller:
             )
 
         callbacks = CallbackServer(make_live)
-        add_listener(None, callbacks)
+        add_listener(world.conversations, callbacks)
         self.heard = Heard()
         world.heard.append(self.heard)
-        add_watcher(world.errands, self.heard, callbacks)
+        watcher = add_watcher(world.errands, self.heard, callbacks)
         options = read_options(self._options, world.limits)
         interceptors = [kind() for kind in _CLIENT_INTERCEPTORS] if world.has_interceptors else ()
         self.channel = Channel(
@@ -410,6 +427,7 @@ class _Caller:
             retries=make_retries(options, random=dialling.random),
             callbacks=callbacks,
         )
+        watcher.channel = self.channel
         self.is_closing = False
 
     async def call(self, plan: Plan) -> Record | None:
@@ -464,12 +482,16 @@ class World:
         self.conversations: dict[str, Conversation] = {}
         self.errands = Errands()
         self.ledger = Ledger()
+        self.passages: dict[str, Passage] = {}
+        # Of every host that there was.
+        self.throttles: list[Throttle] = []
         # Of every channel that there was.
         self.heard: list[Heard] = []
         # Harsh: hubs and hosts stop, links are lost for good. Else nothing may be lost, ever.
         self.is_harsh = rng.random() < 0.5
         self.may_be_lost = self.is_harsh
         self.is_tight = rng.random() < 0.25
+        self.is_throttled = rng.random() < 0.25
         self.has_interceptors = rng.random() < 0.1
         self.carrier = rng.choice(("auto", "grpc", "websocket"))
         self.size_max = rng.choice((2_000, 50_000, 300_000))
@@ -487,6 +509,23 @@ class World:
         self.is_calm = False
         self._background: set[asyncio.Task[None]] = set()
         self._calls_count = 0
+
+    @property
+    def may_be_refused(self) -> bool:
+        """Bounds are so tight that calls may be refused, or may wait for each other's room."""
+        return self.is_tight or self.is_throttled
+
+    @property
+    def _callback_timeout_s(self) -> float:
+        return _TIGHT_CALLBACK_TIMEOUT_S if self.may_be_refused else _CALLBACK_TIMEOUT_S
+
+    def make_throttle(self) -> Throttle | None:
+        """Make that of another host process; None: the default will do."""
+        if not self.is_throttled:
+            return None
+        throttle = draw_throttle(self.rng)
+        self.throttles.append(throttle)
+        return throttle
 
     def _draw_limits(self) -> Limits:
         rng = self.rng
@@ -570,6 +609,8 @@ class World:
                 await self._run_errand(caller, rng)
             if rng.random() < 0.2:
                 await self._remark(caller, rng)
+            if rng.random() < 0.2:
+                await self._pass_gate(caller, rng)
             if rng.random() < 0.5:
                 await asyncio.sleep(rng.uniform(0.0, 2.0))
             if rng.random() < 0.3:
@@ -579,7 +620,9 @@ class World:
                 await caller.call(self._draw_plan(rng))
 
     async def _converse(self, caller: _Caller, rng: random.Random) -> None:
-        conversation = Conversation(f"s{len(self.conversations)}", size_max=self.size_max)
+        conversation = Conversation(
+            f"s{len(self.conversations)}", self._callback_timeout_s, size_max=self.size_max
+        )
         self.conversations[conversation.key] = conversation
         assert caller.channel is not None
         await converse(caller.channel, conversation, rng)
@@ -588,7 +631,11 @@ class World:
 
     async def _run_errand(self, caller: _Caller, rng: random.Random) -> None:
         # A line to one who watches is a call that stays, and tight worlds have few.
-        errand = self.errands.draw(rng, None if self.is_tight else caller.heard)
+        errand = self.errands.draw(
+            rng,
+            None if self.is_tight else caller.heard,
+            callback_timeout_s=self._callback_timeout_s,
+        )
         assert caller.channel is not None
         await run_errand(caller.channel, errand)
         self.network.trace.add(f"{caller.name} {errand}")
@@ -600,6 +647,15 @@ class World:
         made = [remark(channel, self.ledger, rng) for _ in range(rng.randint(1, 4))]
         for each in await asyncio.gather(*made):
             self.network.trace.add(f"{caller.name} {each}")
+
+    async def _pass_gate(self, caller: _Caller, rng: random.Random) -> None:
+        channel = caller.channel
+        assert channel is not None
+        made = [pass_gate(channel, self.passages, rng) for _ in range(rng.randint(1, 6))]
+        for each in await asyncio.gather(*made):
+            self.network.trace.add(f"{caller.name} {each}")
+            if "at once" in each.details:
+                self.network.trace.count("throttle refused")
 
     def _draw_plan(self, rng: random.Random) -> Plan:
         self._calls_count += 1
@@ -697,6 +753,10 @@ class World:
     def _check_bounds(self) -> None:
         """The hub's books are right, and everybody holds no more than allowed."""
         limits = self.limits
+        for throttle in self.throttles:
+            check_bounds(throttle)
+            if any(throttle.waiting_counts.values()):
+                self.network.trace.count("throttle had some wait")
         kept_bytes_max = (
             limits.unacknowledged_bytes_max + limits.control_reserve_bytes + limits.batch_bytes_max
         )
@@ -750,6 +810,8 @@ class World:
         for host in self.hosts:
             assert host.server is not None
             check_lines(host.server.live.link, host.watchers)
+        for throttle in self.throttles:
+            check_idle(throttle)
 
     async def _end(self) -> None:
         """Stop everything, in any order, and see that nothing is left."""
@@ -772,9 +834,21 @@ class World:
             check_truth(record)
             self._count(record)
         for conversation in self.conversations.values():
-            conversation.check(may_be_lost=self.is_harsh or self.is_tight)
+            conversation.check(
+                self.ledger,
+                may_be_lost=self.is_harsh,
+                may_be_refused=self.may_be_refused,
+                # A throttle lets one who comes just then overtake one whom it has let in.
+                is_ordered=not self.is_throttled,
+            )
+        for passage in self.passages.values():
+            passage.check(
+                may_be_lost=self.is_harsh or self.is_tight, may_be_refused=self.may_be_refused
+            )
+        for throttle in self.throttles:
+            check_idle(throttle)
         for errand in self.errands.by_key.values():
-            errand.check(may_be_lost=self.is_harsh or self.is_tight)
+            errand.check(may_be_lost=self.is_harsh or self.may_be_refused)
         self.ledger.check(may_be_lost=self.is_harsh or self.is_tight)
         for each in self.ledger.remarks.values():
             if each.status is grpc.StatusCode.OK:

@@ -20,11 +20,13 @@ import grpc.aio
 import relayrpc
 from relayrpc.endpoint.rpc_error import RpcError
 from relayrpc.endpoint.session import SessionState
+from tests.simulation.ring2_one_way import Ledger, check_confirmed, one_way
 
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.channel import Channel
     from relayrpc.endpoint.session import Session
+    from relayrpc.endpoint.throttle import Throttle
 
 
 __all__ = ["Conversation", "add_listener", "add_notebook", "converse"]
@@ -33,8 +35,10 @@ __all__ = ["Conversation", "add_listener", "add_notebook", "converse"]
 _NOTEBOOK: Final = "sim.Notebook"
 _BOARD: Final = "sim.Board"
 _LISTENER: Final = "sim.Listener"
-_ONE_WAY: Final = (("relay-confirm", "hub"),)
-_STEPS: Final = ("Add", "Ask", "Note")
+_STEPS: Final = ("Add", "Ask", "Note", "Nest")
+_DEPTH_MAX: Final = 3
+# Closing takes less where nothing is lost, and then whoever closes gives up.
+_CLOSING_S: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -42,10 +46,18 @@ class Step:
     """One call of a session, as its caller and its host saw it."""
 
     method: str
+    depth: int = 0
+    """Callbacks that are still to come, each inside the one before."""
     size_bytes: int = 0
     runs: int = 0
     status: grpc.StatusCode | None = None
+    details: str = ""
     may_have_executed: bool = True
+
+    @property
+    def reply(self) -> bytes:
+        """What its handler answers."""
+        return {"Add": b"+", "Ask": b"?", "Note": b"", "Nest": b"." * (self.depth + 1)}[self.method]
 
 
 @dataclass(slots=True)
@@ -53,9 +65,11 @@ class Conversation:
     """One session."""
 
     key: str
+    callback_timeout_s: float
     service: str = _NOTEBOOK
     size_max: int = 0
     """Of the largest requests, roughly; 0: all are small."""
+    session: Session | None = None
     steps: list[Step] = field(default_factory=list)
     instances: set[str] = field(default_factory=set)
     objects_count: int = 0
@@ -64,34 +78,54 @@ class Conversation:
     """Numbers of the steps in the order in which their handlers began."""
     was_aborted: bool = False
     fault: str = ""
+    closing_s: float = 0.0
+    """How long it took to close it."""
 
     def __str__(self) -> str:
         steps = ", ".join(
-            f"{number} {step.method} {step.size_bytes} {step.status} ran {step.runs}"
+            f"{number} {step.method} {step.size_bytes} {step.status} {step.details!r} "
+            f"ran {step.runs}"
             for number, step in enumerate(self.steps)
         )
         name = f"{self.service} session {self.key}"
         return f"{name} ({self.fault or 'no fault'}): {steps}; began {self.order}"
 
-    def check(self, *, may_be_lost: bool) -> None:
-        """Judge it when nothing more can happen."""
+    def check(
+        self, ledger: Ledger, *, may_be_lost: bool, may_be_refused: bool, is_ordered: bool
+    ) -> None:
+        """
+        Judge it when nothing more can happen.
+
+        Args:
+            ledger: What hubs said of one-way calls.
+            may_be_lost: Hubs and hosts were stopped.
+            may_be_refused: Bounds are so tight that it or a call of it may be refused.
+            is_ordered: Its calls begin in the order in which they were made.
+        """
         assert len(self.instances) <= 1, f"more than one host: {self}"
         assert self.objects_count <= 1, f"more than one object: {self}"
-        assert self.order == sorted(self.order), f"out of order: {self}"
+        assert not is_ordered or self.order == sorted(self.order), f"out of order: {self}"
+        is_mild = not (may_be_lost or may_be_refused)
         # Its host was parked for longer than a call waits that may not.
-        may_be_lost = may_be_lost or (self.fault.endswith("has not come back") and not self.order)
-        assert may_be_lost or not self.fault, f"nothing was lost: {self}"
-        for step in self.steps:
+        is_mild = is_mild and not (self.fault.endswith("has not come back") and not self.order)
+        assert not (is_mild and self.fault), f"nothing was lost: {self}"
+        is_over = self.closing_s < _CLOSING_S
+        assert is_over or not is_mild, f"its end was not told, {self.closing_s:.3f} s: {self}"
+        for number, step in enumerate(self.steps):
             assert step.runs <= 1, f"ran more than once: {self}"
             if not step.may_have_executed:
                 assert not step.runs, f"executed after all: {self}"
             if step.status is grpc.StatusCode.OK:
-                is_kept = step.method != "Note" or not (may_be_lost or self.was_aborted)
-                assert step.runs or not is_kept, f"OK, and never ran: {self}"
-            elif step.method == "Ask" and step.status is grpc.StatusCode.UNKNOWN:
-                assert step.runs, f"its callback failed, and it never ran: {self}"
+                if step.method == "Note":
+                    losses = ledger.losses[f"{self.key}/{number}"]
+                    is_kept = is_mild and not self.was_aborted
+                    check_confirmed(f"{self}", step.runs, losses, may_be_lost=not is_kept)
+                else:
+                    assert step.runs, f"OK, and never ran: {self}"
             elif step.status not in (None, grpc.StatusCode.CANCELLED):
-                assert may_be_lost, f"nothing was lost: {self}"
+                assert not is_mild, f"nothing was lost: {self}"
+            if step.status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                assert not step.may_have_executed, f"refused, yet executed: {self}"
 
 
 @relayrpc.service(instances="per_session", concurrency="reentrant")
@@ -103,7 +137,7 @@ class _Notebook:
         self._conversations = conversations
         self._key = ""
 
-    def _begin(self, request: bytes) -> bytes:
+    def _begin(self, request: bytes) -> tuple[Conversation, Step]:
         key, number, _ = request.decode().split("/")
         conversation = self._conversations[key]
         if not self._key:
@@ -112,11 +146,13 @@ class _Notebook:
         assert self._key == key, f"the object of {self._key} serves {conversation}"
         conversation.instances.add(self._instance)
         conversation.order.append(int(number))
-        conversation.steps[int(number)].runs += 1
-        return request
+        step = conversation.steps[int(number)]
+        step.runs += 1
+        return conversation, step
 
     async def Add(self, request: bytes, context: Any) -> bytes:
-        return self._begin(request)
+        self._begin(request)
+        return b"+"
 
     async def Note(self, request: bytes, context: Any) -> bytes:
         self._begin(request)
@@ -124,9 +160,17 @@ class _Notebook:
         return b""
 
     async def Ask(self, request: bytes, context: Any) -> bytes:
-        self._begin(request)
+        conversation, _ = self._begin(request)
         answer = context.caller().unary_unary(f"/{_LISTENER}/Answer")
-        return await answer(request, timeout=30.0)
+        return await answer(request, timeout=conversation.callback_timeout_s)
+
+    async def Nest(self, request: bytes, context: Any) -> bytes:
+        """Have the caller called back, who calls this object again."""
+        conversation, step = self._begin(request)
+        if not step.depth:
+            return b"."
+        nest = context.caller().unary_unary(f"/{_LISTENER}/Nest")
+        return b"." + await nest(request, timeout=conversation.callback_timeout_s)
 
 
 @relayrpc.service(instances="per_session", concurrency="multiple")
@@ -137,38 +181,53 @@ class _Board(_Notebook):
 class _Listener:
     """What the caller serves."""
 
+    def __init__(self, conversations: dict[str, Conversation]) -> None:
+        self._conversations = conversations
+
     async def Answer(self, request: bytes, context: Any) -> bytes:
-        return request[::-1]
+        return b"?"
+
+    async def Nest(self, request: bytes, context: Any) -> bytes:
+        key, number, _ = request.decode().split("/")
+        conversation = self._conversations[key]
+        outer = conversation.steps[int(number)]
+        return await _call(conversation, Step("Nest", outer.depth - 1))
 
 
 def add_notebook(
-    server: grpc.aio.Server, instance: str, conversations: dict[str, Conversation]
+    server: grpc.aio.Server,
+    instance: str,
+    conversations: dict[str, Conversation],
+    throttle: Throttle | None,
 ) -> None:
     """Have a host serve sessions."""
     for service, cls in ((_NOTEBOOK, _Notebook), (_BOARD, _Board)):
         make = functools.partial(cls, instance, conversations)
-        servicer = relayrpc.servicer(cls, factory=make)
+        servicer = relayrpc.servicer(cls, factory=make, throttle=throttle)
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(getattr(servicer, name)) for name in _STEPS
         }
         server.add_registered_method_handlers(service, handlers)
 
 
-def add_listener(_: None, server: grpc.aio.Server) -> None:
+def add_listener(conversations: dict[str, Conversation], server: grpc.aio.Server) -> None:
     """Have a caller serve callbacks."""
-    handler = grpc.unary_unary_rpc_method_handler(_Listener().Answer)
-    server.add_registered_method_handlers(_LISTENER, {"Answer": handler})
+    listener = _Listener(conversations)
+    handlers = {
+        "Answer": grpc.unary_unary_rpc_method_handler(listener.Answer),
+        "Nest": grpc.unary_unary_rpc_method_handler(listener.Nest),
+    }
+    server.add_registered_method_handlers(_LISTENER, handlers)
 
 
 async def converse(channel: Channel, conversation: Conversation, rng: random.Random) -> None:
     """Hold a session; a channel that is closed meanwhile ends it."""
-    session = channel.session()
+    session = conversation.session = channel.session()
     conversation.service = rng.choice((_NOTEBOOK, _BOARD))
     try:
         for _ in range(rng.randint(1, 4)):
-            numbers = range(len(conversation.steps), len(conversation.steps) + rng.randint(1, 4))
-            conversation.steps += [_draw_step(conversation, rng) for _ in numbers]
-            await asyncio.gather(*(_step(session, conversation, number) for number in numbers))
+            steps = [_draw_step(conversation, rng) for _ in range(rng.randint(1, 4))]
+            await asyncio.gather(*(_take_step(conversation, step) for step in steps))
             if rng.random() < 0.3:
                 await asyncio.sleep(rng.uniform(0.0, 5.0))
     except grpc.aio.UsageError:
@@ -177,26 +236,50 @@ async def converse(channel: Channel, conversation: Conversation, rng: random.Ran
     if rng.random() < 0.3:
         conversation.was_aborted = True
         session.abort()
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
     await session.close()
+    conversation.closing_s = loop.time() - began_s
     conversation.fault = session.fault
+    conversation.session = None
     assert session.state in (SessionState.CLOSED, SessionState.FAULTED), f"{conversation}"
 
 
 def _draw_step(conversation: Conversation, rng: random.Random) -> Step:
+    method = rng.choice(_STEPS)
+    depth = rng.randint(1, _DEPTH_MAX) if method == "Nest" else 0
     is_large = rng.random() < 0.3
-    return Step(rng.choice(_STEPS), rng.randrange(conversation.size_max + 1) if is_large else 0)
+    return Step(method, depth, rng.randrange(conversation.size_max + 1) if is_large else 0)
 
 
-async def _step(session: Session, conversation: Conversation, number: int) -> None:
-    step = conversation.steps[number]
-    metadata = _ONE_WAY if step.method == "Note" else ()
-    request = f"{conversation.key}/{number}/{'x' * step.size_bytes}".encode()
+async def _take_step(conversation: Conversation, step: Step) -> None:
+    with contextlib.suppress(RpcError, asyncio.CancelledError):
+        await _call(conversation, step)
+
+
+async def _call(conversation: Conversation, step: Step) -> bytes:
+    """
+    Make the next call of a session.
+
+    Raises:
+        RpcError, CancelledError: As the call ended.
+        grpc.aio.UsageError: The session is closed.
+    """
+    session = conversation.session
+    if session is None:
+        raise grpc.aio.UsageError("the session is over")
+    key = f"{conversation.key}/{len(conversation.steps)}"
+    request = f"{key}/{'x' * step.size_bytes}".encode()
+    conversation.steps.append(step)
+    metadata = one_way(key) if step.method == "Note" else ()
     call = session.unary_unary(f"/{conversation.service}/{step.method}")(request, metadata=metadata)
     try:
-        with contextlib.suppress(asyncio.CancelledError):
-            reply = await call
-            expected = {"Add": request, "Ask": request[::-1], "Note": b""}[step.method]
-            assert reply == expected, f"{reply[:40]!r} for {request[:40]!r}: {conversation}"
+        reply: bytes = await call
     except RpcError as exc:
         step.may_have_executed = exc.may_have_executed
-    step.status = await call.code()
+        step.details = exc.details() or ""
+        raise
+    finally:
+        step.status = await call.code()
+    assert reply == step.reply, f"{reply[:40]!r} for {request[:40]!r}: {conversation}"
+    return reply

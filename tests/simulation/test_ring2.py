@@ -54,6 +54,7 @@ _REACHED: Final = (
     "errand Count",
     "errand Join",
     "errand Mirror",
+    "errand Nest",
     "errand Watch",
     "handler aborted",
     "handler cancelled",
@@ -66,6 +67,8 @@ _REACHED: Final = (
     "publications heard",
     "session closed",
     "session faulted",
+    "throttle had some wait",
+    "throttle refused",
 )
 
 # What a simulation cannot run, and why; everything else in these parts must be run.
