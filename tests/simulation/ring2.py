@@ -644,7 +644,7 @@ class World:
     async def _remark(self, caller: _Caller, rng: random.Random) -> None:
         channel = caller.channel
         assert channel is not None
-        made = [remark(channel, self.ledger, rng) for _ in range(rng.randint(1, 4))]
+        made = [remark(channel, self.ledger, rng) for _ in range(rng.randint(1, 8))]
         for each in await asyncio.gather(*made):
             self.network.trace.add(f"{caller.name} {each}")
 

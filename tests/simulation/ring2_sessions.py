@@ -275,11 +275,15 @@ async def _call(conversation: Conversation, step: Step) -> bytes:
     call = session.unary_unary(f"/{conversation.service}/{step.method}")(request, metadata=metadata)
     try:
         reply: bytes = await call
+    except asyncio.CancelledError:
+        # Whoever waited for it no longer does, and is told no more.
+        step.status = grpc.StatusCode.CANCELLED
+        raise
     except RpcError as exc:
+        step.status = exc.code()
         step.may_have_executed = exc.may_have_executed
         step.details = exc.details() or ""
         raise
-    finally:
-        step.status = await call.code()
+    step.status = await call.code()
     assert reply == step.reply, f"{reply[:40]!r} for {request[:40]!r}: {conversation}"
     return reply

@@ -23,14 +23,20 @@ from relayrpc.endpoint.call_core import CallCore
 from relayrpc.endpoint.callback_set import _Member
 from relayrpc.endpoint.caller import Reach
 from relayrpc.endpoint.context import Context
+from relayrpc.endpoint.host_session import HostSession
 from relayrpc.endpoint.inbox import Inbox
+from relayrpc.endpoint.instances import Instances
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.order import Place
 from relayrpc.endpoint.reply import ReplyCore
 from relayrpc.endpoint.request_writer import RequestWriter
+from relayrpc.endpoint.session import SessionState
+from relayrpc.endpoint.throttle import Throttle
+from relayrpc.endpoint.turns import Turn, Turns
 from relayrpc.hub.forward import Forwarder
 from relayrpc.hub.links import LinkTable
 from relayrpc.hub.log import HubLog
+from relayrpc.hub.one_way import is_held, was_taken_over
 from relayrpc.hub.routing import Router
 from relayrpc.hub.session import _Handshake
 from relayrpc.link.batch_log import BatchLog
@@ -38,6 +44,7 @@ from relayrpc.link.calls import LinkCalls
 from relayrpc.link.deadlines import DeadlineBuckets
 from relayrpc.link.link import Link
 from relayrpc.link.messages import MessageReader
+from relayrpc.v1 import link_pb2 as pb
 from tests.simulation import ring2
 
 
@@ -287,6 +294,77 @@ def log_leaves_out_who_went_with_a_link(patch: pytest.MonkeyPatch) -> None:
             went(self, registration)
 
     patch.setattr(HubLog, "host_went", forgetful)
+
+
+@_finds("out of order")
+def session_calls_take_turns_newest_first(patch: pytest.MonkeyPatch) -> None:
+    give = Turns.give
+
+    def hasty(self: Turns, turn: Turn) -> None:
+        self._waiting.rotate(1)
+        give(self, turn)
+
+    patch.setattr(Turns, "give", hasty)
+
+
+@_finds("more than one object")
+def session_has_a_new_object_for_each_call(patch: pytest.MonkeyPatch) -> None:
+    find = Instances._find
+
+    async def forgetful(self: Instances, context: Any) -> Any:
+        made = self._of_session.pop(context.session, None)
+        if made is not None:
+            self.keep(self._close_made(made))
+        return await find(self, context)
+
+    patch.setattr(Instances, "_find", forgetful)
+
+
+@_finds("ran more than once|executed after all")
+def one_way_call_that_was_handed_over_goes_to_another_host(patch: pytest.MonkeyPatch) -> None:
+    route, ended = Forwarder._route, Forwarder._call_ended
+
+    def remembering(self: Forwarder, came: Any, event: Any) -> None:
+        if is_held(came):
+            came.link.opening = event.frame
+        route(self, came, event)
+
+    def forgetful(self: Forwarder, call: Any, frame: Any, has_metadata: bool) -> None:
+        came = call.app
+        is_lost = call.is_opener and frame.end.status and frame.end.origin == pb.End.ORIGIN_HUB
+        has_others = came is not None and came.anchor is None and was_taken_over(came)
+        if is_lost and has_others:
+            self._route_again(call, came.link.opening)
+        else:
+            ended(self, call, frame, has_metadata)
+
+    patch.setattr(Forwarder, "_route", remembering)
+    patch.setattr(Forwarder, "_call_ended", forgetful)
+
+
+@_finds("no progress|nothing was lost")
+def reentrant_object_does_not_give_way(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Turn, "gives_way", property(lambda self: False))
+
+
+@_finds("places are taken still|no progress")
+def throttle_place_is_not_given_back(patch: pytest.MonkeyPatch) -> None:
+    give = Throttle.give
+
+    def forgetful(self: Throttle, kind: Any) -> None:
+        if kind != "sessions":
+            give(self, kind)
+
+    patch.setattr(Throttle, "give", forgetful)
+
+
+@_finds("its end was not told")
+def host_s_session_does_not_tell_its_end(patch: pytest.MonkeyPatch) -> None:
+    def forgetful(self: HostSession, status: int, details: str) -> None:
+        if self.call is not None:
+            self._over(SessionState.CLOSED)
+
+    patch.setattr(HostSession, "end", forgetful)
 
 
 @pytest.mark.parametrize("name", _PLANTS)
