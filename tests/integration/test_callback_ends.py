@@ -1,6 +1,6 @@
 """
 Goal: a callback that was under way when its caller went may have run, and says so, whichever way
-the caller went and whatever the callback belonged to.
+the caller went and whatever the callback belonged to; one that its host cancels is over at both.
 
 Method: hosts and callers over a real hub on loopback; callbacks that run until they are cancelled.
 """
@@ -76,3 +76,34 @@ async def test_a_callback_that_ran_when_its_caller_went_may_have_run(
             await kept[0].unary_unary("Hang")(b"")
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert not caught.value.may_have_executed
+
+
+@pytest.mark.parametrize("in_session", [False, True])
+async def test_a_callback_that_its_host_cancels_is_cancelled_at_the_caller(
+    in_session: bool,
+) -> None:
+    kept: list[Any] = []
+    told: list[Any] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        stub = Stub(context.caller(), EVENTS)
+        kept.append(stub.unary_unary("Hang")(b""))
+        try:
+            await kept[0]
+        except asyncio.CancelledError:
+            told.append((kept[0].cancelled(), await kept[0].code()))
+        return b"goes on"
+
+    listener = Listener()
+    async with running_relay(
+        {"uu:Call": handler}, channel_options={"callbacks": [(add_listener, listener)]}
+    ) as relay:
+        session = relay.channel.session() if in_session else None
+        running = Stub(session or relay.channel).unary_unary("Call")(b"")
+        await until(lambda: listener.running_count)
+        assert kept[0].cancel()
+        assert await running == b"goes on"
+        assert told == [(True, grpc.StatusCode.CANCELLED)]
+        await until(lambda: not listener.running_count)
+        if session is not None:
+            await session.close()

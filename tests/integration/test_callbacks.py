@@ -21,7 +21,8 @@ import relayrpc.aio
 from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.errors import UsageError
 from relayrpc.limits import DEFAULT_LIMITS
-from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
+from relayrpc.v1 import link_pb2
+from tests.support.relay import ADDRESS, Stub, make_handlers, peer_links, running_hub
 from tests.support.until import until
 
 
@@ -399,4 +400,57 @@ async def test_waiting_for_a_caller_to_go_leaves_nothing_when_it_is_given_up() -
                     await asyncio.wait_for(callers[0].wait_gone(), 0.001)
             assert not callers[0]._reach._callbacks
         await callers[0].wait_gone()
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("belongs_to", ["nothing", "a callback"])
+async def test_a_caller_refuses_what_belongs_to_no_call_of_its_own(
+    belongs_to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hub sends that; so this one is made to."""
+    ends: dict[Any, Any] = {}
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        return await context.callback(events).unary_unary("Hang")(b"")
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        listener = Listener()
+        async with calling(url, listener) as channel:
+            running = Stub(channel).unary_unary("Call")(b"")
+            await channel.channel_ready()
+            link_id = channel.live.link.link_id
+            (link,) = [link for link in peer_links(hub) if link.link_id == link_id]
+
+            def callbacks() -> list[Any]:
+                return [call for call in link._calls.values() if call.method == f"{EVENTS}/Hang"]
+
+            await until(callbacks)
+            forwarder = hub.sessions.forwarder
+            ended = forwarder._call_ended
+
+            def note(call: Any, frame: Any, has_metadata: bool) -> None:
+                ends[call] = frame.end
+                ended(call, frame, has_metadata)
+
+            monkeypatch.setattr(forwarder, "_call_ended", note)
+            call = link.open_call(
+                f"{EVENTS}/Tell",
+                "",
+                shape=link_pb2.SHAPE_UNARY_UNARY,
+                app=None,
+                half_close=True,
+                anchor=None if belongs_to == "nothing" else callbacks()[0],
+                now_s=asyncio.get_running_loop().time(),
+            )
+            link.flush_soon()
+            await until(lambda: call in ends)
+            assert ends[call].status == grpc.StatusCode.UNIMPLEMENTED.value[0]
+            assert ends[call].details == (
+                "this caller is called back only by hosts that it has called"
+            )
+            assert ends[call].not_executed
+            assert listener.heard == []
+            running.cancel()
         await server.stop(0)

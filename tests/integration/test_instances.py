@@ -219,6 +219,28 @@ async def test_nested_calls(mode: str, concurrency: str) -> None:
         await server.stop(0)
 
 
+@pytest.mark.parametrize("in_session", [False, True])
+@pytest.mark.parametrize("concurrency", ["reentrant", "multiple"])
+async def test_nested_calls_that_have_an_object_each(concurrency: str, in_session: bool) -> None:
+    """A, callback, B, callback, C: in a session they take turns, though each has its own."""
+    recorder, listener = Recorder(), Listener()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, "per_call", concurrency))
+        callbacks = [(add_listener, listener)]
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=callbacks) as channel:
+            session = channel.session() if in_session else None
+            listener.channel = session or channel
+            call = Stub(session or channel).unary_unary("Call")
+            replies = await asyncio.gather(*(call(b"2", timeout=20) for _ in range(5)))
+            numbers = [number for reply in replies for number in reply.split(b">")]
+            assert sorted(map(int, numbers)) == list(range(1, 16))
+            if session is not None:
+                await session.close()
+        await until(lambda: recorder.closed == 15)
+        await server.stop(0)
+
+
 async def test_reentrant_across_sessions() -> None:
     """Callers of one object, each called back, and calling again, while others wait."""
     recorder = Recorder()

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -758,3 +758,65 @@ async def test_a_plain_client_holds_a_session_by_metadata() -> None:
         assert ended.state is SessionState.CLOSED
         for server in servers:
             await server.stop(0)
+
+
+@pytest.mark.parametrize("method", ["Leave", "Report", "Settle"])
+async def test_a_terminating_operation_may_be_one_way_or_stream(method: str) -> None:
+    """The session is over when its handler has returned, and not before."""
+    served: list[bytes] = []
+    go_on = asyncio.Event()
+
+    async def put(request: bytes, context: Any) -> bytes:
+        served.append(request)
+        return request
+
+    async def leave(request: bytes, context: Any) -> bytes:
+        await go_on.wait()
+        served.append(request)
+        return b""
+
+    async def report(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield b"first"
+        await go_on.wait()
+        served.append(request)
+        yield b"last"
+
+    async def settle(requests: AsyncIterator[bytes], context: Any) -> bytes:
+        served.extend([request async for request in requests])
+        return b"settled"
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}")
+        behaviors = {"uu:Open": put, "uu:Put": put, "uu:Leave": leave}
+        handlers = make_handlers({**behaviors, "us:Report": report, "su:Settle": settle})
+        server.add_registered_method_handlers(session_contract.SERVICE, handlers)
+        await server.start()
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            account = Stub(session, session_contract.SERVICE)
+            await account.unary_unary("Open")(b"open")
+            match method:
+                case "Leave":
+                    assert await account.unary_unary(method)(b"end") == b""
+                case "Report":
+                    reports = account.unary_stream(method)(b"end")
+                    assert await reports.read() == b"first"
+                case _:
+                    settling = account.stream_unary(method)()
+                    await settling.write(b"end")
+            with refused("the session is closing"):
+                await account.unary_unary("Put")(b"refused")
+            assert session.state is SessionState.CLOSING
+            go_on.set()
+            match method:
+                case "Report":
+                    assert await reports.read() == b"last"
+                    assert await reports.read() is grpc.aio.EOF
+                case "Settle":
+                    await settling.done_writing()
+                    assert await settling == b"settled"
+            await until(lambda: session.state is SessionState.CLOSED)
+            assert session.fault == ""
+            assert served == [b"open", b"end"]
+        await server.stop(0)

@@ -15,7 +15,10 @@ from relayrpc.v1 import contract_pb2
 __all__ = ["ALONE", "CALLING", "CALLS", "LISTENER", "NOTES", "SERVICE"]
 
 SERVICE = "test.sessions.Account"
-"""REQUIRED; `Open` begins one, `Close` ends it, `Put` and `Wait` go between."""
+"""
+REQUIRED; `Open` begins one, `Put` and `Wait` go between, and four end it: `Close`, `Leave`, which is
+one-way, and `Report` and `Settle`, which stream responses and requests.
+"""
 ALONE = "test.sessions.Alone"
 """NOT_ALLOWED; `Put`."""
 CALLS = "test.sessions.Calls"
@@ -43,11 +46,19 @@ def _register() -> None:
     message = f".{any_pb2.Any.DESCRIPTOR.full_name}"
     account = file.service.add(name="Account")
     account.options.Extensions[_CONTRACT].session = contract_pb2.Contract.REQUIRED
-    for name in ("Open", "Put", "Wait", "Close"):
+    for name in ("Open", "Put", "Wait", "Close", "Report", "Settle"):
         method = account.method.add(name=name, input_type=message, output_type=message)
+        method.server_streaming = name == "Report"
+        method.client_streaming = name == "Settle"
         operation = method.options.Extensions[_OPERATION]
         operation.initiating = name == "Open"
-        operation.terminating = name == "Close"
+        operation.terminating = name not in ("Open", "Put", "Wait")
+    leave = account.method.add(
+        name="Leave", input_type=message, output_type=f".{empty_pb2.Empty.DESCRIPTOR.full_name}"
+    )
+    operation = leave.options.Extensions[_OPERATION]
+    operation.initiating = False
+    operation.one_way = operation.terminating = True
     notes = file.service.add(name="Notes")
     method = notes.method.add(
         name="Note", input_type=message, output_type=f".{empty_pb2.Empty.DESCRIPTOR.full_name}"
