@@ -16,8 +16,8 @@ __all__ = ["ALONE", "CALLING", "CALLS", "LISTENER", "NOTES", "SERVICE"]
 
 SERVICE = "test.sessions.Account"
 """
-REQUIRED; `Open` begins one, `Put` and `Wait` go between, and four end it: `Close`, `Leave`, which is
-one-way, and `Report` and `Settle`, which stream responses and requests.
+REQUIRED; `Open` begins one, `Put` and `Wait` go between, and four end it: `Close`, `Leave`, which
+is one-way, and `Report` and `Settle`, which stream responses and requests.
 """
 ALONE = "test.sessions.Alone"
 """NOT_ALLOWED; `Put`."""
