@@ -65,6 +65,9 @@ class CallbackServer(Server):
         if anchor is None or not isinstance(anchor.app, (CallCore, _Line)):
             self.refuse(call, STATUS_UNIMPLEMENTED, _NOT_CALLED)
         elif call.method == LINE_METHOD:
-            call.app = _Line(call)
+            call.app = line = _Line(call)
+            if opening.half_close:
+                # Given up before it had left the host.
+                line.half_close_received()
         else:
             self.start_call(call, opening)

@@ -156,6 +156,36 @@ def test_nothing_is_lost_or_doubled(scene: Scene) -> None:
         run_virtual(lambda: _play(scene), seed=seed)
 
 
+def test_a_line_that_is_given_up_before_it_leaves_is_over_at_both_ends() -> None:
+    """What opens it says then that the host needs it no more."""
+
+    async def main() -> None:
+        go_on = asyncio.Event()
+
+        async def handler(request: bytes, context: Any) -> bytes:
+            await go_on.wait()
+            context.caller()
+            return request
+
+        async with memory_hub() as hub:
+            server = hub.server(_ADDRESS)
+            handlers = make_handlers({"uu:Call": handler})
+            server.add_registered_method_handlers("test.Service", handlers)
+            await server.start()
+            channel = hub.channel(_ADDRESS, callbacks=[(_add_listener, Listener())])
+            running = asyncio.ensure_future(Stub(channel).unary_unary("Call")(b"1"))
+            await asyncio.sleep(1)
+            with hub.cut_off(server):
+                go_on.set()
+                await asyncio.sleep(1)
+            assert await running == b"1"
+            await asyncio.sleep(10)
+            for peer in (server, channel):
+                assert not peer.live.link.calls_open_count
+
+    run_virtual(main)
+
+
 @pytest.mark.parametrize("keepalive_interval_s", [1.0, 10.0])
 def test_what_is_idle_stays(keepalive_interval_s: float) -> None:
     """A session and a line without a call for thousands of intervals; then both ends call."""
