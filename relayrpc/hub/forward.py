@@ -195,6 +195,12 @@ class Forwarder:
 
     def _take_over(self, came: Call, event: CallOpened) -> None:
         """Have a one-way call held by the hub in its caller's place, or refuse it."""
+        if came.deadline_s is not None and came.deadline_s <= self._now_s:
+            # Its caller has been told already, perhaps that it does not run.
+            for observe in self.observers.call_opened:
+                observe(came, event.frame.open)
+            self._refuse(came, STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded")
+            return
         held = hold(came)
         event.frame.open.time_left_us = 0
         for observe in self.observers.call_opened:

@@ -186,6 +186,34 @@ def test_a_line_that_is_given_up_before_it_leaves_is_over_at_both_ends() -> None
     run_virtual(main)
 
 
+def test_a_one_way_call_that_comes_after_its_deadline_does_not_run() -> None:
+    """It was on its way when its caller was told that nobody had confirmed it in time."""
+
+    async def main() -> None:
+        host = Host()
+        async with memory_hub() as hub:
+            server = hub.server(_ADDRESS)
+            handlers = make_handlers({"uu:Take": host.take})
+            server.add_registered_method_handlers("test.Service", handlers)
+            await server.start()
+            channel = hub.channel(_ADDRESS)
+            await channel.channel_ready()
+            take = Stub(channel).unary_unary("Take")
+            await take(b"0")
+            hub.carrier(channel).cut_after(1, direction="outgoing", is_delivered=False)
+            lost = take(b"1", metadata=[("relay-confirm", "hub")], timeout=2)
+            while channel.live.carrier is not None:
+                await asyncio.sleep(0)
+            with hub.cut_off(channel), pytest.raises(grpc.aio.AioRpcError) as caught:
+                await lost
+            assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert await take(b"2", metadata=[("relay-confirm", "hub")]) == b""
+            await asyncio.sleep(10)
+            assert host.put == [0, 2]
+
+    run_virtual(main)
+
+
 @pytest.mark.parametrize("keepalive_interval_s", [1.0, 10.0])
 def test_what_is_idle_stays(keepalive_interval_s: float) -> None:
     """A session and a line without a call for thousands of intervals; then both ends call."""
