@@ -1,6 +1,7 @@
 """
 Goal: a callback that was under way when its caller went may have run, and says so, whichever way
-the caller went and whatever the callback belonged to; one that its host cancels is over at both.
+the caller went and whatever the callback belonged to; one that its host cancels is over at both;
+and no silence ends a session.
 
 Method: hosts and callers over a real hub on loopback; callbacks that run until they are cancelled.
 """
@@ -8,6 +9,7 @@ Method: hosts and callers over a real hub on loopback; callbacks that run until 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -15,7 +17,15 @@ import grpc.aio
 import pytest
 
 import relayrpc.aio
-from tests.support.relay import Stub, make_handlers, running_relay
+from relayrpc.limits import DEFAULT_LIMITS
+from tests.support.relay import (
+    ADDRESS,
+    Stub,
+    make_handlers,
+    peer_links,
+    running_hub,
+    running_relay,
+)
 from tests.support.until import until
 
 
@@ -25,7 +35,7 @@ EVENTS = "test.Events"
 
 
 class Listener:
-    """What a caller serves: callbacks that do not end."""
+    """What a caller serves: callbacks that do not end, and one that does."""
 
     def __init__(self) -> None:
         self.running_count = 0
@@ -38,9 +48,12 @@ class Listener:
             self.running_count -= 1
         return b""
 
+    async def echo(self, request: bytes, context: Any) -> bytes:
+        return request
+
 
 def add_listener(listener: Listener, server: grpc.aio.Server) -> None:
-    handlers = make_handlers({"uu:Hang": listener.hang})
+    handlers = make_handlers({"uu:Hang": listener.hang, "uu:Echo": listener.echo})
     server.add_registered_method_handlers(EVENTS, handlers)
 
 
@@ -107,3 +120,33 @@ async def test_a_callback_that_its_host_cancels_is_cancelled_at_the_caller(
         await until(lambda: not listener.running_count)
         if session is not None:
             await session.close()
+
+
+async def test_an_idle_session_outlives_many_keepalive_intervals() -> None:
+    """Nothing passes for so long but pings, which stand for both ends; then both call."""
+    limits = replace(DEFAULT_LIMITS, keepalive_interval_s=0.1)
+    kept: list[Any] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        kept.append(context.caller())
+        return request
+
+    async with running_hub(limits=limits) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url, limits=limits)
+        server.add_registered_method_handlers("test.Service", make_handlers({"uu:Call": handler}))
+        await server.start()
+        callbacks = [(add_listener, Listener())]
+        async with relayrpc.aio.channel(url, limits=limits, callbacks=callbacks) as channel:
+            async with channel.session() as session:
+                await Stub(session).unary_unary("Call")(b"")
+                links = [server.live.link, channel.live.link]
+                hub_links = {link.link_id: link for link in peer_links(hub)}
+                for link in links:
+                    ends = [link, hub_links[link.link_id]]
+                    await until(lambda ends=ends: sum(end._ping_number for end in ends) > 10)
+                assert await Stub(kept[0], EVENTS).unary_unary("Echo")(b"back") == b"back"
+                assert await Stub(session).unary_unary("Call")(b"on") == b"on"
+                assert [server.live.link, channel.live.link] == links
+            assert session.fault == ""
+        await server.stop(0)
