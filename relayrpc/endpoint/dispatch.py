@@ -98,10 +98,10 @@ async def _run(context: Context) -> None:
         await _run_handler(context)
     finally:
         if context.plain is None:
-            await loan.give_back()
+            loan.give_back()
         else:
             # A thread cannot be cancelled, and has the object until it returns.
-            context.plain.when_left(loan.give_back_soon)
+            context.plain.when_left(loan.give_back)
 
 
 async def _come_first(context: Context, place: Place) -> None:

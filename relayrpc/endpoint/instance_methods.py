@@ -119,7 +119,7 @@ class InstanceMethod:
             yield loan.behavior(self.name)
         finally:
             current_turn.set(None)
-            await loan.give_back()
+            loan.give_back()
 
     @contextlib.contextmanager
     def _lent_to_thread(self) -> Iterator[Callable[..., Any]]:
@@ -136,4 +136,4 @@ class InstanceMethod:
             yield loan.behavior(self.name)
         finally:
             current_turn.set(None)
-            portal.run(loan.give_back())
+            portal.handover.call(loan.give_back)

@@ -211,13 +211,12 @@ class Loan:
         behavior: Callable[..., Any] = getattr(self.holder.target, name)
         return behavior
 
-    async def give_back(self) -> None:
-        """The handler has returned, or will not run."""
-        await self._instances.returned(self)
-
-    def give_back_soon(self, _: object = None) -> None:
-        """As `give_back()`, where nobody waits for it; on the loop's thread."""
-        self._instances.keep(self.give_back())
+    def give_back(self, _: object = None) -> None:
+        """
+        The handler has returned, or will not run; on the loop's thread. Nobody waits until an
+        object is closed that is needed no more.
+        """
+        self._instances.returned(self)
 
 
 class Instances:
@@ -277,12 +276,24 @@ class Instances:
         Raises:
             RefusedError: The throttle takes no more.
         """
-        await self._take("calls", context.server)
+        # The object, or the place for one, before that for the call: a session that has an object
+        # may wait for the other.
+        holder = await self._find_shared(context)
+        is_own = holder is None
+        if is_own:
+            await self._take("instances", context.server)
         try:
-            holder, is_own = await self._find(context)
+            await self._take("calls", context.server)
         except BaseException:
-            self.throttle.give("calls")
+            if is_own:
+                self.throttle.give("instances")
             raise
+        if holder is None:
+            try:
+                holder = await self._make_own(context)
+            except BaseException:
+                self.throttle.give("calls")
+                raise
         loan = Loan(self, holder, is_own=is_own)
         turns = holder.turns
         if turns is not None:
@@ -291,18 +302,25 @@ class Instances:
             try:
                 await turns.take(turn)
             except BaseException:
-                await loan.give_back()
+                loan.give_back()
                 raise
             loan.turn = turn
         return loan
 
-    async def returned(self, loan: Loan) -> None:
+    def returned(self, loan: Loan) -> None:
         """Take an object back that was lent to a call."""
         if loan.turn is not None:
             loan.turn.end()
+        if loan.is_own and self._has_to_close(loan.holder):
+            self.keep(self._close_own(loan.holder))
+            return
+        if loan.is_own:
+            self.throttle.give("instances")
+        self.throttle.give("calls")
+
+    async def _close_own(self, holder: _Holder) -> None:
         try:
-            if loan.is_own:
-                await self._close(loan.holder)
+            await self._close(holder)
         finally:
             self.throttle.give("calls")
 
@@ -319,34 +337,32 @@ class Instances:
 
     # --- which object ---
 
-    async def _find(self, context: Context) -> tuple[_Holder, bool]:
-        """Return a call's object, and whether it has it for itself."""
+    async def _find_shared(self, context: Context) -> _Holder | None:
+        """Return the object that a call shares with others; None: it has one for itself."""
         mode = self._behavior.instances
         if mode == "single" or (mode == "per_session" and context.server.serves_channel):
             if self._single is None:
                 self._single = self._make_task(context.server)
                 self._single.add_done_callback(self._single_made)
-            return await asyncio.shield(self._single), False
+            return await asyncio.shield(self._single)
         session = context.session
-        if mode == "per_session" and session is not None:
-            task = self._of_session.get(session)
-            if task is None:
-                task = self._of_session[session] = self._make_task(context.server)
-                session.add_done_callback(self._session_over)
-            try:
-                return await asyncio.shield(task), False
-            except Exception:
-                # Those that waited are told; the session's next call tries again.
-                if self._of_session.get(session) is task:
-                    del self._of_session[session]
-                raise
-        await self._take("instances", context.server)
-        making = self._make(context.server, self._turns_of(session))
+        if mode != "per_session" or session is None:
+            return None
+        task = self._of_session.get(session)
+        if task is None:
+            task = self._of_session[session] = self._make_task(context.server)
+            task.add_done_callback(functools.partial(self._made_of_session, session))
+            session.add_done_callback(self._session_over)
+        return await asyncio.shield(task)
+
+    async def _make_own(self, context: Context) -> _Holder:
+        """Make a call's own object, which there is a place for."""
+        making = self._make(context.server, self._turns_of(context.session))
         if not context.server.is_blocking:
-            return await making, True
+            return await making
         own = asyncio.create_task(making)
         try:
-            return await asyncio.shield(own), True
+            return await asyncio.shield(own)
         except asyncio.CancelledError:
             # A thread that makes it cannot be cancelled.
             self.keep(self._close_made(own, context.server))
@@ -375,6 +391,12 @@ class Instances:
         if task.cancelled() or task.exception() is not None:
             # Those that waited have been told; the next call tries again.
             self._single = None
+
+    def _made_of_session(self, session: HostSession, task: asyncio.Task[_Holder]) -> None:
+        has_failed = task.cancelled() or task.exception() is not None
+        if has_failed and self._of_session.get(session) is task:
+            # As of `single`.
+            del self._of_session[session]
 
     async def _make(self, server: Server, turns: Turns | None) -> _Holder:
         """Make an object that there is a place for."""
@@ -425,11 +447,13 @@ class Instances:
         Close an object, though whoever waits for it be cancelled; what it raises is logged, and
         changes nothing for its calls.
         """
-        target = holder.target
-        if self._closes and any(hasattr(target, name) for name in _CLOSERS):
+        if self._has_to_close(holder):
             await asyncio.shield(self.keep(self._close_in_time(holder)))
         else:
             self.throttle.give("instances")
+
+    def _has_to_close(self, holder: _Holder) -> bool:
+        return self._closes and any(hasattr(holder.target, name) for name in _CLOSERS)
 
     async def _close_in_time(self, holder: _Holder) -> None:
         closing = asyncio.create_task(_close_object(holder))

@@ -67,6 +67,7 @@ class Throttle:
         sessions = _SESSIONS_PER_CPU * cpus if sessions is None else sessions
         self._bounds: dict[ThrottledKind, int] = {}
         self._counts: dict[ThrottledKind, int] = dict.fromkeys(_KINDS, 0)
+        # Also those that were let in and have not gone on yet.
         self._waiting: dict[ThrottledKind, deque[asyncio.Future[None]]] = {
             kind: deque() for kind in _KINDS
         }
@@ -116,7 +117,10 @@ class Throttle:
     @property
     def waiting_counts(self) -> Mapping[ThrottledKind, int]:
         """How many of each wait."""
-        return {kind: len(waiting) for kind, waiting in self._waiting.items()}
+        return {
+            kind: sum(not future.done() for future in waiting)
+            for kind, waiting in self._waiting.items()
+        }
 
     def _set(self, kind: ThrottledKind, value: int) -> None:
         if value < 1:
@@ -132,24 +136,28 @@ class Throttle:
             ThrottledError: All are taken, and one more does not wait.
         """
         waiting = self._waiting[kind]
-        if self._counts[kind] < self._bounds[kind] and not waiting:
+        is_free = self._counts[kind] < self._bounds[kind]
+        if is_free and not waiting:
             self._counts[kind] += 1
             return
-        if self.on_full == "reject" or len(waiting) >= self.queue_max:
+        if not is_free and (self.on_full == "reject" or len(waiting) >= self.queue_max):
             beside = f", and {len(waiting)} wait" if waiting else ""
             raise ThrottledError(f"the host has {self._counts[kind]} {kind} at once{beside}")
-        future = asyncio.get_running_loop().create_future()
+        # Also where one is free: whoever was let in before has to go on before.
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         waiting.append(future)
+        if is_free:
+            loop.call_soon(self._admit, kind)
         try:
             await future
         except asyncio.CancelledError:
             if not future.cancelled():
                 # It came in the same turn of the loop.
                 self.give(kind)
-            elif future in waiting:
-                # Else it was passed over in the same turn of the loop.
-                waiting.remove(future)
             raise
+        finally:
+            waiting.remove(future)
 
     def give(self, kind: ThrottledKind) -> None:
         """Give a place back."""
@@ -158,8 +166,9 @@ class Throttle:
 
     def _admit(self, kind: ThrottledKind) -> None:
         waiting = self._waiting[kind]
-        while waiting and self._counts[kind] < self._bounds[kind]:
-            future = waiting.popleft()
+        for future in waiting:
+            if self._counts[kind] >= self._bounds[kind]:
+                break
             if not future.done():
                 self._counts[kind] += 1
                 future.set_result(None)

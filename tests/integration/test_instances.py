@@ -480,8 +480,78 @@ async def test_closing_that_never_ends_is_given_up(
     await asyncio.sleep(0)
 
 
-async def test_a_call_that_is_cancelled_while_its_object_is_closed() -> None:
-    """Closing goes on, and the call's places are given back."""
+async def test_a_handler_that_fails_is_told_of_before_its_object_is_closed() -> None:
+    recorder = Recorder()
+
+    class Fails(ClosesNever):
+        async def fail(self, request: bytes, context: Any) -> bytes:
+            raise KeyError(request)
+
+    cls = relayrpc.service(instances="per_call")(Fails)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url)
+        servicer = relayrpc.servicer(cls, factory=lambda: cls(recorder))
+        handlers = make_handlers({"uu:Fail": servicer.fail})
+        server.add_registered_method_handlers("test.Service", handlers)
+        await server.start()
+        async with relayrpc.aio.channel(url) as channel:
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await Stub(channel).unary_unary("Fail")(b"")
+            assert caught.value.code() is grpc.StatusCode.UNKNOWN
+            await until(lambda: recorder.closed)
+            assert servicer.throttle.counts["calls"] == 1
+            recorder.go_on.set()
+            await until(lambda: not servicer.throttle.counts["calls"])
+        await server.stop(0)
+
+
+async def test_a_call_that_waits_for_an_object_deadlocks_no_session_that_has_one() -> None:
+    """It holds no place that the session's calls need."""
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(calls=1, instances=1)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, "per_session", throttle=throttle))
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            async with channel.session() as session:
+                assert await Stub(session).unary_unary("Number")(b"") == b"1"
+                outside = Stub(channel).unary_unary("Number")(b"")
+                await until(lambda: throttle.waiting_counts["instances"] == 1)
+                assert await Stub(session).unary_unary("Number")(b"") == b"1"
+            assert await outside == b"2"
+        await server.stop(0)
+
+
+async def test_a_factory_that_failed_for_nobody_is_tried_again_by_the_next_call() -> None:
+    recorder, failing = Recorder(), asyncio.Event()
+
+    async def factory() -> Any:
+        if not recorder.made:
+            recorder.made += 1
+            await failing.wait()
+            raise asyncio.CancelledError
+        return Servicer(recorder)
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        servicer = make_servicer(recorder, "per_session", factory=factory)
+        server = await start_host(url, servicer)
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel,
+            channel.session() as session,
+        ):
+            first = Stub(session).unary_unary("Number")(b"")
+            await until(lambda: recorder.made)
+            first.cancel()
+            failing.set()
+            await until(lambda: not servicer._of_session)
+            assert await Stub(session).unary_unary("Number")(b"") == b"2"
+        await server.stop(0)
+
+
+async def test_stopping_waits_for_an_object_that_is_being_closed() -> None:
+    """Its call was answered, and has its places until then."""
     recorder = Recorder()
     cls = relayrpc.service(instances="per_call")(type("Hangs", (ClosesNever,), {}))
     async with running_hub() as hub:
@@ -492,8 +562,8 @@ async def test_a_call_that_is_cancelled_while_its_object_is_closed() -> None:
             assert await Stub(channel).unary_unary("Number")(b"") == b"1"
             await until(lambda: recorder.closed)
             stopping = asyncio.create_task(server.stop(0))
-            await until(lambda: servicer.throttle.counts["calls"] == 0)
-            assert servicer.throttle.counts["instances"] == 1
+            await asyncio.sleep(0)
+            assert servicer.throttle.counts == {"calls": 1, "sessions": 0, "instances": 1}
             assert not stopping.done()
             recorder.go_on.set()
             await stopping
@@ -775,4 +845,5 @@ async def test_throttles_are_metrics_where_there_is_an_sdk(monkeypatch: pytest.M
     assert values["waiting", "calls"] == 1
     assert values["limit", "calls"] == 2
     assert values["limit", "sessions"] == 7
-    assert values["used", "instances"] == 2
+    # One that waits has the place for its object by then.
+    assert values["used", "instances"] == 3

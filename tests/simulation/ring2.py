@@ -838,8 +838,6 @@ class World:
                 self.ledger,
                 may_be_lost=self.is_harsh,
                 may_be_refused=self.may_be_refused,
-                # A throttle lets one who comes just then overtake one whom it has let in.
-                is_ordered=not self.is_throttled,
             )
         for passage in self.passages.values():
             passage.check(

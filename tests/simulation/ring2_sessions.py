@@ -91,7 +91,7 @@ class Conversation:
         return f"{name} ({self.fault or 'no fault'}): {steps}; began {self.order}"
 
     def check(
-        self, ledger: Ledger, *, may_be_lost: bool, may_be_refused: bool, is_ordered: bool
+        self, ledger: Ledger, *, may_be_lost: bool, may_be_refused: bool
     ) -> None:
         """
         Judge it when nothing more can happen.
@@ -100,11 +100,10 @@ class Conversation:
             ledger: What hubs said of one-way calls.
             may_be_lost: Hubs and hosts were stopped.
             may_be_refused: Bounds are so tight that it or a call of it may be refused.
-            is_ordered: Its calls begin in the order in which they were made.
         """
         assert len(self.instances) <= 1, f"more than one host: {self}"
         assert self.objects_count <= 1, f"more than one object: {self}"
-        assert not is_ordered or self.order == sorted(self.order), f"out of order: {self}"
+        assert self.order == sorted(self.order), f"out of order: {self}"
         is_mild = not (may_be_lost or may_be_refused)
         # Its host was parked for longer than a call waits that may not.
         is_mild = is_mild and not (self.fault.endswith("has not come back") and not self.order)

@@ -61,7 +61,7 @@ def draw_throttle(rng: random.Random) -> relayrpc.Throttle:
     return relayrpc.Throttle(
         calls=rng.randint(1, 3),
         sessions=rng.randint(1, 2),
-        instances=None,
+        instances=rng.choice((None, 1, 2)),
         on_full=rng.choice(("queue", "queue", "reject")),
         queue_max=rng.choice((1, 3, 1_024)),
     )

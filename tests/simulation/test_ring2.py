@@ -32,7 +32,7 @@ from tests.simulation import ring2
 
 _SEEDS: Final = range(120)
 _REPLAYED: Final = (3, 36)
-_CENSUS_SEEDS: Final = range(60)
+_CENSUS_SEEDS: Final = range(120)
 
 _REACHED: Final = (
     "call unary_unary",

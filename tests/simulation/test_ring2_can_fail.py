@@ -32,7 +32,7 @@ from relayrpc.endpoint.reply import ReplyCore
 from relayrpc.endpoint.request_writer import RequestWriter
 from relayrpc.endpoint.session import SessionState
 from relayrpc.endpoint.throttle import Throttle
-from relayrpc.endpoint.turns import Turn, Turns
+from relayrpc.endpoint.turns import Turn
 from relayrpc.hub.forward import Forwarder
 from relayrpc.hub.links import LinkTable
 from relayrpc.hub.log import HubLog
@@ -296,28 +296,17 @@ def log_leaves_out_who_went_with_a_link(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(HubLog, "host_went", forgetful)
 
 
-@_finds("out of order")
-def session_calls_take_turns_newest_first(patch: pytest.MonkeyPatch) -> None:
-    give = Turns.give
-
-    def hasty(self: Turns, turn: Turn) -> None:
-        self._waiting.rotate(1)
-        give(self, turn)
-
-    patch.setattr(Turns, "give", hasty)
-
-
 @_finds("more than one object")
 def session_has_a_new_object_for_each_call(patch: pytest.MonkeyPatch) -> None:
-    find = Instances._find
+    find = Instances._find_shared
 
     async def forgetful(self: Instances, context: Any) -> Any:
         made = self._of_session.pop(context.session, None)
         if made is not None:
-            self.keep(self._close_made(made))
+            self.keep(self._close_made(made, context.server))
         return await find(self, context)
 
-    patch.setattr(Instances, "_find", forgetful)
+    patch.setattr(Instances, "_find_shared", forgetful)
 
 
 @_finds("ran more than once|executed after all")

@@ -33,3 +33,25 @@ async def test_wait_that_is_cancelled_leaves_its_place_to_the_next(is_given_firs
     await waiting
     assert throttle.counts["calls"] == 1
     assert throttle.waiting_counts["calls"] == 0
+
+
+async def test_one_who_comes_overtakes_nobody_who_was_let_in_just_now() -> None:
+    throttle = Throttle(calls=2)
+    order: list[int] = []
+
+    async def take(number: int) -> None:
+        await throttle.take("calls")
+        order.append(number)
+
+    await take(0)
+    await take(1)
+    waiting = asyncio.create_task(take(2))
+    await asyncio.sleep(0)
+    coming = asyncio.create_task(take(3))
+    # Two places for two; the second of them has not asked yet.
+    throttle.give("calls")
+    throttle.give("calls")
+    await asyncio.gather(waiting, coming)
+    assert order == [0, 1, 2, 3]
+    assert throttle.counts["calls"] == 2
+    assert throttle.waiting_counts["calls"] == 0
