@@ -315,6 +315,7 @@ FIGURES: Final = (
         over="itself",
         over_value="events_per_s",
         unit="/s",
+        goals={"websocket": 0.95, "grpc": 0.95},
     ),
     Figure(
         title="calls/s at 64 in flight to an exposed grpc.aio server",

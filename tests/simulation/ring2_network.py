@@ -171,7 +171,7 @@ class Network:
         *,
         limits: Limits,
         delay_s_max: float,
-        observer: HubObserver,
+        observer: HubObserver | None = None,
     ) -> None:
         self.loop = loop
         # Of every hub.
@@ -207,7 +207,8 @@ class Network:
         )
         self.hubs.append(self.hub)
         self.books.append(Books(self.hub, self.loop))
-        self.hub.observers.add(self._observer)
+        if self._observer is not None:
+            self.hub.observers.add(self._observer)
         self.contracts = HubContracts(self.hub, wall_clock=self.loop.time)
         self.hub.observers.add(self.contracts)
         self.hub.forwarder.gate = self.contracts
