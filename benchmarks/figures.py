@@ -315,7 +315,7 @@ FIGURES: Final = (
         over="itself",
         over_value="events_per_s",
         unit="/s",
-        goals={"websocket": 0.95, "grpc": 0.95},
+        goals={"websocket": 0.9, "grpc": 0.9},
     ),
     Figure(
         title="calls/s at 64 in flight to an exposed grpc.aio server",

@@ -267,7 +267,8 @@ class Session(Channel):
     async def ready(self, method: str, wait_for_ready: bool) -> None:
         """Wait until a host has the session; the first call asks for one."""
         if self._state is SessionState.CREATED:
-            self._require_allowed(method)
+            service, _, name = method.partition("/")
+            self._require_allowed(service, name)
             try:
                 self._open(method, wait_for_ready)
             except grpc.aio.UsageError as error:
@@ -284,12 +285,9 @@ class Session(Channel):
         if self._opening_fault is not None:
             raise self._opening_fault
 
-    def _require_allowed(self, method: str) -> None:
+    def _require_allowed(self, service: str, name: str) -> None:
         """Raise AnchorFault where a contract does not allow a call that would be its first here."""
-        service, _, name = method.partition("/")
-        contract = None
-        if service not in self._begun:
-            contract = GENERATED_CONTRACTS.of_service(service)
+        contract = GENERATED_CONTRACTS.of_service(service)
         if contract is not None:
             fault = (
                 session_fault(contract, is_within=True)
@@ -313,8 +311,10 @@ class Session(Channel):
             )
         if call.link.is_draining:
             raise AnchorFault(STATUS_UNAVAILABLE, "the hub that has the session goes away")
-        self._require_allowed(method)
-        self._begun.add(method.partition("/")[0])
+        service, _, name = method.partition("/")
+        if service not in self._begun:
+            self._require_allowed(service, name)
+            self._begun.add(service)
         operation = GENERATED_CONTRACTS.of_method(method)
         if operation is not None and operation.terminating:
             # The host ends it when this call is over.

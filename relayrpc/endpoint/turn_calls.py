@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from relayrpc.endpoint.metadata import confirm_of
 from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["heed_turns", "require_wait"]
 
 
-async def _wait(turn: Turn | None, waiting: Awaitable[Any]) -> Any:
+async def _wait(turn: Turn, waiting: Awaitable[Any]) -> Any:
     """Wait for something of a call while others have their turns."""
-    if turn is None:
-        return await waiting
     async with turn.given_way():
         return await waiting
 
@@ -46,18 +44,18 @@ def _response(call: UnaryUnaryCall | StreamUnaryCall) -> Generator[Any, None, An
 
 
 class _UnaryUnaryCall(UnaryUnaryCall):
-    def __init__(self, channel: Channel, *arguments: Any) -> None:
-        super().__init__(channel, *arguments)
-        self._turn = channel.find_turn()
+    def __init__(self, turn: Turn, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = turn
 
     def __await__(self) -> Generator[Any, None, Any]:
         return _wait(self._turn, _response(self)).__await__()
 
 
 class _StreamUnaryCall(StreamUnaryCall):
-    def __init__(self, channel: Channel, *arguments: Any) -> None:
-        super().__init__(channel, *arguments)
-        self._turn = channel.find_turn()
+    def __init__(self, turn: Turn, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = turn
 
     def __await__(self) -> Generator[Any, None, Any]:
         return _wait(self._turn, _response(self)).__await__()
@@ -68,9 +66,9 @@ class _StreamUnaryCall(StreamUnaryCall):
 
 
 class _UnaryStreamCall(UnaryStreamCall):
-    def __init__(self, channel: Channel, *arguments: Any) -> None:
-        super().__init__(channel, *arguments)
-        self._turn = channel.find_turn()
+    def __init__(self, turn: Turn, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = turn
 
     async def read(self) -> Any:
         """As of any call."""
@@ -81,9 +79,9 @@ class _UnaryStreamCall(UnaryStreamCall):
 
 
 class _StreamStreamCall(StreamStreamCall):
-    def __init__(self, channel: Channel, *arguments: Any) -> None:
-        super().__init__(channel, *arguments)
-        self._turn = channel.find_turn()
+    def __init__(self, turn: Turn, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._turn = turn
 
     async def read(self) -> Any:
         """As of any call."""
@@ -95,6 +93,15 @@ class _StreamStreamCall(StreamStreamCall):
     async def write(self, request: Any) -> None:
         """As of any call."""
         await _wait(self._turn, super().write(request))
+
+
+# What a channel makes its calls with -> what is made while it is a handler's turn.
+_IN_TURN: Final = {
+    "unary_unary_call": _UnaryUnaryCall,
+    "unary_stream_call": _UnaryStreamCall,
+    "stream_unary_call": _StreamUnaryCall,
+    "stream_stream_call": _StreamStreamCall,
+}
 
 
 def heed_turns(channel: Channel, server: Server | None = None) -> None:
@@ -106,10 +113,8 @@ def heed_turns(channel: Channel, server: Server | None = None) -> None:
         server: Of the handlers that the calls may come back to; None: of all.
     """
     channel.find_turn = functools.partial(_find_turn, server)  # type: ignore[method-assign]
-    channel.unary_unary_call = _UnaryUnaryCall
-    channel.unary_stream_call = _UnaryStreamCall
-    channel.stream_unary_call = _StreamUnaryCall
-    channel.stream_stream_call = _StreamStreamCall
+    for plain, in_turn in _IN_TURN.items():
+        setattr(channel, plain, functools.partial(_make, getattr(channel, plain), in_turn))
     opener = channel.opener
 
     def open_unary(
@@ -138,6 +143,14 @@ def heed_turns(channel: Channel, server: Server | None = None) -> None:
 
     channel.open_unary = open_unary  # type: ignore[assignment]  # the same, behind a check
     channel.open_stream = open_stream  # type: ignore[assignment]
+
+
+def _make(
+    plain: Callable[..., Any], in_turn: Callable[..., Any], channel: Channel, *arguments: Any
+) -> Any:
+    """Make a call: one that heeds the turn of the handler that makes it, where there is one."""
+    turn = channel.find_turn()
+    return plain(channel, *arguments) if turn is None else in_turn(turn, channel, *arguments)
 
 
 def _find_turn(server: Server | None) -> Turn | None:
