@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 import grpc.aio
 
+import relayrpc
 from relayrpc.endpoint.anchor import LINE_METHOD
 from relayrpc.endpoint.callback_set import CallbackSet
 from relayrpc.endpoint.rpc_error import RpcError
@@ -142,8 +143,9 @@ class _Stub:
         self.Hear = channel.unary_unary(f"/{_WATCHER}/Hear")
 
 
+@relayrpc.service(instances="single", concurrency="reentrant")
 class _Porter:
-    """The host's servicer."""
+    """The host's servicer: one object, for others while it waits on a callback."""
 
     def __init__(self, errands: Errands) -> None:
         self._errands = errands
