@@ -23,7 +23,7 @@ LINE_METHOD: Final = "relayrpc.v1.Callback/Line"
 
 
 class AnchorFault(Exception):
-    """No call can belong to it: what the calls of a channel end with, not executed."""
+    """What a call ends with, not executed, that cannot be opened or belong to what it should."""
 
     def __init__(self, status: int, details: str, *, end: pb.End | None = None) -> None:
         """

@@ -457,8 +457,8 @@ class CallOpener:
         """
         channel = self._channel
         channel.calls[core] = None
-        before = self._last_opening if self._anchor is not None else None
-        task = channel.loop.create_task(self._open_when_ready(core, opening, plugins, before))
+        waiting = self._open_when_ready(core, opening, plugins, self._last_opening)
+        task = channel.loop.create_task(waiting)
         if self._anchor is not None:
             self._last_opening = task
         core.add_callback(asyncio.Task.cancel, task)

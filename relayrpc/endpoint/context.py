@@ -640,7 +640,7 @@ class Context(grpc.aio.ServicerContext):
             reach = Reach(self.server.loop)
             reach.open_line(self.call, now_s=self.server.clock())
             self._caller = Caller(self.server.live, reach)
-            self.server.lines.add(self._caller)
+            self.server.lines[self._caller] = None
         return self._caller
 
     def callback(self, stub_class: Callable[[grpc.aio.Channel], _StubT]) -> _StubT:

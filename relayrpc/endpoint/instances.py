@@ -278,24 +278,13 @@ class Instances:
         """
         # The object, or the place for one, before that for the call: a session that has an object
         # may wait for the other.
-        holder = await self._find_shared(context)
-        is_own = holder is None
-        if is_own:
-            await self._take("instances", context.server)
-        try:
+        shared = await self._find_shared(context)
+        if shared is None:
+            loan = Loan(self, await self._take_own(context), is_own=True)
+        else:
             await self._take("calls", context.server)
-        except BaseException:
-            if is_own:
-                self.throttle.give("instances")
-            raise
-        if holder is None:
-            try:
-                holder = await self._make_own(context)
-            except BaseException:
-                self.throttle.give("calls")
-                raise
-        loan = Loan(self, holder, is_own=is_own)
-        turns = holder.turns
+            loan = Loan(self, shared, is_own=False)
+        turns = loan.holder.turns
         if turns is not None:
             is_reentrant = self._behavior.concurrency == "reentrant"
             turn = Turn(turns, context.server, context.method, is_reentrant=is_reentrant)
@@ -354,6 +343,20 @@ class Instances:
             task.add_done_callback(functools.partial(self._made_of_session, session))
             session.add_done_callback(self._session_over)
         return await asyncio.shield(task)
+
+    async def _take_own(self, context: Context) -> _Holder:
+        """Take the places for a call and an object of its own, and make that."""
+        await self._take("instances", context.server)
+        try:
+            await self._take("calls", context.server)
+        except BaseException:
+            self.throttle.give("instances")
+            raise
+        try:
+            return await self._make_own(context)
+        except BaseException:
+            self.throttle.give("calls")
+            raise
 
     async def _make_own(self, context: Context) -> _Holder:
         """Make a call's own object, which there is a place for."""

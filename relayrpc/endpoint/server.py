@@ -205,8 +205,8 @@ class Server(grpc.aio.Server):
             start=lambda run, opening: self.start_call(cast("Call", run), opening),
         )
         self.sessions = HostSessions(self)
-        # Callers to whom lines are open.
-        self.lines: weakref.WeakSet[Caller] = weakref.WeakSet()
+        # Callers to whom lines are open, in the order of their calls.
+        self.lines: weakref.WeakKeyDictionary[Caller, None] = weakref.WeakKeyDictionary()
         # Lines that are given up.
         self._leaving: set[asyncio.Task[None]] = set()
         # Calls whose handler has not returned, but for those of threads that outlive their call.
@@ -449,7 +449,8 @@ class Server(grpc.aio.Server):
 
     async def _let_go(self) -> None:
         # Side by side: each of their objects may take its whole time.
-        await asyncio.gather(*(each.close(self) for each in set(self._instances.values())))
+        held = dict.fromkeys(self._instances.values())
+        await asyncio.gather(*(each.close(self) for each in held))
         if self._owns_executor:
             self.executor.shutdown(wait=False, cancel_futures=True)
 
