@@ -61,6 +61,7 @@ class Portal:
         self.is_forked = False
         self._name = name
         self._callbacks: _Callbacks | None = None
+        self._is_closed = False
 
     # --- life ---
 
@@ -70,6 +71,16 @@ class Portal:
         self.handover = Handover(self.loop)
         self.is_started = True
         _portals.add(self)
+
+    def close(self) -> None:
+        """
+        End the thread for callbacks behind what it has to do. Idempotent; one that comes later has
+        a thread for itself.
+        """
+        self._is_closed = True
+        if self._callbacks is not None:
+            self._callbacks.end()
+            self._callbacks = None
 
     def fork(self) -> None:
         """Take note of being in the child of a fork, where no thread of this portal is."""
@@ -126,6 +137,8 @@ class Portal:
             self._callbacks = _Callbacks(f"{self._name} callbacks")
             weakref.finalize(self, self._callbacks.end).atexit = False
         self._callbacks.submit(function, arguments)
+        if self._is_closed:
+            self.close()
 
 
 class PortalThread(Portal):

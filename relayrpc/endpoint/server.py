@@ -170,6 +170,7 @@ class Server(grpc.aio.Server):
         self._owns_executor = migration_thread_pool is None
         # From the threads of plain handlers to the loop; a blocking server's or channel's own.
         self.portal = Portal("relayrpc server")
+        self._owns_portal = False
         self._address = address
         self._slots = slots
         self._priority = priority
@@ -310,6 +311,7 @@ class Server(grpc.aio.Server):
         self.loop = loop
         if not self.portal.is_started:
             self.portal.open()
+            self._owns_portal = True
         self.handover = self.portal.handover
         self.tracing = self.live.find_tracing()
         self.live.add_going_away_callback(self._hub_goes_away)
@@ -435,6 +437,8 @@ class Server(grpc.aio.Server):
         if self._give_up is not None:
             self._give_up.cancel()
         await self.live.aclose()
+        if self._owns_portal:
+            self.portal.close()
         self._terminated.set()
 
     async def wait_idle(self) -> None:

@@ -318,6 +318,32 @@ def test_a_stub_is_of_use_to_any_thread_until_its_caller_is_gone(
                 server.portal.handover.call(wait)
 
 
+def test_nothing_is_left_of_what_an_async_server_called_back(relay_hub: HubThread) -> None:
+    kept: list[relayrpc.Caller] = []
+    threads: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
+
+    def call(request: bytes, context: Any) -> bytes:
+        kept.append(context.caller())
+        return b""
+
+    def tell() -> None:
+        threads.put(threading.current_thread())
+
+    with serving_methods(relay_hub, "async", Call=call) as server:
+        with calling(relay_hub, Listener()) as channel:
+            Stub(channel).unary_unary("Call")(b"")
+            (caller,) = kept
+            caller.add_done_callback(tell)
+        thread = threads.get()
+        assert thread.is_alive()
+    # The server is still referred to: its end ended the thread, and not the garbage collector.
+    thread.join()
+    server.portal.call_back(tell)
+    late = threads.get()
+    assert late is not thread
+    late.join()
+
+
 @pytest.mark.parametrize("in_session", [False, True])
 def test_a_caller_is_gone_when_the_server_is_over(relay_hub: HubThread, in_session: bool) -> None:
     kept: list[Any] = []

@@ -12,7 +12,7 @@ import gc
 import queue
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -54,9 +54,22 @@ def make_server(hub: HubThread, behaviors: dict[str, Any], **options: Any) -> re
     return server
 
 
-def threads_of(what: str) -> list[threading.Thread]:
-    """Threads of channels or servers that are alive."""
-    return [each for each in threading.enumerate() if each.name.startswith(f"relayrpc {what}")]
+ThreadsOf = Callable[[str], list[threading.Thread]]
+
+
+@pytest.fixture
+def threads_of() -> ThreadsOf:
+    """Tell which threads of channels or servers that this test made are alive."""
+    others = set(threading.enumerate())
+
+    def find(what: str) -> list[threading.Thread]:
+        return [
+            each
+            for each in threading.enumerate()
+            if each.name.startswith(f"relayrpc {what}") and each not in others
+        ]
+
+    return find
 
 
 # --- errors ---
@@ -148,7 +161,7 @@ def test_calls_that_the_channels_thread_has_not_come_to_are_bounded(
 # --- life ---
 
 
-def test_nothing_is_left_of_a_closed_channel(relay_hub: HubThread) -> None:
+def test_nothing_is_left_of_a_closed_channel(relay_hub: HubThread, threads_of: ThreadsOf) -> None:
     told: queue.SimpleQueue[Any] = queue.SimpleQueue()
     with serving("relay", relay_hub, {"uu:E": echo}):
         channel = relayrpc.channel(relay_hub.url())
@@ -164,7 +177,9 @@ def test_nothing_is_left_of_a_closed_channel(relay_hub: HubThread) -> None:
         assert not channel.core.calls
 
 
-def test_sixteen_threads_of_every_kind_of_call_leave_nothing(relay_hub: HubThread) -> None:
+def test_sixteen_threads_of_every_kind_of_call_leave_nothing(
+    relay_hub: HubThread, threads_of: ThreadsOf
+) -> None:
     def count(request: bytes, context: Any) -> Iterator[bytes]:
         for number in range(20):
             yield b"%s %d" % (request, number)
@@ -228,7 +243,7 @@ def test_channel_may_be_closed_by_a_callback(relay_hub: HubThread) -> None:
             channel.unary_unary("/test.Service/E")(b"")
 
 
-def test_dropped_channel_ends_its_thread(relay_hub: HubThread) -> None:
+def test_dropped_channel_ends_its_thread(relay_hub: HubThread, threads_of: ThreadsOf) -> None:
     with serving("relay", relay_hub, {"uu:E": echo}):
         channel = relayrpc.channel(relay_hub.url())
         stub = channel.unary_unary("/test.Service/E")
@@ -329,7 +344,9 @@ def test_handlers_are_added_before_the_start(relay_hub: HubThread) -> None:
     server.stop(None)
 
 
-def test_server_that_finds_no_hub_says_so_and_leaves_nothing(unused_tcp_port: int) -> None:
+def test_server_that_finds_no_hub_says_so_and_leaves_nothing(
+    unused_tcp_port: int, threads_of: ThreadsOf
+) -> None:
     server = relayrpc.server(f"ws://127.0.0.1:{unused_tcp_port}/a")
     server.add_registered_method_handlers("test.Service", make_handlers({"uu:E": echo}))
     with pytest.raises(ConnectError):
@@ -348,7 +365,7 @@ def test_server_that_is_replaced_says_so(relay_hub: HubThread) -> None:
         server.stop(None)
 
 
-def test_nothing_is_left_of_a_stopped_server(relay_hub: HubThread) -> None:
+def test_nothing_is_left_of_a_stopped_server(relay_hub: HubThread, threads_of: ThreadsOf) -> None:
     server = make_server(relay_hub, {"uu:E": echo})
     server.start()
     assert server.stop(None).is_set()
