@@ -149,7 +149,7 @@ class CallCore:
         call = self.call
         is_executed = self.attempts is not None and self.attempts.may_have_executed
         if call is not None:
-            is_executed = is_executed or call.link.was_given(call)
+            is_executed = is_executed or call.link.may_be_given(call)
             call.link.cancel_call(call, reason=self.channel.cancel_reason)
             call.link.flush_soon()
         self.finish(

@@ -687,7 +687,7 @@ class Forwarder:
             status,
             details,
             origin=pb.End.ORIGIN_HUB,
-            not_executed=went is None or not went.link.was_given(went),
+            not_executed=went is None or not went.link.may_be_given(went),
             rich_details=rich_details,
         )
         self._observe_end(came, frame.end, None if went is None else went.served_by)

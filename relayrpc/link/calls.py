@@ -617,6 +617,13 @@ class LinkCalls:
         """Say whether the peer may hold the OPEN of a call opened here."""
         return call.open_number > 0 and self.log.was_given(call.open_number)
 
+    def may_be_given(self, call: Call) -> bool:
+        """
+        Say whether the peer may hold the OPEN of a call opened here, or will: while the link lives,
+        what is in a batch goes out, and so does a call that ends here before.
+        """
+        return call.open_number > 0 and (not self.is_closed or self.was_given(call))
+
     # --- the local program: either side ---
 
     def send_data(self, call: Call, data: bytes) -> None:
@@ -796,7 +803,7 @@ class LinkCalls:
             STATUS_DEADLINE_EXCEEDED,
             "Deadline Exceeded",
             origin=self._own_origin(call),
-            not_executed=not self.was_given(call),
+            not_executed=not self.may_be_given(call),
         )
         self.cancel_call(call, reason=pb.Cancel.REASON_DEADLINE)
         self._events.append(CallEnded(call, frame))

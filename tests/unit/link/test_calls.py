@@ -569,8 +569,35 @@ def test_open_given_and_not_received_at_the_resume_was_not_executed() -> None:
     welcome = pb.Batch(frames=[pb.Frame(welcome=pb.Welcome(received=1))])
     dialler.receive_batch(welcome.SerializeToString(), attempt=1, now_s=1.0)
     assert not dialler.was_given(call)
+    # For as long as the link lives it is given again, even when the call is over here.
+    assert dialler.may_be_given(call)
     take_batches(dialler, now_s=1.0)
     assert dialler.was_given(call)
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_call_that_ends_between_a_resume_and_its_open_may_be_executed(is_closed: bool) -> None:
+    """The OPEN goes out again before the CANCEL, unless the link ends first."""
+    dialler, acceptor = link_pair()
+    call = open_call(dialler, deadline_s=3.0)
+    take_batches(dialler)
+    dialler.carrier_lost(0, now_s=1.0)
+    dialler.carrier_opened(now_s=1.0)
+    resume = dialler.batch_to_send(attempt=1, now_s=1.0)
+    assert resume is not None
+    assert acceptor.accept_resume(pb.Batch.FromString(resume).frames[0].resume, now_s=1.0) == ""
+    (welcome,) = take_batches(acceptor, now_s=1.0)
+    dialler.receive_batch(welcome, attempt=1, now_s=1.0)
+    assert not dialler.was_given(call)
+    if is_closed:
+        dialler.close()
+    else:
+        dialler.handle_timeout(now_s=3.1)
+    ended = dialler.events_received()[1]
+    assert isinstance(ended, CallEnded)
+    assert ended.frame.end.not_executed == is_closed
+    received = pump(dialler, acceptor, now_s=3.1)
+    assert any(isinstance(each, CallOpened) for each in received) == (not is_closed)
 
 
 def test_resume_within_a_move_says_nothing_about_what_is_on_its_way() -> None:
