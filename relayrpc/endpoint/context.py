@@ -34,6 +34,7 @@ from relayrpc.link.call import (
     STATUS_CANCELLED,
     STATUS_INTERNAL,
     STATUS_RESOURCE_EXHAUSTED,
+    STATUS_UNAVAILABLE,
     STATUS_UNIMPLEMENTED,
     STATUS_UNKNOWN,
     Call,
@@ -108,6 +109,7 @@ class Context(grpc.aio.ServicerContext):
         "deadline_s",
         "entry",
         "inbox",
+        "is_called",
         "is_started",
         "method",
         "place",
@@ -133,6 +135,8 @@ class Context(grpc.aio.ServicerContext):
         self.task: asyncio.Task[None] | None = None
         # The task has taken its first step: from then on it is the one to leave().
         self.is_started = False
+        # The handler was called, or is with no `await` before.
+        self.is_called = False
         # What runs a plain handler, while a thread of the pool has the call or will; told whenever
         # something changes.
         self.plain: PlainCall | None = None
@@ -205,6 +209,13 @@ class Context(grpc.aio.ServicerContext):
             self.task.cancel()
         if not self.is_started:
             self.leave()
+
+    def give_up(self, details: str) -> None:
+        """End the call of a server that stops, and cancel its handler, which may not be called."""
+        # First: a thread says that it calls the handler, and then looks at this.
+        self._is_cancelled = True
+        self.end(STATUS_UNAVAILABLE, details, not_executed=not self.is_called)
+        self.cancel_handler()
 
     def leave(self) -> None:
         """Note that nothing runs for this call any more."""

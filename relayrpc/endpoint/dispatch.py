@@ -48,6 +48,7 @@ async def run_call(context: Context) -> None:
             request = data if entry.deserializer is None else entry.deserializer(data)
             if place is not None:
                 place.give()
+            context.is_called = True
             context.reply(await entry.behavior(request, context))
         else:
             await _run(context)
@@ -130,6 +131,7 @@ async def _run_handler(context: Context) -> None:
     place = context.place
     if place is not None and place.inner is None:
         place.give()
+    context.is_called = True
     if entry.has_response_stream:
         await _run_stream(context, request)
     else:

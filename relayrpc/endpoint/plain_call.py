@@ -141,9 +141,13 @@ class PlainCall:
 
     def call(self, entry: MethodEntry, request: Any) -> Any:
         """Call the program's function."""
-        place = self.context.place
+        context = self.context
+        context.is_called = True
+        if context.cancelled():
+            raise CallOverError
+        place = context.place
         if place is not None and place.inner is None:
-            place.give_on_thread(self.context.server.handover)
+            place.give_on_thread(context.server.handover)
         return entry.behavior(request, self.given)
 
     def _take_request(self) -> bytes:

@@ -481,8 +481,7 @@ class Server(grpc.aio.Server):
         """Refuse calls that come, and end and cancel those that run."""
         self._is_refusing = True
         for context in list(self._contexts):
-            context.end(STATUS_UNAVAILABLE, self.stopped)
-            context.cancel_handler()
+            context.give_up(self.stopped)
 
     # --- calls ---
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -25,7 +26,12 @@ import relayrpc.aio
 from relayrpc.errors import ConfigError, UsageError
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
+from tests.support.scraping import scrape
 from tests.support.until import until
+
+
+if TYPE_CHECKING:
+    from relayrpc.hub.server import Hub
 
 
 pytestmark = pytest.mark.integration
@@ -778,6 +784,62 @@ async def test_a_session_that_waits_as_its_host_stops_goes_to_another_one() -> N
         await other.stop(0)
     assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
     assert throttle.waiting_counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+@pytest.mark.parametrize("confirm", ["host", "hub"])
+@pytest.mark.parametrize("waits_for", ["turn", "throttle", "thread"])
+async def test_a_call_that_waits_as_its_host_stops_goes_to_another_one(
+    waits_for: str, confirm: str
+) -> None:
+    """One that has begun may have been executed; one that has not begun is not lost."""
+    recorders = Recorder(), Recorder()
+    entered, go_on = threading.Event(), threading.Event()
+    metadata = [("relay-confirm", confirm)]
+    # An object is made for the second call too; and of plain handlers, none.
+    throttle = relayrpc.Throttle(calls=1 if waits_for == "throttle" else 2)
+
+    def plain(request: bytes, context: Any) -> bytes:
+        entered.set()
+        go_on.wait()
+        return request
+
+    async with running_hub(limits=replace(DEFAULT_LIMITS, retry_after_s=0.05)) as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        if waits_for == "thread":
+            pool = ThreadPoolExecutor(1)
+            server = relayrpc.aio.server(f"{url}/{ADDRESS}", migration_thread_pool=pool)
+            handlers = make_handlers({"uu:Wait": plain})
+            server.add_registered_method_handlers("test.Service", handlers)
+            await server.start()
+        else:
+            concurrency = "single" if waits_for == "turn" else "multiple"
+            servicer = make_servicer(recorders[0], "single", concurrency, throttle=throttle)
+            server = await start_host(url, servicer)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            running = Stub(channel).unary_unary("Wait")(b"1")
+            await until(lambda: bool(recorders[0].running) or entered.is_set())
+            waiting = Stub(channel).unary_unary("Wait")(b"2", metadata=metadata)
+            await until(lambda: len(server._contexts) == 2)
+            other = await start_host(url, make_servicer(recorders[1], "single"))
+            recorders[1].go_on.set()
+            stopping = asyncio.create_task(server.stop(0.01))
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await running
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert caught.value.may_have_executed
+            assert await waiting == (b"2" if confirm == "host" else b"")
+            await until(lambda: recorders[1].most_running == 1)
+            go_on.set()
+            await stopping
+        await other.stop(1)
+        assert await _lost(hub) == 0
+    assert recorders[0].most_running <= 1
+    assert throttle.waiting_counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
+async def _lost(hub: Hub) -> float:
+    samples = await scrape(hub.http_port)
+    return sum(value for (name, _), value in samples.items() if "one_way_lost" in name)
 
 
 async def test_a_session_that_waits_as_its_hub_drains_is_refused() -> None:

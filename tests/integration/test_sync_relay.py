@@ -457,6 +457,35 @@ def test_stop_does_not_wait_for_a_thread_that_hangs(relay_hub: HubThread) -> Non
     go_on.set()
 
 
+def test_stop_tells_calls_that_no_thread_had_that_they_did_not_run(relay_hub: HubThread) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+    begun: list[bytes] = []
+
+    def hang(request: bytes, context: Any) -> bytes:
+        begun.append(request)
+        entered.set()
+        go_on.wait()
+        return b""
+
+    with ThreadPoolExecutor(1) as pool:
+        server = make_server(relay_hub, {"uu:M": hang}, thread_pool=pool)
+        server.start()
+        with relayrpc.channel(relay_hub.url()) as channel:
+            stub = channel.unary_unary("/test.Service/M")
+            running = stub.future(b"1")
+            entered.wait()
+            waiting = stub.future(b"2")
+            while len(server.core._contexts) < 2:
+                pass
+            server.stop(None)
+            for future, may_have_executed in ((running, True), (waiting, False)):
+                error: Any = future.exception()
+                assert error.code() is grpc.StatusCode.UNAVAILABLE
+                assert error.may_have_executed == may_have_executed
+        go_on.set()
+    assert begun == [b"1"]
+
+
 def test_server_may_be_stopped_by_a_handler(relay_hub: HubThread) -> None:
     stopped: queue.SimpleQueue[threading.Event] = queue.SimpleQueue()
 
