@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CallbackServer"]
 
+_ABORTED: Final = "the caller aborted its session"
 _NOT_CALLED: Final = "this caller is called back only by hosts that it has called"
 
 
@@ -59,6 +60,12 @@ class CallbackServer(Server):
         """Refuse calls, and cancel the handlers that run; returns when they have returned."""
         self.cancel_calls()
         await self.wait_idle()
+
+    def give_up_within(self, session: Call) -> None:
+        """End the callbacks within a session that is aborted, and cancel their handlers."""
+        for context in list(self._contexts):
+            if context.call is not None and context.call.anchor is session:
+                context.give_up(_ABORTED)
 
     def _call_opened(self, call: Call, opening: pb.Open) -> None:
         anchor = call.anchor

@@ -174,13 +174,16 @@ class Session(Channel):
             self._call_over(core)
 
     def abort(self) -> None:
-        """End the session and its calls at once; idempotent, never raises."""
+        """End the session, its calls and its callbacks at once; idempotent, never raises."""
         if self._state in _OVER:
             return
         for core in list(self.calls):
             core.cancel_here()
         if self._call is not None:
-            self._call.core.cancel_here()
+            core = self._call.core
+            if core.call is not None and self._channel.callbacks is not None:
+                self._channel.callbacks.give_up_within(core.call)
+            core.cancel_here()
         self._end(SessionState.CLOSED)
 
     def abandon(self, fault: str) -> None:

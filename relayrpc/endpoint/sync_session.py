@@ -114,7 +114,7 @@ class Session(BlockingChannel):
                 self.portal.run(self.core.close(grace))
 
     def abort(self) -> None:
-        """End the session and its calls at once; idempotent, never raises."""
+        """End the session, its calls and its callbacks at once; idempotent, never raises."""
         if not self.portal.is_forked:
             self.portal.handover.call(self.core.abort)
 

@@ -27,6 +27,7 @@ from relayrpc.hub.grpc_door import named_address
 from relayrpc.hub.local import local_link
 from relayrpc.link.call import (
     RETRY_PUSHBACK_KEY,
+    STATUS_CANCELLED,
     STATUS_FAILED_PRECONDITION,
     retry_pushback,
 )
@@ -56,6 +57,7 @@ _STOPPED: Final = "the hub stopped"
 _SESSION_KEY: Final = "relay-session"
 _SESSION_SUFFIX: Final = f"/{SESSION_METHOD}"
 _SESSION_NAME_BYTES: Final = 16
+_SESSION_ABORTED: Final = "the client aborted the session"
 _NO_SESSION: Final = "this connection has no such session, or it is over"
 _KINDS: Final = {
     int(pb.SHAPE_UNARY_UNARY): "unary_unary",
@@ -259,6 +261,11 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         )
         try:
             return await _relay(_answer_many, call, context, ((_SESSION_KEY, name),))
+        except asyncio.CancelledError:
+            # Its client aborts it: gRPC does not know that these belong to it.
+            for running in list(client.sessions[name].channel.calls):
+                running.fail(STATUS_CANCELLED, _SESSION_ABORTED)
+            raise
         finally:
             del client.sessions[name]
 

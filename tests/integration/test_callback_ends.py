@@ -122,6 +122,39 @@ async def test_a_callback_that_its_host_cancels_is_cancelled_at_the_caller(
             await session.close()
 
 
+@pytest.mark.parametrize("how", ["abort", "block left by an error"])
+async def test_aborting_a_session_ends_its_callbacks_and_no_others(how: str) -> None:
+    kept: list[Any] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        kept.append(Stub(context.caller(), EVENTS).unary_unary("Hang")(b""))
+        return b""
+
+    listener = Listener()
+    async with running_relay(
+        {"uu:Call": handler}, channel_options={"callbacks": [(add_listener, listener)]}
+    ) as relay:
+        session, other = relay.channel.session(), relay.channel.session()
+        for channel in (session, other, relay.channel):
+            await Stub(channel).unary_unary("Call")(b"")
+        await until(lambda: listener.running_count == 3)
+        if how == "abort":
+            session.abort()
+        else:
+            with pytest.raises(ZeroDivisionError):
+                async with session:
+                    raise ZeroDivisionError
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await kept[0]
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.details() == "the caller aborted its session"
+        assert caught.value.may_have_executed
+        await until(lambda: listener.running_count == 2)
+        assert not kept[1].done()
+        assert not kept[2].done()
+        other.abort()
+
+
 async def test_an_idle_session_outlives_many_keepalive_intervals() -> None:
     """Nothing passes for so long but pings, which stand for both ends; then both call."""
     limits = replace(DEFAULT_LIMITS, keepalive_interval_s=0.1)

@@ -760,6 +760,30 @@ async def test_a_plain_client_holds_a_session_by_metadata() -> None:
             await server.stop(0)
 
 
+async def test_a_plain_client_that_aborts_its_session_ends_the_calls_in_it() -> None:
+    """Also where it does not cancel each; those beside the session go on."""
+    at = [("relay-address", ADDRESS)]
+    async with running_hub() as hub:
+        host = Host("host")
+        server = await host.start(f"ws://127.0.0.1:{hub.http_port}")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.grpc_port}") as channel:
+            session = channel.stream_stream(f"/test.Service/{SESSION_METHOD}")(metadata=at)
+            name = dict(await session.initial_metadata())["relay-session"]
+            wait = channel.unary_unary("/test.Service/Wait")
+            beside = wait(b"beside", metadata=at)
+            within = [wait(b"%d" % n, metadata=[("relay-session", name)]) for n in range(3)]
+            await until(lambda: len(server._contexts) == 4)
+            session.cancel()
+            for call in within:
+                assert await call.code() is grpc.StatusCode.CANCELLED
+                assert await call.details() == "the client aborted the session"
+                assert dict(await call.trailing_metadata())["relay-may-have-executed"] == "true"
+            await until(lambda: len(server._contexts) == 1 and not len(server.sessions))
+            host.go_on.set()
+            assert await beside == b"beside"
+        await server.stop(0)
+
+
 @pytest.mark.parametrize("method", ["Leave", "Report", "Settle"])
 async def test_a_terminating_operation_may_be_one_way_or_stream(method: str) -> None:
     """The session is over when its handler has returned, and not before."""
