@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from google.protobuf.descriptor import FieldDescriptor
 
 from relayrpc.contract.address import check_address
-from relayrpc.contract.options import resolve_timeout
+from relayrpc.contract.options import parse_contract, resolve_timeout
+from relayrpc.errors import ContractError
 from relayrpc.v1 import contract_pb2 as pb
 
 
@@ -134,8 +135,22 @@ def _callback_faults(
     file = service.file
     if not _is_found(file.pool.FindServiceByName, name, visible):
         yield Fault("callback", _not_found(file, "callback", name, "service"))
+    elif _requires_session(file.pool.FindServiceByName(name)):
+        yield Fault(
+            "callback",
+            f"callback {_shown(name)} requires a session, and callbacks have none but that of "
+            "their caller",
+        )
     if contract.session == pb.Contract.NOT_ALLOWED:
         yield Fault("callback", "callback needs a session, and the session is NOT_ALLOWED")
+
+
+def _requires_session(service: ServiceDescriptor) -> bool:
+    try:
+        return parse_contract(service.GetOptions()).session == pb.Contract.REQUIRED
+    except ContractError:
+        # Told where it stands.
+        return False
 
 
 def _fault_faults(
