@@ -288,11 +288,15 @@ class Context(grpc.aio.ServicerContext):
 
     def refuse(self, error: RefusedError) -> None:
         """End the call for messages that no handler can have, or that cannot be taken from it."""
+        pairs = EMPTY
         if error.details:
-            self._trailing_pairs = ((DETAILS_KEY, error.details),)
+            pairs = ((DETAILS_KEY, error.details),)
         if error.retry_after_s is not None:
             key, value = retry_pushback(error.retry_after_s)
-            self._trailing_pairs = ((key, value.encode()),)
+            pairs = (*pairs, (key, value.encode()))
+        if pairs:
+            # In the place of a handler's own, so that they have room.
+            self._trailing_pairs = pairs
         self.end(error.status, str(error), not_executed=error.not_executed)
 
     def refuse_within(self, error: RefusedError) -> None:

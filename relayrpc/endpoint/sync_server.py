@@ -16,6 +16,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
@@ -52,6 +53,12 @@ class ServerCore(AsyncServer):
     is_blocking = True
     kind = "server"
     """What the program made; for errors."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        # For plain functions that are no handlers. Not the pool of those, all of which may wait for
+        # one of these; and not the loop's, for which its end would wait.
+        self._plain_pool = ThreadPoolExecutor(thread_name_prefix="relayrpc-plain")
 
     def require_interceptors(self, interceptors: Sequence[Any]) -> None:
         """Raise ValueError where one of them is none."""
@@ -107,7 +114,7 @@ class ServerCore(AsyncServer):
     async def run_plain(self, function: Callable[[], Any]) -> Any:
         """Call a plain function that is no handler, on a thread where it may block and call."""
         run = contextvars.copy_context().run
-        return await self.loop.run_in_executor(None, run, function)
+        return await self.loop.run_in_executor(self._plain_pool, run, function)
 
     async def close_plain(self, function: Callable[[], Any]) -> Any:
         """As `run_plain()`; a thread that hangs keeps nothing else waiting, nor the process."""
@@ -132,6 +139,10 @@ class ServerCore(AsyncServer):
         find = functools.partial(find_answer, context, error, call.given)
         answer = await self.run_plain(find) if self.error_handlers else find()
         return call.describe(error), answer
+
+    async def _let_go(self) -> None:
+        await super()._let_go()
+        self._plain_pool.shutdown(wait=False)
 
     def call_back(self, callback: Callable[[], None]) -> None:
         """Call what a handler wanted called after the end, on a thread where it may block."""

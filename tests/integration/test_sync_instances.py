@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -396,6 +397,67 @@ def test_closing_that_never_ends_is_given_up(
     for thread in threading.enumerate():
         if thread.name == "relayrpc-close":
             thread.join()
+
+
+class MadeNever:
+    """A factory that does not return before the test is over."""
+
+    def __init__(self) -> None:
+        self.is_called = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self) -> Any:
+        self.is_called.set()
+        self.go_on.wait()
+        return Servicer(Recorder())
+
+
+@MODES
+def test_making_that_never_ends_does_not_keep_a_server_from_stopping(
+    relay_hub: HubThread, mode: Any
+) -> None:
+    limits = replace(DEFAULT_LIMITS, object_close_timeout_s=0.2)
+    factory = MadeNever()
+    servicer = make_servicer(Recorder(), mode, factory=factory)
+    server = relayrpc.server(relay_hub.url(), limits=limits)
+    adding(servicer)(server)
+    server.start()
+    with relayrpc.channel(relay_hub.url()) as channel:
+        future: Any = Stub(channel).unary_unary("Number").future(b"")
+        factory.is_called.wait()
+        server.stop(None)
+        assert future.code() is grpc.StatusCode.UNAVAILABLE
+        assert not future.exception().may_have_executed
+    factory.go_on.set()
+
+
+@MODES
+def test_making_that_never_ends_does_not_keep_a_channel_from_closing(
+    relay_hub: HubThread, mode: Any
+) -> None:
+    limits = replace(DEFAULT_LIMITS, object_close_timeout_s=0.2)
+    factory = MadeNever()
+    ends: queue.SimpleQueue[grpc.StatusCode] = queue.SimpleQueue()
+
+    def call(request: bytes, context: Any) -> bytes:
+        try:
+            Stub(context.caller()).unary_unary("Number")(b"")
+        except relayrpc.RpcError as error:
+            ends.put(error.code())
+        return b""
+
+    def add(server: Any) -> None:
+        server.add_registered_method_handlers("test.Host", make_handlers({"uu:Call": call}))
+
+    servicer = make_servicer(Recorder(), mode, factory=factory)
+    callbacks = [(lambda each, server: adding(each)(server), servicer)]
+    with hosting(relay_hub, "blocking", add):
+        with relayrpc.channel(relay_hub.url(), callbacks=callbacks, limits=limits) as channel:
+            future = Stub(channel, "test.Host").unary_unary("Call").future(b"")
+            factory.is_called.wait()
+        assert future.done()
+        assert ends.get() is grpc.StatusCode.UNAVAILABLE
+    factory.go_on.set()
 
 
 # --- interceptors ---
