@@ -112,6 +112,8 @@ class Handover:
     def end(self) -> None:
         """Note that the loop is over: its own last act, or what a thread finds. Idempotent."""
         self._is_over = True
+        # Another thread may be given the number of one that has ended.
+        self._thread_id = 0
         self.run()
 
 

@@ -155,10 +155,13 @@ class Session(Channel):
         """
         self.refuse_calls()
         timeout_s = self.limits.session_close_timeout_s if grace is None else grace
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._finish_calls()
-        self.abort()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._finish_calls()
+        finally:
+            # Of one that is closed, a no-op; whoever waits no longer leaves nothing behind.
+            self.abort()
         await super().close()
 
     async def _finish_calls(self) -> None:

@@ -208,10 +208,13 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
         client.calls_open_count += 1
         self._calls_open_count += 1
         try:
+            is_session = method.endswith(_SESSION_SUFFIX)
             if not isinstance(request, bytes):
                 task = asyncio.current_task()
                 assert task is not None
                 request = _requests(context, task)
+                if is_session:
+                    request = _dropped(request)
             given = context.invocation_metadata()
             methods: _Methods | None = client
             name = next((value for key, value in given if key == _SESSION_KEY), None)
@@ -234,7 +237,7 @@ class NativeGateway(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio ship
             except MetadataTooLargeError as error:
                 code = grpc.StatusCode.RESOURCE_EXHAUSTED
                 await _end_here(context, code, str(error), may_have_executed=False)
-            if method.endswith(_SESSION_SUFFIX):
+            if is_session:
                 return await self._relay_session(client, call, context)
             return await _relay(answer, call, context)
         finally:
@@ -421,6 +424,14 @@ async def _requests(context: _Context, task: asyncio.Task[Any]) -> AsyncIterator
     await context.read()
     if task.cancelling():
         raise asyncio.CancelledError
+
+
+async def _dropped(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield nothing, for as long as there are messages: those of a session say nothing."""
+    async for _ in messages:
+        pass
+    return
+    yield b""
 
 
 async def _end_here(

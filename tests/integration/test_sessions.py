@@ -103,6 +103,26 @@ async def test_calls_that_were_made_finish_when_the_block_is_left() -> None:
         await server.stop(0)
 
 
+async def test_who_waits_no_longer_for_the_end_of_a_session_aborts_it() -> None:
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        host = Host("host")
+        server = await host.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            call = Stub(session).unary_unary("Wait")(b"")
+            await until(lambda: host.is_waiting)
+            closing = asyncio.create_task(session.close())
+            await until(lambda: session.state is SessionState.CLOSING)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+            assert session.state is SessionState.CLOSED
+            assert call.cancelled()
+            await until(lambda: not server._contexts and not len(server.sessions))
+        await server.stop(0)
+
+
 async def test_a_call_after_the_end_says_why() -> None:
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"
@@ -758,6 +778,24 @@ async def test_a_plain_client_holds_a_session_by_metadata() -> None:
         assert ended.state is SessionState.CLOSED
         for server in servers:
             await server.stop(0)
+
+
+@pytest.mark.parametrize("messages", [[b""], [b"said"] * 3, [bytes(100_000)] * 3])
+async def test_what_a_plain_client_says_in_a_session_s_own_stream_says_nothing(
+    messages: list[bytes],
+) -> None:
+    async with running_hub() as hub:
+        server = await Host("host").start(f"ws://127.0.0.1:{hub.http_port}")
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.grpc_port}") as channel:
+            opening = channel.stream_stream(f"/test.Service/{SESSION_METHOD}")
+            session = opening(metadata=[("relay-address", ADDRESS)])
+            await session.initial_metadata()
+            for message in messages:
+                await session.write(message)
+            assert len(server.sessions) == 1
+            await session.done_writing()
+            assert await session.code() is grpc.StatusCode.OK
+        await server.stop(0)
 
 
 async def test_a_plain_client_that_aborts_its_session_ends_the_calls_in_it() -> None:

@@ -96,6 +96,19 @@ def test_call_returns_and_raises_what_the_function_does() -> None:
             handover.call(divmod, 7, 0)
 
 
+def test_a_loop_that_is_over_has_no_thread() -> None:
+    """A thread that comes later may have the number of one that has ended."""
+
+    async def make() -> Handover:
+        return Handover(asyncio.get_running_loop())
+
+    handover = asyncio.run(make())
+    assert handover.is_own_thread
+    handover.end()
+    assert not handover.is_own_thread
+    assert handover.call(divmod, 7, 2) == (3, 1)
+
+
 def test_call_on_the_loops_thread_comes_behind_what_was_submitted() -> None:
     order: list[str] = []
     with running_loop() as (_, handover):
