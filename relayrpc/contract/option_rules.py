@@ -119,6 +119,8 @@ def _one_way_faults(method: MethodDescriptor, operation: pb.Operation) -> Iterat
     returned = method.output_type.full_name
     if returned != _EMPTY:
         yield Fault("one_way", f"one_way, but returns {returned} instead of {_EMPTY}")
+    if method.client_streaming:
+        yield Fault("one_way", "one_way, but streams its request")
     if method.server_streaming:
         yield Fault("one_way", "one_way, but streams its response")
     if operation.faults:

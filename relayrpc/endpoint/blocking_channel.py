@@ -105,9 +105,14 @@ class BlockingChannel(grpc.Channel):
 
     # --- starting calls ---
 
-    def require_wait(self, method: str, metadata: MetadataInput | InvocationMetadata) -> None:
-        """Raise UsageError where a handler that calls "pkg.Service/Method" would deadlock."""
-        require_wait(self.core.find_turn(), self.core.opener, method, metadata)
+    def require_wait(
+        self,
+        method: str,
+        metadata: MetadataInput | InvocationMetadata,
+        request: bytes | None = None,
+    ) -> None:
+        """As turn_calls'."""
+        require_wait(self.core.find_turn(), self.core.opener, method, metadata, request)
 
     def require_open(self) -> None:
         """

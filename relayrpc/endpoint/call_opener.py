@@ -37,6 +37,7 @@ from relayrpc.endpoint.metadata import (
     MetadataTooLargeError,
     Pairs,
     check_size,
+    confirm_of,
     encode_invocation_metadata,
 )
 from relayrpc.endpoint.operations import GENERATED_CONTRACTS
@@ -48,7 +49,7 @@ from relayrpc.link.call import (
     STATUS_RESOURCE_EXHAUSTED,
     STATUS_UNAVAILABLE,
 )
-from relayrpc.link.messages import MessageTooLargeError, encode_message
+from relayrpc.link.messages import LENGTH_BYTES, MessageTooLargeError, encode_message
 from relayrpc.v1 import link_pb2 as pb
 
 
@@ -200,8 +201,23 @@ class CallOpener:
             if method.startswith(f"{service}/") and self._address_of(method) == address:
                 self._operations.setdefault(method)
 
-    def is_one_way(self, method: str) -> bool:
-        """Say whether calls of "pkg.Service/Method" are over once the hub has them."""
+    def is_over_soon(
+        self, method: str, metadata: MetadataInput | InvocationMetadata, request: bytes | None
+    ) -> bool:
+        """
+        Say whether a call of "pkg.Service/Method" is over once the hub has it: it is one-way, and
+        its request goes in one piece.
+
+        Args:
+            method: Its name.
+            metadata: As the program gives it.
+            request: Serialized; None: a stream of them.
+        """
+        if request is None or len(request) + LENGTH_BYTES > self._limits.initial_credit_bytes:
+            return False
+        confirm = confirm_of(metadata)
+        if confirm:
+            return confirm == "hub"
         operation = self._operations.get(method)
         return operation is not None and operation.one_way
 

@@ -94,7 +94,7 @@ class _MultiCallable:
         encoded = self._prepare(core, metadata, credentials)
         if core.end is None:
             channel = self._channel
-            channel.require_wait(self._method, encoded)
+            channel.require_wait(self._method, encoded, request)
             channel.start_call(
                 core,
                 channel.core.open_unary,

@@ -12,9 +12,8 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from relayrpc.endpoint.metadata import confirm_of
 from relayrpc.endpoint.stream_call import StreamStreamCall, UnaryStreamCall
 from relayrpc.endpoint.turns import Turn, current_turn
 from relayrpc.endpoint.unary_call import StreamUnaryCall, UnaryUnaryCall
@@ -127,7 +126,11 @@ def heed_turns(channel: Channel, server: Server | None = None) -> None:
         metadata: MetadataInput | InvocationMetadata,
         *options: Any,
     ) -> None:
-        require_wait(channel.find_turn(), opener, method, metadata)
+        turn = channel.find_turn()
+        if turn is not None:
+            serializer, request = _serialized(serializer, request)
+            if serializer is None:
+                require_wait(turn, opener, method, metadata, request)
         opener.open_unary(core, method, shape, serializer, request, timeout, metadata, *options)
 
     def open_stream(
@@ -158,15 +161,38 @@ def _find_turn(server: Server | None) -> Turn | None:
     return turn if turn is None or server is None or turn.server is server else None
 
 
+def _serialized(
+    serializer: Callable[[Any], bytes] | None, request: Any
+) -> tuple[Callable[[Any], bytes] | None, Any]:
+    """Serialize a request now; what that raises is raised when it would be serialized."""
+    if serializer is None:
+        return None, request
+    try:
+        return None, serializer(request)
+    except Exception as error:
+        return functools.partial(_raise, error), request
+
+
+def _raise(error: Exception, request: Any) -> NoReturn:
+    raise error
+
+
 def require_wait(
     turn: Turn | None,
     opener: CallOpener,
     method: str,
     metadata: MetadataInput | InvocationMetadata,
+    request: bytes | None = None,
 ) -> None:
-    """Raise UsageError where a handler that calls "pkg.Service/Method" would wait for itself."""
-    if turn is None:
-        return
-    confirm = confirm_of(metadata)
-    if confirm != "hub" and (confirm or not opener.is_one_way(method)):
+    """
+    Raise UsageError where a handler that calls "pkg.Service/Method" would wait for itself.
+
+    Args:
+        turn: Of the handler; None: it has none.
+        opener: Opens the call.
+        method: Its name.
+        metadata: As the program gives it.
+        request: The one that it has, serialized; None: a stream.
+    """
+    if turn is not None and not opener.is_over_soon(method, metadata, request):
         turn.require_wait()

@@ -530,7 +530,7 @@ class LinkCalls:
         self._calls_waiting[call] = None
         self._own_calls_count += 1
         self.has_carried = True
-        is_ordered = anchor is not None or opening.order_key != ""
+        is_ordered = anchor is not None or opening.order_key != "" or opening.one_way
         self._outbox.add_opening(call, data_bytes=size, is_ordered=is_ordered)
         return call
 

@@ -40,8 +40,8 @@ _STALE_MAX: Final = 1024
 # Header of a batch, and tag, length, call id and data field of a frame.
 _BATCH_OVERHEAD_BYTES: Final = 64
 _FRAME_OVERHEAD_BYTES: Final = 32
-# With more room than this, an OPEN with small data fits without being measured.
-_OPENING_BYTES_MAX: Final = 64 * 1024
+# With more room than this, an OPEN with as much data as it may have fits without being measured.
+_OPENING_BYTES_MAX: Final = 96 * 1024
 # 285 years; the field holds more, but a float that came from near its top may round to beyond it.
 _TIME_LEFT_US_MAX: Final = 2**53
 
@@ -266,7 +266,7 @@ class Outbox:
             else:
                 assert not isinstance(item, bytes)
                 if room < _OPENING_BYTES_MAX and (
-                    self._fixed_bytes(item) + 2 * _FRAME_OVERHEAD_BYTES > room
+                    self._opening_bytes(item, is_first=not taken) > room
                 ):
                     break
                 part = self._cut_opening(item, room, number, now_s)
@@ -408,6 +408,17 @@ class Outbox:
         """Bytes of what cannot be cut in pieces: an OPEN without its data, or the tail."""
         frame = call.open_frame or call.tail
         return 0 if frame is None else frame.ByteSize()
+
+    def _opening_bytes(self, call: Call, *, is_first: bool) -> int:
+        """
+        Bytes that a batch has to have room for before an OPEN goes: of a one-way call with its
+        data, for the hub takes those that come in one piece. The first goes as it fits.
+        """
+        size = self._fixed_bytes(call) + 2 * _FRAME_OVERHEAD_BYTES
+        frame = call.open_frame
+        if frame is not None and frame.open.one_way and not is_first:
+            size += min(call.unsent_bytes, self.initial_credit_bytes)
+        return size
 
     def _take(self, call: Call, size: int) -> list[bytes]:
         """Take bytes from the front of a call's queue, in pieces."""

@@ -188,7 +188,10 @@ def test_blocking_callback_waits_for_its_host_as_its_class_says(
 
 
 async def test_one_way_callback_is_one_where_its_call_says_so() -> None:
-    """Whatever the contract says: a handler waits with `host`, and does not with `hub`."""
+    """
+    Whatever the contract says: a handler waits with `host`, and does not with `hub`, unless the
+    request is one that does not go in one piece.
+    """
     told: list[str] = []
 
     @relayrpc.service(instances="single", concurrency="single")
@@ -196,12 +199,12 @@ async def test_one_way_callback_is_one_where_its_call_says_so() -> None:
         async def call(self, request: bytes, context: Any) -> bytes:
             stub = Stub(context.caller(), request.decode())
             name = "Note" if request.decode() == session_contract.NOTES else "Tell"
-            for confirm in ("hub", "host"):
+            for confirm, size in (("hub", 0), ("host", 0), ("hub", 65_532), ("hub", 65_533)):
                 metadata = [("relay-confirm", confirm)]
                 try:
-                    await stub.unary_unary(name)(b"", metadata=metadata, timeout=30)
+                    await stub.unary_unary(name)(bytes(size), metadata=metadata, timeout=30)
                 except UsageError as error:
-                    told.append(f"{confirm}: {error}")
+                    told.append(f"{confirm} {size}: {error}")
             return b""
 
     async def hear(request: bytes, context: Any) -> bytes:
@@ -223,8 +226,8 @@ async def test_one_way_callback_is_one_where_its_call_says_so() -> None:
             for service in (EVENTS, session_contract.NOTES):
                 await Stub(channel).unary_unary("Call")(service.encode())
         await server.stop(0)
-    assert len(told) == 2
-    assert all(each.startswith("host: test.Service/Call would deadlock") for each in told)
+    waited = ["host 0: test.Service/Call", "hub 65533: test.Service/Call"] * 2
+    assert [each.partition(" would deadlock")[0] for each in told] == waited
 
 
 class Watched:

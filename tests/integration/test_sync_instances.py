@@ -265,7 +265,11 @@ def test_a_deadlock_is_told_at_once(
         # Nobody waits for the handler of a one-way callback.
         assert Stub(session).unary_unary("Note")(b"x") == b""
         listener.noted.wait()
+        # But of one that does not go in one piece.
+        with pytest.raises(relayrpc.RpcError):
+            Stub(session).unary_unary("Note")(bytes(70_000))
     assert caplog.text.count("test.Service/Call would deadlock") == 3
+    assert caplog.text.count("test.Service/Note would deadlock") == 1
     assert "concurrency='reentrant'" in caplog.text
 
 

@@ -192,7 +192,12 @@ METADATA = st.lists(st.integers(0, 7000), max_size=2)
 
 @given(
     opens=st.lists(
-        st.tuples(st.integers(0, 120_000), METADATA, st.integers(0, 512), st.booleans()),
+        st.tuples(
+            st.integers(0, 120_000),
+            METADATA,
+            st.integers(0, 512),
+            st.sampled_from(["", "ordered", "one-way"]),
+        ),
         max_size=12,
     ),
     ends=st.lists(
@@ -202,7 +207,7 @@ METADATA = st.lists(st.integers(0, 7000), max_size=2)
 )
 @settings(max_examples=30)
 def test_no_batch_is_over_the_smallest_agreed_size(
-    opens: list[tuple[int, list[int], int, bool]],
+    opens: list[tuple[int, list[int], int, str]],
     ends: list[tuple[int, list[int], list[int], int]],
     small: int,
 ) -> None:
@@ -213,7 +218,7 @@ def test_no_batch_is_over_the_smallest_agreed_size(
         acceptor.grant(call, CREDIT)
     served = [e.call for e in pump(acceptor, dialler) if isinstance(e, CallOpened)]
     # Now the dialler's and the acceptor's ends are full of what each may say.
-    for size, metadata, name, is_ordered in opens:
+    for size, metadata, name, kind in opens:
         acceptor.open_call(
             f"s/{'m' * name}"[:512],
             "a",
@@ -222,7 +227,8 @@ def test_no_batch_is_over_the_smallest_agreed_size(
             data=b"x" * size,
             metadata=[("k", b"v" * value) for value in metadata],
             half_close=size % 2 == 0,
-            order_key="k" if is_ordered else "",
+            order_key="k" if kind == "ordered" else "",
+            one_way=kind == "one-way",
             now_s=0.0,
         )
     for call, (size, initial, trailing, details) in zip(served, ends, strict=True):
@@ -252,6 +258,38 @@ def test_no_batch_is_over_the_smallest_agreed_size(
             break
     assert len(opened) == len(opens) + small
     assert len(ended) == len(ends)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 64 * KIB), min_size=1, max_size=8),
+    metadata_bytes=st.integers(0, 16_000),
+    small=st.integers(0, 40),
+    has_bulk=st.booleans(),
+)
+@settings(max_examples=30)
+def test_one_way_call_leaves_in_one_piece(
+    sizes: list[int], metadata_bytes: int, small: int, has_bulk: bool
+) -> None:
+    """Up to the first credit; the hub cannot hold one of which it has a part."""
+    dialler, bulk, _ = _two_streams()
+    if has_bulk:
+        dialler.send_data(bulk, b"x" * 1_000_000)
+    for size in sizes:
+        for _ in range(small):
+            open_call(dialler, data=b"s" * 1000)
+        open_call(
+            dialler,
+            data=b"o" * size,
+            metadata=[("k", b"v" * metadata_bytes)],
+            half_close=True,
+            one_way=True,
+        )
+    openings = []
+    while frames := _next_frames(dialler):
+        openings += [each.open for each in frames if each.HasField("open") and each.open.one_way]
+        dialler.log.acknowledge(dialler.log.sent_number, now_s=0.0)
+    assert [len(opening.data) for opening in openings] == sizes
+    assert all(opening.half_close for opening in openings)
 
 
 @pytest.mark.parametrize("size", [1, 5000, 500_000])
