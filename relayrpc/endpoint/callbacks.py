@@ -19,6 +19,7 @@ from relayrpc.link.call import STATUS_OK, STATUS_UNIMPLEMENTED
 
 
 if TYPE_CHECKING:
+    from relayrpc.endpoint.context import Context
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
@@ -60,6 +61,11 @@ class CallbackServer(Server):
         """Refuse calls, and cancel the handlers that run; returns when they have returned."""
         self.cancel_calls()
         await self.wait_idle()
+
+    def find_served(self) -> Context | None:
+        """Return the callback whose handler's task runs now; None: none does."""
+        task = asyncio.current_task()
+        return next((each for each in self._contexts if each.task is task), None)
 
     def give_up_within(self, session: Call) -> None:
         """End the callbacks within a session that is aborted, and cancel their handlers."""

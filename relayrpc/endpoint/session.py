@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from relayrpc.endpoint.call_core import CallCore
+    from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.stream_call import StreamStreamCall
     from relayrpc.link.call import Call
 
@@ -116,6 +117,8 @@ class Session(Channel):
         # What those end with that waited for a host that did not take it.
         self._opening_fault: AnchorFault | None = None
         self._beginning: asyncio.Task[None] | None = None
+        # Closes it where nobody waits for that.
+        self._closing: asyncio.Task[None] | None = None
         # Services that were called.
         self._begun: set[str] = set()
 
@@ -148,12 +151,18 @@ class Session(Channel):
     async def close(self, grace: float | None = None) -> None:
         """
         Take no new calls, wait until the running ones are over and the host has let go of the
-        session. Idempotent; raises nothing about the session: `state` tells how it ended.
+        session. Idempotent; raises nothing about the session: `state` tells how it ended. In the
+        handler of a callback within the session it returns at once: the calls may wait for that.
 
         Args:
             grace: Seconds to wait; None: `session_close_timeout_s`. After them it is aborted.
         """
         self.refuse_calls()
+        callbacks = self._channel.callbacks
+        served = None if callbacks is None else callbacks.find_served()
+        if served is not None and self.has_callback(served):
+            self.close_soon(grace)
+            return
         timeout_s = self.limits.session_close_timeout_s if grace is None else grace
         try:
             with contextlib.suppress(TimeoutError):
@@ -163,6 +172,15 @@ class Session(Channel):
             # Of one that is closed, a no-op; whoever waits no longer leaves nothing behind.
             self.abort()
         await super().close()
+
+    def close_soon(self, grace: float | None) -> None:
+        """As `close()`, and nobody waits."""
+        self._closing = self.loop.create_task(self.close(grace))
+
+    def has_callback(self, context: Context) -> bool:
+        """Say whether a call that is served is a callback within this session."""
+        call = context.call
+        return call is not None and self._call is not None and call.anchor is self._call.core.call
 
     async def _finish_calls(self) -> None:
         """Wait until the calls are over that were made, and the session with them."""

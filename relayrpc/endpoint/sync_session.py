@@ -15,6 +15,7 @@ import weakref
 from typing import TYPE_CHECKING, Self
 
 from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
+from relayrpc.endpoint.context import current_call
 
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class Session(BlockingChannel):
     def close(self, grace: float | None = None) -> None:
         """
         Take no new calls, wait until the running ones are over and the host has let go of the
-        session. Idempotent; raises nothing about the session: `state` tells how it ended.
+        session. Idempotent; raises nothing about the session: `state` tells how it ended. In the
+        handler of a callback within the session it returns at once: the calls may wait for that.
 
         Args:
             grace: Seconds to wait; None: `session_close_timeout_s`. After them it is aborted.
@@ -108,10 +110,15 @@ class Session(BlockingChannel):
             UsageError: This is the channel's own thread.
         """
         self._is_closed = True
-        if not self.portal.is_forked:
-            # Unless the channel is closed meanwhile, and the session with it.
-            with contextlib.suppress(concurrent.futures.CancelledError):
-                self.portal.run(self.core.close(grace))
+        if self.portal.is_forked:
+            return
+        served = current_call.get()
+        if served is not None and self.core.has_callback(served):
+            self.portal.handover.call(self.core.close_soon, grace)
+            return
+        # Unless the channel is closed meanwhile, and the session with it.
+        with contextlib.suppress(concurrent.futures.CancelledError):
+            self.portal.run(self.core.close(grace))
 
     def abort(self) -> None:
         """End the session, its calls and its callbacks at once; idempotent, never raises."""

@@ -17,6 +17,7 @@ import grpc.aio
 import pytest
 
 import relayrpc.aio
+from relayrpc import SessionState
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.relay import (
     ADDRESS,
@@ -153,6 +154,34 @@ async def test_aborting_a_session_ends_its_callbacks_and_no_others(how: str) -> 
         assert not kept[1].done()
         assert not kept[2].done()
         other.abort()
+
+
+@pytest.mark.parametrize("in_call", [False, True])
+async def test_a_callback_may_close_its_session(in_call: bool) -> None:
+    """It does not wait for the call that waits for it; the session is closed when that is over."""
+    callbacks: list[Any] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        callbacks.append(Stub(context.caller(), EVENTS).unary_unary("Bye")(b""))
+        return await callbacks[0] if in_call else b""
+
+    async def bye(request: bytes, context: Any) -> bytes:
+        await session.close()
+        assert session.state is not SessionState.CLOSED or not in_call
+        return b"bye"
+
+    def add(_: None, server: grpc.aio.Server) -> None:
+        server.add_registered_method_handlers(EVENTS, make_handlers({"uu:Bye": bye}))
+
+    async with running_relay(
+        {"uu:Call": handler}, channel_options={"callbacks": [(add, None)]}
+    ) as relay:
+        session = relay.channel.session()
+        reply = await Stub(session).unary_unary("Call")(b"")
+        assert reply == (b"bye" if in_call else b"")
+        assert await callbacks[0] == b"bye"
+        await until(lambda: session.state is SessionState.CLOSED and not len(relay.server.sessions))
+        assert session.fault == ""
 
 
 async def test_an_idle_session_outlives_many_keepalive_intervals() -> None:

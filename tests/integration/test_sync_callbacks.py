@@ -318,6 +318,33 @@ def test_a_stub_is_of_use_to_any_thread_until_its_caller_is_gone(
                 server.portal.handover.call(wait)
 
 
+@KINDS
+def test_a_callback_may_close_its_session(relay_hub: HubThread, kind: str) -> None:
+    closed = threading.Event()
+
+    def call(request: bytes, context: Any) -> bytes:
+        reply: bytes = context.callback(events).unary_unary("Bye")(b"")
+        return reply
+
+    def bye(request: bytes, context: Any) -> bytes:
+        session.close()
+        return b"bye"
+
+    def add(_: None, server: grpc.Server) -> None:
+        server.add_registered_method_handlers(EVENTS, make_handlers({"uu:Bye": bye}))
+
+    with (
+        serving_methods(relay_hub, kind, Call=call),
+        relayrpc.channel(relay_hub.url(), callbacks=[(add, None)]) as channel,
+    ):
+        session = channel.session()
+        session.add_state_callback(
+            lambda state: closed.set() if state is SessionState.CLOSED else None
+        )
+        assert Stub(session).unary_unary("Call")(b"") == b"bye"
+        closed.wait()
+
+
 def test_nothing_is_left_of_what_an_async_server_called_back(relay_hub: HubThread) -> None:
     kept: list[relayrpc.Caller] = []
     threads: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
