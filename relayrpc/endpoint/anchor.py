@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 
 if TYPE_CHECKING:
+    from relayrpc.endpoint.call_core import CallCore
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
@@ -58,9 +59,13 @@ class Anchor(Protocol):
             AnchorFault: None can be.
         """
 
-    def call_for(self, method: str) -> Call:
+    def call_for(self, method: str, core: CallCore) -> Call:
         """
         Return the running call that a call is to belong to.
+
+        Args:
+            method: "pkg.Service/Method", of the call.
+            core: Which is opened next.
 
         Raises:
             AnchorFault: It may not be opened, or not any more.

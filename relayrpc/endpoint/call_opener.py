@@ -426,7 +426,7 @@ class CallOpener:
         try:
             link: LinkCalls = self._live.link
             if self._anchor is not None:
-                anchor = self._anchor.call_for(opening.method)
+                anchor = self._anchor.call_for(opening.method, core)
                 link = anchor.link
             core.call = link.open_call(
                 opening.method,

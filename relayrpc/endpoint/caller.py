@@ -28,6 +28,7 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from relayrpc.endpoint.call_core import CallCore
     from relayrpc.endpoint.live_link import LiveLink
     from relayrpc.endpoint.multicallable import (
         MultiCallable,
@@ -147,7 +148,7 @@ class Reach(SilentCall):
     async def ready(self, method: str, wait_for_ready: bool) -> None:
         """Never called."""
 
-    def call_for(self, method: str) -> Call:
+    def call_for(self, method: str, core: CallCore) -> Call:
         """Return what a callback belongs to."""
         if self.call is None or self._is_leaving:
             raise self._fault

@@ -73,8 +73,10 @@ class HostSession(SilentCall):
         self._stopped_by = ""
         # Services of which an initiating operation was called, as their contracts say.
         self._begun: set[str] = set()
-        # What is said of calls after a terminating operation; empty: there was none.
-        self._closed_by = ""
+        # "pkg.Service/Method" of the terminating operation that was called; empty: none.
+        self._ended_by = ""
+        # It was closed otherwise, at either end.
+        self._is_closed = False
         self._callbacks: list[Callable[[HostSession], object]] = []
         self._state_callbacks: list[Callable[[SessionState], object]] = []
         self._caller: Caller | None = None
@@ -122,7 +124,8 @@ class HostSession(SilentCall):
             Why it may not be made; empty: it may.
         """
         if self._state is not SessionState.OPENED:
-            return self._closed_by or "the session is closed"
+            ended_by = f"the session was ended by {self._ended_by}"
+            return ended_by if self._ended_by else "the session is closed"
         service, _, name = method.partition("/")
         contract = self.server.contracts.of_service(service)
         if contract is None:
@@ -134,9 +137,17 @@ class HostSession(SilentCall):
             self._begun.add(service)
         operation = contract.operations.get(name)
         if operation is not None and operation.terminating:
-            self._closed_by = f"the session was ended by {method}"
+            self._ended_by = method
             self._set_state(SessionState.CLOSING)
         return ""
+
+    def not_called(self, method: str) -> None:
+        """Take note that a call that was admitted is over, and no handler was called for it."""
+        if method != self._ended_by:
+            return
+        self._ended_by = ""
+        if self._state is SessionState.CLOSING and not self._is_closed:
+            self._set_state(SessionState.OPENED)
 
     def add_done_callback(self, callback: Callable[[HostSession], object]) -> None:
         """Have `callback(session)` called once the session is over and its handlers returned."""
@@ -159,6 +170,7 @@ class HostSession(SilentCall):
 
     def half_close_received(self) -> None:
         """The caller closes: no new calls, and over when the running ones are."""
+        self._is_closed = True
         if self._state is SessionState.OPENED:
             self._set_state(SessionState.CLOSING)
         self._end_when_idle()
@@ -185,15 +197,19 @@ class HostSession(SilentCall):
 
     def stop(self, details: str) -> None:
         """End the session when its running calls are over; its caller is told why."""
-        if self._state is SessionState.OPENED:
-            # One that is closing is ended by whoever closes it.
+        if not self._is_closed:
+            # Else, and by a terminating operation, it is ended by whoever closes it.
             self._stopped_by = details
+            self._is_closed = True
+        if self._state is SessionState.OPENED:
             self._set_state(SessionState.CLOSING)
         self._end_when_idle()
 
     def left(self, context: Context) -> None:
         """Take note that the handler of one of its calls has returned."""
         self.contexts.pop(context, None)
+        if not context.is_called:
+            self.not_called(context.method)
         if self._idle_timeout_s:
             self._idle_since_s = self.server.loop.time()
         self._end_when_idle()
@@ -202,7 +218,7 @@ class HostSession(SilentCall):
         if self.contexts:
             return
         if self._state is SessionState.CLOSING:
-            if self._stopped_by:
+            if self._stopped_by and not self._ended_by:
                 self.end(STATUS_UNAVAILABLE, self._stopped_by)
             else:
                 self.end(STATUS_OK, "")

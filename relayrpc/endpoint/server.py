@@ -491,6 +491,8 @@ class Server(grpc.aio.Server):
             session = self.sessions.find(call)
             if session is not None:
                 self.start_call(call, opening, session)
+                if call.app is REFUSED_CALL:
+                    session.not_called(call.method)
         elif self._in_session_only and call.method.partition("/")[0] in self._in_session_only:
             self._open_session(call, opening)
         elif opening.dedupe_key and call.address != HOST_ADDRESS:

@@ -121,6 +121,8 @@ class Session(Channel):
         self._closing: asyncio.Task[None] | None = None
         # Services that were called.
         self._begun: set[str] = set()
+        # The call with which it ends, while that runs.
+        self._terminating: CallCore | None = None
 
     @property
     def state(self) -> SessionState:
@@ -321,13 +323,16 @@ class Session(Channel):
             if fault:
                 raise AnchorFault(STATUS_FAILED_PRECONDITION, fault)
 
-    def call_for(self, method: str) -> Call:
+    def call_for(self, method: str, core: CallCore) -> Call:
         """Return the call that the session is."""
-        core = None if self._call is None else self._call.core
-        if core is not None and core.end is not None:
+        own = None if self._call is None else self._call.core
+        if own is not None and own.end is not None:
             # It has ended in this moment.
-            self._call_over(core)
-        call = None if core is None else core.call
+            self._call_over(own)
+        if self._terminating is not None and self._terminating.end is not None:
+            # So has this one.
+            self._terminating_over(self._terminating)
+        call = None if own is None else own.call
         if self._state is not SessionState.OPENED or call is None:
             why = f": {self.fault}" if self.fault else ""
             raise AnchorFault(
@@ -341,9 +346,25 @@ class Session(Channel):
             self._begun.add(service)
         operation = GENERATED_CONTRACTS.of_method(method)
         if operation is not None and operation.terminating:
-            # The host ends it when this call is over.
+            self._terminating = core
+            core.add_callback(self._terminating_over, core)
             self._set_state(SessionState.CLOSING)
         return call
+
+    def _terminating_over(self, core: CallCore) -> None:
+        """
+        Take note that the call is over that was to end the session: one that was not executed did
+        not. The host ends it, if it had the call at all.
+        """
+        if core is not self._terminating:
+            return
+        self._terminating = None
+        assert core.end is not None
+        if not core.end.not_executed:
+            if self._call is not None:
+                self._call.core.half_close()
+        elif self.is_open and self._state is SessionState.CLOSING:
+            self._set_state(SessionState.OPENED)
 
 
 def _call_over(session: weakref.ref[Session], core: CallCore) -> None:

@@ -116,7 +116,7 @@ class _ClientSession:
     async def ready(self, method: str, wait_for_ready: bool) -> None:
         """Never called."""
 
-    def call_for(self, method: str) -> Call:
+    def call_for(self, method: str, core: CallCore) -> Call:
         """Return the call that the session is."""
         call = self._core.call
         if call is None:

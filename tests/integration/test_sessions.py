@@ -612,6 +612,110 @@ async def test_a_terminating_operation_ends_the_session() -> None:
         await server.stop(0)
 
 
+class Account:
+    """Handlers of a contract with sessions; `Wait` and `Close` wait until they may go on."""
+
+    def __init__(self) -> None:
+        self.session: Any = None
+        self.go_on = asyncio.Event()
+        self.running_count = 0
+        self.closed_count = 0
+
+    async def open(self, request: bytes, context: Any) -> bytes:
+        self.session = context.session
+        return b""
+
+    async def wait(self, request: bytes, context: Any) -> bytes:
+        self.running_count += 1
+        try:
+            await self.go_on.wait()
+        finally:
+            self.running_count -= 1
+        return b""
+
+    async def close(self, request: bytes, context: Any) -> bytes:
+        self.closed_count += 1
+        return await self.wait(request, context)
+
+    async def start(self, url: str, **options: Any) -> relayrpc.aio.Server:
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}", **options)
+        behaviors = {"uu:Open": self.open, "uu:Wait": self.wait, "uu:Close": self.close}
+        server.add_registered_method_handlers(
+            session_contract.SERVICE, make_handlers(behaviors)
+        )
+        await server.start()
+        return server
+
+
+class RefusesOnce(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
+    """Has no handler for the first `Close`."""
+
+    def __init__(self) -> None:
+        self._has_refused = False
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        if details.method.endswith("/Close") and not self._has_refused:
+            self._has_refused = True
+            return None
+        return await continuation(details)
+
+
+@pytest.mark.parametrize("how", ["full", "intercepted", "cancelled", "late"])
+async def test_a_session_goes_on_when_what_was_to_end_it_did_not_run(how: str) -> None:
+    """Refused by the host, before or behind interceptors, or over before it had left."""
+    options: dict[str, Any] = {}
+    if how == "full":
+        options["maximum_concurrent_rpcs"] = 1
+    elif how == "intercepted":
+        options["interceptors"] = [RefusesOnce()]
+    account = Account()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await account.start(url, **options)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            stub = Stub(session, session_contract.SERVICE)
+            await stub.unary_unary("Open")(b"")
+            waiting = stub.unary_unary("Wait")(b"")
+            await until(lambda: account.running_count)
+            close = stub.unary_unary("Close")
+            call = close(b"", timeout=1e-9 if how == "late" else None)
+            if how == "cancelled":
+                call.cancel()
+            assert await call.code() is not grpc.StatusCode.OK
+            await until(lambda: session.state is SessionState.OPENED)
+            assert account.session.state is SessionState.OPENED
+            account.go_on.set()
+            await waiting
+            assert account.closed_count == 0
+            await close(b"")
+            await until(lambda: session.state is SessionState.CLOSED)
+            assert account.session.state is SessionState.CLOSED
+        await server.stop(0)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+async def test_a_session_is_over_when_what_ends_it_may_have_run(how: str) -> None:
+    account = Account()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await account.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            stub = Stub(session, session_contract.SERVICE)
+            await stub.unary_unary("Open")(b"")
+            call = stub.unary_unary("Close")(b"", timeout=0.1 if how == "late" else None)
+            if how == "cancelled":
+                await until(lambda: account.running_count)
+                call.cancel()
+            assert await call.code() is not grpc.StatusCode.OK
+            await until(lambda: session.state is SessionState.CLOSED)
+            assert account.session.state is SessionState.CLOSED
+            with refused("the session is closed"):
+                await stub.unary_unary("Wait")(b"")
+        await server.stop(0)
+
+
 async def test_what_the_contract_does_not_allow_is_refused_at_the_caller_and_the_host() -> None:
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"
@@ -687,7 +791,7 @@ class Blind:
     async def ready(self, method: str, wait_for_ready: bool) -> None:
         """Never called."""
 
-    def call_for(self, method: str) -> Call:
+    def call_for(self, method: str, core: Any) -> Call:
         call = self._session.core.call
         assert call is not None
         return call
