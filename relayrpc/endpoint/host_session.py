@@ -182,9 +182,17 @@ class HostSession(SilentCall):
 
     # --- ending ---
 
-    def close(self) -> None:
-        """Take no new calls, and end the session when the running ones are over."""
-        self.half_close_received()
+    def close(self, fault: str = "") -> None:
+        """
+        Take no new calls, and end the session when the running ones are over.
+
+        Args:
+            fault: Why, for its caller, whose session it faults; empty: it is closed there too.
+        """
+        if fault:
+            self.stop(fault)
+        else:
+            self.half_close_received()
 
     def end(self, status: int, details: str) -> None:
         """End the session now; its caller is told why. Calls that run go on."""

@@ -44,9 +44,14 @@ class HostSession:
         """As of an asynchronous handler's."""
         return self._session.state
 
-    def close(self) -> None:
-        """Take no new calls, and end the session when the running ones are over."""
-        self._session.server.handover.call(self._session.close)
+    def close(self, fault: str = "") -> None:
+        """
+        Take no new calls, and end the session when the running ones are over.
+
+        Args:
+            fault: Why, for its caller, whose session it faults; empty: it is closed there too.
+        """
+        self._session.server.handover.call(self._session.close, fault)
 
     def add_state_callback(self, callback: Callable[[SessionState], object]) -> None:
         """Have `callback(state)` called at every change, on the server's thread for callbacks."""

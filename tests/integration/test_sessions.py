@@ -24,7 +24,7 @@ from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.link.call import Call
 from tests.support import session_contract
-from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
+from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub, running_relay
 from tests.support.until import until
 
 
@@ -554,6 +554,22 @@ async def test_a_hub_that_drains_waits_for_the_calls_of_sessions_and_not_for_idl
             await until(lambda: busy.state is SessionState.FAULTED)
             assert [each.state for each in host.sessions] == [SessionState.FAULTED]
         await server.stop(0)
+
+
+@pytest.mark.parametrize("fault", ["", "no more credit"])
+async def test_a_handler_closes_its_session_and_may_say_why(fault: str) -> None:
+    async def leave(request: bytes, context: Any) -> bytes:
+        context.session.close(fault)
+        return b"left"
+
+    async with running_relay({"uu:Leave": leave}) as relay:
+        session = relay.channel.session()
+        assert await Stub(session).unary_unary("Leave")(b"") == b"left"
+        over = SessionState.FAULTED if fault else SessionState.CLOSED
+        await until(lambda: session.state is over)
+        assert session.fault == fault
+        with refused(fault or "the session is closed"):
+            await Stub(session).unary_unary("Leave")(b"")
 
 
 # --- what a contract says of sessions ---
