@@ -110,7 +110,7 @@ _RELAY_VALUE_BYTES_MAX: Final = {
 }
 
 
-_CONFIRM: Final = ("hub", "host")
+_CONFIRM: Final = (b"hub", b"host")
 _CONFIRM_KEY: Final = "relay-confirm"
 
 
@@ -174,13 +174,14 @@ def encode_invocation_metadata(
             )
         if name in taken:
             raise UsageError(f"metadata key {key!r} is given twice")
+        if name == "confirm" and value not in _CONFIRM:
+            known = b", ".join(_CONFIRM).decode()
+            raise UsageError(f"metadata key {key!r} is one of {known}")
         if len(value) > _RELAY_VALUE_BYTES_MAX[name]:
             raise UsageError(
                 f"metadata key {key!r} takes at most {_RELAY_VALUE_BYTES_MAX[name]} bytes"
             )
         taken[name] = value.decode("ascii")
-    if taken.get("confirm", "hub") not in _CONFIRM:
-        raise UsageError(f"metadata key {_CONFIRM_KEY!r} is one of {', '.join(_CONFIRM)}")
     return InvocationMetadata(pairs, RelayKeys(**taken))
 
 

@@ -18,7 +18,7 @@ import functools
 import logging
 import weakref
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import grpc.aio
 
@@ -132,6 +132,10 @@ class Session(Channel):
     def add_state_callback(self, callback: Callable[[SessionState], None]) -> None:
         """Have every change of `state` told, on the loop."""
         self._state_callbacks.append(callback)
+
+    def session(self) -> NoReturn:
+        """Raise UsageError: there are none within another."""
+        raise grpc.aio.UsageError("a session is made of a channel, not of another session")
 
     # --- life ---
 

@@ -123,6 +123,12 @@ async def test_who_waits_no_longer_for_the_end_of_a_session_aborts_it() -> None:
         await server.stop(0)
 
 
+async def test_there_is_no_session_within_a_session() -> None:
+    async with relayrpc.aio.channel("ws://127.0.0.1:1/a") as channel:
+        with pytest.raises(grpc.aio.UsageError, match="not of another session"):
+            channel.session().session()
+
+
 async def test_a_call_after_the_end_says_why() -> None:
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"
