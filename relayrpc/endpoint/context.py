@@ -211,7 +211,10 @@ class Context(grpc.aio.ServicerContext):
             self.leave()
 
     def give_up(self, details: str) -> None:
-        """End the call of a server that stops, and cancel its handler, which may not be called."""
+        """
+        End the call because this side goes away, and cancel its handler: one that was not called
+        will not be.
+        """
         # First: a thread says that it calls the handler, and then looks at this.
         self._is_cancelled = True
         self.end(STATUS_UNAVAILABLE, details, not_executed=not self.is_called)
