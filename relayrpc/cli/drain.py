@@ -1,7 +1,7 @@
 """
 `relayrpc drain`: has a host instance get no new calls, or some again.
 
-Owns: the command. Does not own: what draining is (hub/forward.py).
+Owns: the command. Does not own: what draining is (hub/hosts.py).
 Source: docs/reference/cli.md; protos/relayrpc/v1/hub.proto, Drain.
 """
 

@@ -2,7 +2,7 @@
 What hosts may announce. Pure.
 
 Owns: the form of an announcement, and what whoever decides on it has to say. Does not own: what
-becomes of it (forward.py, routing.py), who decides (contracts.py).
+becomes of it (hosts.py, routing.py), who decides (contracts.py).
 Source: protos/relayrpc/v1/link.proto, Announce.
 """
 
@@ -33,8 +33,8 @@ class AnnouncementGate(Protocol):
 
     def may_register(self, link: Link, announce: pb.Announce) -> bool:
         """
-        Say whether a host gets calls at once. Else it waits until `Forwarder.register()` or
-        `Forwarder.refuse()` is called for it, or `withdrawn()`.
+        Say whether a host gets calls at once. Else it waits until `HostDesk.register()` or
+        `HostDesk.refuse()` is called for it, or `withdrawn()`.
         """
 
     def withdrawn(self, link: Link, announcement_id: int) -> bool:

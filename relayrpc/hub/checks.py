@@ -3,7 +3,7 @@ Requests that a hub checks by the rules in their contract before a host has them
 
 What one link brings is checked in its order, one link after the other, a bounded part in each turn;
 until then it waits here. Owns: which calls are checked, and in what order. Does not own: what
-becomes of a call (forward.py), rules (rule_books.py).
+becomes of a call (placing.py, forward.py), rules (rule_books.py).
 Source: docs/adr/0024-validation-at-the-hub.md; docs/reference/validation.md "At the hub".
 """
 

@@ -290,12 +290,12 @@ class HubContracts(HubObserver):
         if self._undecided.pop(key, None) is None:
             # Withdrawn meanwhile, or its link is over.
             return
-        forwarder = self._sessions.forwarder
+        hosts = self._sessions.forwarder.hosts
         if fault:
             self._table.withdrawn(link, announce)
-            forwarder.refuse(link, announce, status=STATUS_FAILED_PRECONDITION, details=fault)
+            hosts.refuse(link, announce, status=STATUS_FAILED_PRECONDITION, details=fault)
         else:
-            forwarder.register(link, announce, now_s=self._sessions.clock())
+            hosts.register(link, announce, now_s=self._sessions.clock())
 
     async def _judge(self, key: tuple[Link, int], announce: link_pb2.Announce) -> str:
         """Say why a host may not serve what it announced; empty: it may."""

@@ -5,7 +5,7 @@ get it. Pure.
 A leg whose peer granted more than the budget of its link allowed to pass on is *starved*. It waits
 without cost until its sender has used half of what it got; then it is *hungry*, and is served as
 soon as its budget has something.
-Owns: that. Does not own: budgets (link/flow.py), the legs (forward.py).
+Owns: that. Does not own: budgets (link/flow.py), the legs (placing.py).
 Source: LINK.md "Credit, budget, fairness"; docs/adr/0003-credit.md.
 """
 

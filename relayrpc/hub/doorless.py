@@ -112,7 +112,7 @@ class DoorlessHub:
             self.sessions, addresses=addresses, wall_clock=wall_clock
         )
         self.sessions.observers.add(self.contracts)
-        self.sessions.forwarder.gate = self.contracts
+        self.sessions.forwarder.hosts.gate = self.contracts
         self.contracts.learn(collect(hub_pb2.DESCRIPTOR))
         if any(entry.validate for entry in (addresses or {}).values()):
             self.sessions.check_requests(_make_checks(self.contracts, limits))

@@ -2,7 +2,7 @@
 The contract relayrpc.v1.Hub, served at "$hub" by the hub as an ordinary host would.
 
 Owns: its handlers, and the link they are served over. Does not own: what is told of links and hosts
-(describe.py), what happened to them (journal.py), what acts on them (link.py, forward.py).
+(describe.py), what happened to them (journal.py), what acts on them (link.py, hosts.py).
 Source: protos/relayrpc/v1/hub.proto; DESIGN.md decision 8.
 """
 
@@ -291,7 +291,7 @@ class Management:
             await context.abort(grpc.StatusCode.NOT_FOUND, what)
         for registration in hosts:
             if registration.is_drained == request.undo:
-                forwarder.set_drained(
+                forwarder.hosts.set_drained(
                     registration, is_drained=not request.undo, now_s=self._sessions.clock()
                 )
         return pb.DrainResponse(hosts=[describe_state(registration) for registration in hosts])

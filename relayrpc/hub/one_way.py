@@ -2,7 +2,7 @@
 One-way calls once the hub holds them: the caller's part of them, taken over by the hub. Pure.
 
 Owns: what stands in the caller's place, what is kept of calls that hosts have, which calls count as
-lost. Does not own: when a call is taken over, and what becomes of it (forward.py).
+lost. Does not own: when a call is taken over (forward.py), where it goes then (placing.py).
 Source: link.proto, Open.one_way; docs/reference/one-way.md.
 """
 

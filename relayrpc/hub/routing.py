@@ -1,8 +1,8 @@
 """
 Which host serves a call: registrations by address and service, and the choice among them. Pure.
 
-Owns: the table of announcements. Does not own: links, frames, budgets (forward.py), calls that wait
-for a host (queue.py).
+Owns: the table of announcements. Does not own: links, frames, budgets, where a call goes when
+there is none (placing.py), calls that wait (queue.py).
 Source: LINK.md "Shape"; DESIGN.md "What a caller is told".
 """
 

@@ -1,6 +1,6 @@
 """
 The hub's asynchronous half: carriers in, links driven, drain. What is decided is decided in
-links.py and forward.py.
+links.py, forward.py and what that builds on.
 
 Owns: one driver per link, handshakes in progress, the drain. Does not own: ports (server.py and the
 doors). Runs on any event loop and
@@ -159,7 +159,7 @@ class HubSessions:
         else:
             for observe in self.observers.link_resumed:
                 observe(link, carrier.kind)
-            self.forwarder.link_opened(link, now_s=now_s)
+            self.forwarder.hosts.link_opened(link, now_s=now_s)
         driver = self._drivers[link]
         return driver.adopt(carrier, decision.attempt)
 
@@ -249,7 +249,7 @@ class HubSessions:
             for observe in self.observers.link_parked:
                 observe(link, error)
             now_s = self.clock()
-            self.forwarder.link_parked(link, now_s=now_s)
+            self.forwarder.hosts.link_parked(link, now_s=now_s)
             self._watch_queue(now_s)
         for heavy in self.table.links_to_expire():
             heavy.close(code=pb.Close.CODE_LIMIT, reason="parked links keep too much")

@@ -73,7 +73,7 @@ async def test_watch_follows_hosts_as_they_come_and_go() -> None:
             if each.announce.address == ADDRESS
         )
         for is_drained, status in ((True, NOT_SERVING), (False, SERVING)):
-            sessions.forwarder.set_drained(
+            sessions.forwarder.hosts.set_drained(
                 registration, is_drained=is_drained, now_s=sessions.clock()
             )
             assert (await watch.read()).status == status

@@ -479,7 +479,7 @@ class SimHub:
             if self._drain_until_s is not None:
                 link.go_away(reason="the hub stops", time_left_s=self._drain_until_s - now_s)
         else:
-            self.forwarder.link_opened(link, now_s=now_s)
+            self.forwarder.hosts.link_opened(link, now_s=now_s)
         return self.drivers[link].adopt(carrier, decision.attempt)
 
     def drain(self) -> None:
@@ -563,7 +563,7 @@ class SimHub:
         if self.is_dead:
             return
         if link.state is LinkState.PARKED:
-            self.forwarder.link_parked(link, now_s=self.clock())
+            self.forwarder.hosts.link_parked(link, now_s=self.clock())
             self._watch_queue()
         for heavy in self.table.links_to_expire():
             self.world.seen["expired for its weight"] += 1

@@ -211,7 +211,7 @@ class Network:
             self.hub.observers.add(self._observer)
         self.contracts = HubContracts(self.hub, wall_clock=self.loop.time)
         self.hub.observers.add(self.contracts)
-        self.hub.forwarder.gate = self.contracts
+        self.hub.forwarder.hosts.gate = self.contracts
         self.hub.check_requests(make_checks(self.limits, self.contracts.descriptors))
         self.trace.add(f"hub {len(self.hubs)} starts")
         return self.hub

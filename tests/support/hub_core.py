@@ -83,7 +83,7 @@ class HubCore:
         for link in (peer.link, peer.hub_link):
             link.carrier_lost(link.attempt, now_s=self.now_s)
         peer.takes = False
-        self.forwarder.link_parked(peer.hub_link, now_s=self.now_s)
+        self.forwarder.hosts.link_parked(peer.hub_link, now_s=self.now_s)
 
     def resume(self, peer: CorePeer) -> None:
         """A peer has a connection again."""
@@ -98,7 +98,7 @@ class HubCore:
         assert welcome is not None
         peer.link.receive_batch(welcome, attempt=attempt, now_s=self.now_s)
         peer.takes = True
-        self.forwarder.link_opened(peer.hub_link, now_s=self.now_s)
+        self.forwarder.hosts.link_opened(peer.hub_link, now_s=self.now_s)
 
     def open(self, peer: CorePeer, address: str, **options: object) -> object:
         """Open a call of a peer; nothing moves yet."""

@@ -180,7 +180,7 @@ def test_host_that_takes_no_new_calls_has_those_of_its_running_ones_by_any_addre
         host.link.withdraw(1)
     else:
         (registration,) = hub.forwarder.router.of_link(host.hub_link)
-        hub.forwarder.set_drained(registration, is_drained=True, now_s=hub.now_s)
+        hub.forwarder.hosts.set_drained(registration, is_drained=True, now_s=hub.now_s)
     hub.settle()
     _open(hub, caller, address, anchor=first)
     elsewhere = _open(hub, caller, "b", anchor=first)

@@ -20,7 +20,7 @@ class Gate:
     def __init__(self, hub: HubCore) -> None:
         self._hub = hub
         self.waiting: dict[int, tuple[Link, pb.Announce]] = {}
-        hub.forwarder.gate = self
+        hub.forwarder.hosts.gate = self
 
     def may_register(self, link: Link, announce: pb.Announce) -> bool:
         self.waiting[announce.id] = link, announce
@@ -34,12 +34,12 @@ class Gate:
 
     def let_in(self) -> None:
         _, (link, announce) = self.waiting.popitem()
-        self._hub.forwarder.register(link, announce, now_s=self._hub.now_s)
+        self._hub.forwarder.hosts.register(link, announce, now_s=self._hub.now_s)
         self._hub.settle()
 
     def send_away(self) -> None:
         _, (link, announce) = self.waiting.popitem()
-        self._hub.forwarder.refuse(
+        self._hub.forwarder.hosts.refuse(
             link, announce, status=STATUS_FAILED_PRECONDITION, details="it breaks callers"
         )
         self._hub.settle()

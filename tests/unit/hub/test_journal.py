@@ -135,7 +135,7 @@ def test_journal_tells_drained_and_undrained() -> None:
     hub = JournalledHub()
     registration = hub.registration(hub.host("h1"))
     for is_drained in (True, False):
-        hub.forwarder.set_drained(registration, is_drained=is_drained, now_s=hub.now_s)
+        hub.forwarder.hosts.set_drained(registration, is_drained=is_drained, now_s=hub.now_s)
     assert hub.kinds() == [Kind.KIND_CAME, Kind.KIND_DRAINED, Kind.KIND_UNDRAINED]
 
 
@@ -257,7 +257,7 @@ def test_watcher_who_comes_back_knows_what_one_knows_who_stayed(
             hosts.pop(0).link.close()
             hub.settle()
         elif act == "drained" and hosts:
-            hub.forwarder.set_drained(
+            hub.forwarder.hosts.set_drained(
                 hub.registration(hosts[0]), is_drained=True, now_s=hub.now_s
             )
         elif act == "look":

@@ -269,7 +269,7 @@ def test_one_that_its_host_refused_goes_to_another_after_a_pause(
     caller.link.close()
     hub.settle()
     _refuse(hub, first, status)
-    hub.forwarder.set_drained(
+    hub.forwarder.hosts.set_drained(
         hub.forwarder.router.of_link(first.hub_link)[0], is_drained=True, now_s=hub.now_s
     )
     second = hub.peer("second", address="a")

@@ -355,10 +355,10 @@ def test_drained_host_finishes_its_calls_and_gets_no_more(hub: HubCore, caller: 
     host, other = hub.peer("host-1", address="a"), hub.peer("host-2", address="a", priority=1)
     _open(hub, caller)
     (registration,) = hub.forwarder.router.of_link(host.hub_link)
-    hub.forwarder.set_drained(registration, is_drained=True, now_s=hub.now_s)
+    hub.forwarder.hosts.set_drained(registration, is_drained=True, now_s=hub.now_s)
     _open(hub, caller)
     assert (len(_opens(host)), len(_opens(other))) == (1, 1)
-    hub.forwarder.set_drained(registration, is_drained=False, now_s=hub.now_s)
+    hub.forwarder.hosts.set_drained(registration, is_drained=False, now_s=hub.now_s)
     _open(hub, caller)
     assert len(_opens(host)) == 2
 
