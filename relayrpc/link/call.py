@@ -1,8 +1,8 @@
 """
 One call on one link: its state, its legal frames, its unsent bytes, and how its end reads. Pure.
 
-Owns: the state table and the per-call counters. Does not own: ids and frames in flight (link.py),
-turns (outbox.py).
+Owns: the state table and the per-call counters. Does not own: ids and tables of calls
+(call_table.py), frames in flight (batch_log.py), turns (outbox.py).
 Source: protos/relayrpc/v1/link.proto, "Sequence of one call"; DESIGN.md "What a caller is told".
 """
 

@@ -2,9 +2,10 @@
 The link: calls multiplexed over numbered batches that survive their carriers. Pure: time is an
 argument.
 
-Owns: ids, names, calls, keepalive, resume, the order of what goes out. Does not own: carriers
-(carrier/driver.py), which
-link a carrier belongs to (hub/links.py), what a call means (the layer above).
+Owns: handshake, keepalive, resume, announcements, the end of the link. Does not own: its calls
+(call_table.py, calls.py and call_receiver.py, on which this builds), the order of what goes out
+(outbox.py), carriers (carrier/driver.py), which link a carrier belongs to (hub/links.py), what a
+call means (the layer above).
 How to drive it: docs/reference/link-core.md. In short: after anything, act on `events_received()`,
 then send what
 `batch_to_send()` gives until it gives None, then wait no longer than `next_deadline_s()` and call
@@ -33,7 +34,7 @@ from relayrpc.errors import (
     VersionError,
 )
 from relayrpc.link.call import STATUS_RESOURCE_EXHAUSTED
-from relayrpc.link.calls import LinkCalls
+from relayrpc.link.call_receiver import CallReceiver
 from relayrpc.link.events import (
     AnnouncedReceived,
     AnnounceReceived,
@@ -80,11 +81,11 @@ class LinkState(IntEnum):
     """Over; never opens again."""
 
 
-class Link(LinkCalls):
+class Link(CallReceiver):
     """
     One end of a link.
 
-    Attributes for reading, beside those of LinkCalls: `state`, `instance` (of the dialling
+    Attributes for reading, beside those of CallTable: `state`, `instance` (of the dialling
     process), `link_id`, `secret`, `epoch`,
     `version`, `resumed_count`.
     """

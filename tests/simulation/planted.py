@@ -20,6 +20,8 @@ from relayrpc.hub.forward import Forwarder
 from relayrpc.link import link as link_module
 from relayrpc.link.batch_log import BatchLog
 from relayrpc.link.call import Call, CallState
+from relayrpc.link.call_receiver import CallReceiver
+from relayrpc.link.call_table import CallTable
 from relayrpc.link.calls import LinkCalls
 from relayrpc.link.deadlines import DeadlineBuckets
 from relayrpc.link.flow import Budget
@@ -181,28 +183,28 @@ def age_of_a_batch_sent_again_is_not_told() -> Iterator[None]:
 @_bug("protocol")
 def call_id_is_used_twice() -> Iterator[None]:
     """Every fifth call gets the id of the one before, when that is over."""
-    right = LinkCalls.take_call_id
+    right = CallTable.take_call_id
 
-    def take_call_id(self: LinkCalls, call: Call) -> int:
+    def take_call_id(self: CallTable, call: Call) -> int:
         last = self._call_id_last
         if last > 0 and last % 10 == 9 and last not in self._calls:
             self._call_id_last -= 2
         return right(self, call)
 
-    with _replaced(LinkCalls, "take_call_id", take_call_id):
+    with _replaced(CallTable, "take_call_id", take_call_id):
         yield
 
 
 @_bug("message-lost")
 def end_overtakes_data() -> Iterator[None]:
-    right = LinkCalls.forward_end
+    right = CallTable.forward_end
 
     def forward_end(
-        self: LinkCalls, call: Call, frame: pb.Frame, *, discard: bool = False
+        self: CallTable, call: Call, frame: pb.Frame, *, discard: bool = False
     ) -> None:
         right(self, call, frame, discard=True)
 
-    with _replaced(LinkCalls, "forward_end", forward_end):
+    with _replaced(CallTable, "forward_end", forward_end):
         yield
 
 
@@ -224,15 +226,15 @@ def half_close_overtakes_data() -> Iterator[None]:
 @_bug("cancelled-delivered")
 def cancelled_call_still_leaves() -> Iterator[None]:
     """A call that is cancelled before its OPEN went out keeps its place in the outbox."""
-    right = LinkCalls.cancel_call
+    right = CallTable.cancel_call
 
-    def cancel_call(self: LinkCalls, call: Call, **options: Any) -> None:
+    def cancel_call(self: CallTable, call: Call, **options: Any) -> None:
         if call.id or options.get("reason") == pb.Cancel.REASON_DEADLINE:
             right(self, call, **options)
         else:
             call.state = int(CallState.ENDED)
 
-    with _replaced(LinkCalls, "cancel_call", cancel_call):
+    with _replaced(CallTable, "cancel_call", cancel_call):
         yield
 
 
@@ -282,10 +284,10 @@ def fragments_change_places() -> Iterator[None]:
 def what_is_not_acknowledged_counts_as_not_given() -> Iterator[None]:
     """When a link ends, an OPEN without an ack is called not executed."""
 
-    def was_given(self: LinkCalls, call: Call) -> bool:
+    def was_given(self: CallTable, call: Call) -> bool:
         return 0 < call.open_number <= self.log.acknowledged_number
 
-    with _replaced(LinkCalls, "was_given", was_given):
+    with _replaced(CallTable, "was_given", was_given):
         yield
 
 
@@ -342,9 +344,9 @@ def grant_is_lost_when_the_budget_is_full() -> Iterator[None]:
 @_bug("progress")
 def grant_without_bytes_to_send_is_lost() -> Iterator[None]:
     """The counter takes a grant only while something waits for it."""
-    right = LinkCalls._receive_grant
+    right = CallReceiver._receive_grant
 
-    def receive_grant(self: LinkCalls, frame: pb.Frame) -> None:
+    def receive_grant(self: CallReceiver, frame: pb.Frame) -> None:
         call = self._calls.get(frame.call_id)
         before = 0 if call is None else call.send_credit_bytes
         right(self, frame)
@@ -352,7 +354,7 @@ def grant_without_bytes_to_send_is_lost() -> Iterator[None]:
             call.send_credit_bytes = before
 
     with (
-        _replaced(LinkCalls, "_receive_grant", receive_grant),
+        _replaced(CallReceiver, "_receive_grant", receive_grant),
         mock.patch.dict(link_module._NUMBERED, {"grant": receive_grant}),
     ):
         yield
@@ -392,14 +394,14 @@ def budget_of_an_ended_call_is_kept() -> Iterator[None]:
 @_bug("agreement")
 def every_end_claims_to_come_from_the_host() -> Iterator[None]:
     """An END that a hub makes carries neither its origin nor that nothing was executed."""
-    right = LinkCalls.forward_end
+    right = CallTable.forward_end
 
     def forward_end(
-        self: LinkCalls, call: Call, frame: pb.Frame, *, discard: bool = False
+        self: CallTable, call: Call, frame: pb.Frame, *, discard: bool = False
     ) -> None:
         frame.end.origin = pb.End.ORIGIN_HOST
         frame.end.not_executed = False
         right(self, call, frame, discard=discard)
 
-    with _replaced(LinkCalls, "forward_end", forward_end):
+    with _replaced(CallTable, "forward_end", forward_end):
         yield

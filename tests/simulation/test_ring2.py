@@ -105,7 +105,6 @@ _OUTSIDE: Final = {
     "hub.selection.Selection": "is management's",
     "hub.server.Hub": "is two doors and a hub behind them",
     "hub.tracing.HubTracing": "is there with an SDK only",
-    "link.calls.LinkCalls": "runs as Link",
     "link.events.Event": "has no code",
 }
 

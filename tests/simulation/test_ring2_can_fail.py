@@ -40,7 +40,7 @@ from relayrpc.hub.one_way import is_held, was_taken_over
 from relayrpc.hub.routing import Router
 from relayrpc.hub.session import _Handshake
 from relayrpc.link.batch_log import BatchLog
-from relayrpc.link.calls import LinkCalls
+from relayrpc.link.call_table import CallTable
 from relayrpc.link.deadlines import DeadlineBuckets
 from relayrpc.link.link import Link
 from relayrpc.link.messages import MessageReader
@@ -126,7 +126,7 @@ def acceptor_takes_batches_twice(patch: pytest.MonkeyPatch) -> None:
 
 @_finds("executed after all|the handler did not raise")
 def every_lost_call_claims_not_to_have_been_executed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(LinkCalls, "was_given", lambda self, call: False)
+    patch.setattr(CallTable, "was_given", lambda self, call: False)
 
 
 @_finds("no progress|over its deadline")
