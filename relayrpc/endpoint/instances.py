@@ -189,6 +189,17 @@ class _Holder:
         return bound[1]
 
 
+class _Making:
+    """The making of an object that calls share, which may have to wait for a place."""
+
+    __slots__ = ("has_place", "task")
+
+    task: asyncio.Task[_Holder]
+
+    def __init__(self) -> None:
+        self.has_place = False
+
+
 class Loan:
     """An object that a call has, for as long as its handler runs."""
 
@@ -245,9 +256,9 @@ class Instances:
         self.throttle = throttle
         self._closes = closes
         # The one of `single`, made by the first call.
-        self._single: asyncio.Task[_Holder] | None = None
+        self._single: _Making | None = None
         # The one of each session.
-        self._of_session: dict[HostSession, asyncio.Task[_Holder]] = {}
+        self._of_session: dict[HostSession, _Making] = {}
         # The turns of calls that one session makes to objects of their own.
         self._session_turns: dict[HostSession, Turns] = {}
         # Objects that are being closed.
@@ -331,18 +342,18 @@ class Instances:
         mode = self._behavior.instances
         if mode == "single" or (mode == "per_session" and context.server.serves_channel):
             if self._single is None:
-                self._single = self._make_task(context.server)
-                self._single.add_done_callback(self._single_made)
-            return await asyncio.shield(self._single)
+                self._single = self._begin_making(context.server)
+                self._single.task.add_done_callback(self._single_made)
+            return await asyncio.shield(self._single.task)
         session = context.session
         if mode != "per_session" or session is None:
             return None
-        task = self._of_session.get(session)
-        if task is None:
-            task = self._of_session[session] = self._make_task(context.server)
-            task.add_done_callback(functools.partial(self._made_of_session, session))
+        making = self._of_session.get(session)
+        if making is None:
+            making = self._of_session[session] = self._begin_making(context.server)
+            making.task.add_done_callback(functools.partial(self._made_of_session, session))
             session.add_done_callback(self._session_over)
-        return await asyncio.shield(task)
+        return await asyncio.shield(making.task)
 
     async def _take_own(self, context: Context) -> _Holder:
         """Take the places for a call and an object of its own, and make that."""
@@ -381,14 +392,17 @@ class Instances:
             session.add_done_callback(self._session_over)
         return turns
 
-    def _make_task(self, server: Server) -> asyncio.Task[_Holder]:
+    def _begin_making(self, server: Server) -> _Making:
+        making = _Making()
         turns = None if self._behavior.concurrency == "multiple" else Turns()
 
         async def make() -> _Holder:
             await self._take("instances", server)
+            making.has_place = True
             return await self._make(server, turns)
 
-        return asyncio.create_task(make())
+        making.task = asyncio.create_task(make())
+        return making
 
     def _single_made(self, task: asyncio.Task[_Holder]) -> None:
         if task.cancelled() or task.exception() is not None:
@@ -396,10 +410,9 @@ class Instances:
             self._single = None
 
     def _made_of_session(self, session: HostSession, task: asyncio.Task[_Holder]) -> None:
-        has_failed = task.cancelled() or task.exception() is not None
-        if has_failed and self._of_session.get(session) is task:
-            # As of `single`.
-            del self._of_session[session]
+        if task.cancelled() or task.exception() is not None:
+            # As of `single`; but the session may be over.
+            self._of_session.pop(session, None)
 
     async def _make(self, server: Server, turns: Turns | None) -> _Holder:
         """Make an object that there is a place for."""
@@ -420,9 +433,16 @@ class Instances:
 
     def _session_over(self, session: HostSession) -> None:
         self._session_turns.pop(session, None)
-        made = self._of_session.pop(session, None)
-        if made is not None:
-            self.keep(self._close_made(made, session.server))
+        making = self._of_session.pop(session, None)
+        if making is not None:
+            self._let_go(making, session.server)
+
+    def _let_go(self, making: _Making, server: Server) -> None:
+        """Close what was made for calls that are over; what has no place yet is not made."""
+        if making.has_place:
+            self.keep(self._close_made(making.task, server))
+        else:
+            making.task.cancel()
 
     def keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run what takes back or closes an object, though nobody waits for it."""
@@ -433,9 +453,9 @@ class Instances:
 
     async def close(self, server: Server) -> None:
         """Close the object of `single`, and wait until the others are closed, or given up."""
-        made, self._single = self._single, None
-        if made is not None:
-            self.keep(self._close_made(made, server))
+        making, self._single = self._single, None
+        if making is not None:
+            self._let_go(making, server)
         if self._closing:
             await asyncio.wait(self._closing)
 

@@ -529,6 +529,60 @@ async def test_a_call_that_waits_for_an_object_deadlocks_no_session_that_has_one
         await server.stop(0)
 
 
+async def test_a_session_that_is_over_waits_for_no_object() -> None:
+    """It is in nobody's way, and none is made for it."""
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(instances=1, queue_max=1)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, make_servicer(recorder, "per_session", throttle=throttle))
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            first, gone, third = (channel.session() for _ in range(3))
+            assert await Stub(first).unary_unary("Number")(b"") == b"1"
+            waiting = Stub(gone).unary_unary("Number")(b"")
+            await until(lambda: throttle.waiting_counts["instances"] == 1)
+            gone.abort()
+            assert waiting.cancelled()
+            await until(lambda: throttle.counts["sessions"] == 1)
+            waiting = Stub(third).unary_unary("Number")(b"")
+            await until(lambda: throttle.counts["sessions"] == 2)
+            await first.close()
+            assert await waiting == b"2"
+            await third.close()
+        await server.stop(0)
+    assert recorder.closed == recorder.made == 2
+
+
+async def test_a_server_that_stops_waits_for_no_place_for_an_object(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    holding, waiting = Recorder(), Recorder()
+    throttle = relayrpc.Throttle(instances=1)
+    cls = relayrpc.service(instances="per_session")(type("Holds", (ClosesNever,), {}))
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url)
+        add_servicer(
+            relayrpc.servicer(cls, factory=lambda: cls(holding), throttle=throttle), server
+        )
+        single = make_servicer(waiting, "single", throttle=throttle)
+        handlers = make_handlers({"uu:Number": single.Number})
+        server.add_registered_method_handlers("test.Other", handlers)
+        await server.start()
+        async with relayrpc.aio.channel(url) as channel, channel.session() as session:
+            await Stub(session).unary_unary("Number")(b"")
+            call = Stub(channel, "test.Other").unary_unary("Number")(b"")
+            await until(lambda: throttle.waiting_counts["instances"] == 1)
+            stopping = asyncio.create_task(server.stop(0))
+            assert await call.code() is grpc.StatusCode.UNAVAILABLE
+            await until(lambda: throttle.waiting_counts["instances"] == 0)
+            holding.go_on.set()
+            await stopping
+    assert waiting.made == 0
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+    assert "takes more than" not in caplog.text
+
+
 async def test_a_factory_that_failed_for_nobody_is_tried_again_by_the_next_call() -> None:
     recorder, failing = Recorder(), asyncio.Event()
 

@@ -303,7 +303,7 @@ def session_has_a_new_object_for_each_call(patch: pytest.MonkeyPatch) -> None:
     async def forgetful(self: Instances, context: Any) -> Any:
         made = self._of_session.pop(context.session, None)
         if made is not None:
-            self.keep(self._close_made(made, context.server))
+            self.keep(self._close_made(made.task, context.server))
         return await find(self, context)
 
     patch.setattr(Instances, "_find_shared", forgetful)
