@@ -9,6 +9,7 @@ Source: WCF's ServiceThrottlingBehavior; docs/reference/instances.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Final, Literal
@@ -37,8 +38,8 @@ class Throttle:
     Bounds of one service at one host, as WCF has them: 16 calls and 100 sessions for each
     processor, and as many service objects as both together.
 
-    `calls`, `sessions` and `instances` may be changed while it is in use. May be shared by several
-    services of one server.
+    `calls`, `sessions` and `instances` may be changed and everything be read while it is in use, by
+    any thread. May be shared by several services of one server.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Throttle:
         self._waiting: dict[ThrottledKind, deque[asyncio.Future[None]]] = {
             kind: deque() for kind in _KINDS
         }
+        # That of the server; None: it has asked for nothing yet.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.calls = calls
         self.sessions = sessions
         self.instances = calls + sessions if instances is None else instances
@@ -117,8 +120,9 @@ class Throttle:
     @property
     def waiting_counts(self) -> Mapping[ThrottledKind, int]:
         """How many of each wait."""
+        # Copied in one step: the loop's thread may change them meanwhile.
         return {
-            kind: sum(not future.done() for future in waiting)
+            kind: sum(not future.done() for future in tuple(waiting))
             for kind, waiting in self._waiting.items()
         }
 
@@ -126,15 +130,20 @@ class Throttle:
         if value < 1:
             raise ConfigError(f"{kind} is {value}, and must be at least 1")
         self._bounds[kind] = value
-        self._admit(kind)
+        if self._loop is not None:
+            # On one that has ended nobody waits.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._admit, kind)
 
     async def take(self, kind: ThrottledKind) -> None:
         """
-        Take a place, in the order of asking; give it back.
+        Take a place, in the order of asking; give it back. On the server's loop, as `give()`.
 
         Raises:
             ThrottledError: All are taken, and one more does not wait.
         """
+        # Before a bound is read: whoever changes it afterwards finds the loop.
+        self._loop = loop = asyncio.get_running_loop()
         waiting = self._waiting[kind]
         is_free = self._counts[kind] < self._bounds[kind]
         if is_free and not waiting:
@@ -144,7 +153,6 @@ class Throttle:
             beside = f", and {len(waiting)} wait" if waiting else ""
             raise ThrottledError(f"the host has {self._counts[kind]} {kind} at once{beside}")
         # Also where one is free: whoever was let in before has to go on before.
-        loop = asyncio.get_running_loop()
         future = loop.create_future()
         waiting.append(future)
         if is_free:

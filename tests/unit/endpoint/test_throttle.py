@@ -6,6 +6,7 @@ back by tasks of the test's.
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -55,3 +56,25 @@ async def test_one_who_comes_overtakes_nobody_who_was_let_in_just_now() -> None:
     assert order == [0, 1, 2, 3]
     assert throttle.counts["calls"] == 2
     assert throttle.waiting_counts["calls"] == 0
+
+
+async def test_bound_that_another_thread_raises_lets_in_who_waits_on_the_loop() -> None:
+    throttle = Throttle(calls=1)
+    await throttle.take("calls")
+    waiting = asyncio.create_task(throttle.take("calls"))
+    await asyncio.sleep(0)
+
+    raising = threading.Thread(target=setattr, args=(throttle, "calls", 2))
+    raising.start()
+    raising.join()
+    # Another thread would not wake the loop for whom it lets in.
+    assert throttle.waiting_counts["calls"] == 1
+    await waiting
+    assert throttle.counts["calls"] == 2
+
+
+def test_bound_may_be_set_when_the_loop_has_ended() -> None:
+    throttle = Throttle(calls=1)
+    asyncio.run(throttle.take("calls"))
+    throttle.calls = 2
+    assert throttle.bounds["calls"] == 2
