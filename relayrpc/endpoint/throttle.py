@@ -55,7 +55,8 @@ class Throttle:
         Args:
             calls: At once; None: the default.
             sessions: At once.
-            instances: At once.
+            instances: At once; None: as many as calls and sessions together, also when those are
+                changed.
             on_full: What becomes of one more: it waits, to its deadline, or ends with
                 RESOURCE_EXHAUSTED.
             queue_max: How many wait at most for each of the three.
@@ -66,6 +67,7 @@ class Throttle:
         cpus = os.cpu_count() or 1
         calls = _CALLS_PER_CPU * cpus if calls is None else calls
         sessions = _SESSIONS_PER_CPU * cpus if sessions is None else sessions
+        # That of instances only where it was given.
         self._bounds: dict[ThrottledKind, int] = {}
         self._counts: dict[ThrottledKind, int] = dict.fromkeys(_KINDS, 0)
         # Also those that were let in and have not gone on yet.
@@ -76,7 +78,8 @@ class Throttle:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.calls = calls
         self.sessions = sessions
-        self.instances = calls + sessions if instances is None else instances
+        if instances is not None:
+            self.instances = instances
         self.on_full = on_full
         self.queue_max = queue_max
 
@@ -101,7 +104,8 @@ class Throttle:
     @property
     def instances(self) -> int:
         """Service objects at once."""
-        return self._bounds["instances"]
+        given = self._bounds.get("instances")
+        return self.calls + self.sessions if given is None else given
 
     @instances.setter
     def instances(self, value: int) -> None:
@@ -110,7 +114,7 @@ class Throttle:
     @property
     def bounds(self) -> Mapping[ThrottledKind, int]:
         """How many of each there may be."""
-        return dict(self._bounds)
+        return {kind: self._bound(kind) for kind in _KINDS}
 
     @property
     def counts(self) -> Mapping[ThrottledKind, int]:
@@ -126,6 +130,10 @@ class Throttle:
             for kind, waiting in self._waiting.items()
         }
 
+    def _bound(self, kind: ThrottledKind) -> int:
+        bound: int = getattr(self, kind)
+        return bound
+
     def _set(self, kind: ThrottledKind, value: int) -> None:
         if value < 1:
             raise ConfigError(f"{kind} is {value}, and must be at least 1")
@@ -133,7 +141,7 @@ class Throttle:
         if self._loop is not None:
             # On one that has ended nobody waits.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._admit, kind)
+                self._loop.call_soon_threadsafe(self._admit_all)
 
     async def take(self, kind: ThrottledKind) -> None:
         """
@@ -145,7 +153,7 @@ class Throttle:
         # Before a bound is read: whoever changes it afterwards finds the loop.
         self._loop = loop = asyncio.get_running_loop()
         waiting = self._waiting[kind]
-        is_free = self._counts[kind] < self._bounds[kind]
+        is_free = self._counts[kind] < self._bound(kind)
         if is_free and not waiting:
             self._counts[kind] += 1
             return
@@ -172,10 +180,14 @@ class Throttle:
         self._counts[kind] -= 1
         self._admit(kind)
 
+    def _admit_all(self) -> None:
+        for kind in _KINDS:
+            self._admit(kind)
+
     def _admit(self, kind: ThrottledKind) -> None:
         waiting = self._waiting[kind]
         for future in waiting:
-            if self._counts[kind] >= self._bounds[kind]:
+            if self._counts[kind] >= self._bound(kind):
                 break
             if not future.done():
                 self._counts[kind] += 1

@@ -78,3 +78,22 @@ def test_bound_may_be_set_when_the_loop_has_ended() -> None:
     asyncio.run(throttle.take("calls"))
     throttle.calls = 2
     assert throttle.bounds["calls"] == 2
+
+
+async def test_instances_are_calls_and_sessions_together_until_they_are_set() -> None:
+    throttle = Throttle(calls=1, sessions=1)
+    for _ in range(2):
+        await throttle.take("instances")
+    waiting = asyncio.create_task(throttle.take("instances"))
+    await asyncio.sleep(0)
+
+    throttle.sessions = 4
+    assert throttle.bounds == {"calls": 1, "sessions": 4, "instances": 5}
+    await waiting
+    throttle.calls = 2
+    assert throttle.instances == 6
+
+    throttle.instances = 3
+    throttle.calls = 10
+    assert throttle.bounds == {"calls": 10, "sessions": 4, "instances": 3}
+    assert Throttle(calls=1, instances=7).instances == 7
