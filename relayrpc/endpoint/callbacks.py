@@ -54,7 +54,12 @@ class CallbackServer(Server):
         return service in self._table.services()
 
     def begin(self) -> None:
-        """Take calls from now on; needs a running loop."""
+        """
+        Take calls from now on; needs a running loop.
+
+        Raises:
+            UsageError: It has service objects that serve elsewhere; nothing has changed.
+        """
         self.start_serving(asyncio.get_running_loop())
 
     async def end(self) -> None:

@@ -104,7 +104,8 @@ def servicer(
     cls: type[_T], *, factory: Callable[[], Any] | None = None, throttle: Throttle | None = None
 ) -> _T:
     """
-    Return what stands for the objects of a decorated class when it is added to a server.
+    Return what stands for the objects of a decorated class when it is added to a server; it serves
+    at one server, or channel, at a time.
 
     Args:
         cls: Decorated with `@service`.
@@ -255,6 +256,8 @@ class Instances:
         self._factory = factory
         self.throttle = throttle
         self._closes = closes
+        # Where it serves: turns and places are of one loop, and a server that stops closes all.
+        self._server: Server | None = None
         # The one of `single`, made by the first call.
         self._single: _Making | None = None
         # The one of each session.
@@ -269,6 +272,23 @@ class Instances:
         if name.startswith("_") or not callable(function):
             raise AttributeError(f"{self._cls.__name__}.{name} is no method of a contract")
         return InstanceMethod(self, name, function).stub
+
+    def require_free(self) -> None:
+        """
+        Raises:
+            UsageError: It serves at a server that has not stopped.
+        """
+        if self._server is not None:
+            name = self._cls.__name__
+            what = f"relayrpc.servicer({name})" if self._closes else f"this {name}"
+            raise UsageError(
+                f"{what} serves at another server, or channel, that has not ended; make one for "
+                "each"
+            )
+
+    def serve(self, server: Server) -> None:
+        """Belong to a server from now on, until `close()`."""
+        self._server = server
 
     async def lend_while_running(self, context: Context) -> Loan:
         """As `lend()`, until the call is over: then it is cancelled."""
@@ -452,12 +472,18 @@ class Instances:
         return task
 
     async def close(self, server: Server) -> None:
-        """Close the object of `single`, and wait until the others are closed, or given up."""
+        """
+        Close the object of `single`, and wait until the others are closed, or given up; then it
+        may serve elsewhere. No-op for a server that it does not belong to.
+        """
+        if self._server is not server:
+            return
         making, self._single = self._single, None
         if making is not None:
             self._let_go(making, server)
         if self._closing:
             await asyncio.wait(self._closing)
+        self._server = None
 
     async def _close_made(self, made: asyncio.Task[_Holder], server: Server) -> None:
         if not await self._is_done_in_time(made, server, "making"):

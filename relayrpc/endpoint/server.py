@@ -284,7 +284,8 @@ class Server(grpc.aio.Server):
         Connect to the hub and register there; calls may come when this returns. Only once.
 
         Raises:
-            UsageError: It was started or stopped before, or serves nothing.
+            UsageError: It was started or stopped before, serves nothing, or has service objects
+                that serve elsewhere.
             ConnectError: The hub cannot be reached, and the server was not told to keep trying.
             LinkRefusedError: The hub refused the link or the registration.
             ContractError: Rules in a contract cannot be used.
@@ -301,10 +302,26 @@ class Server(grpc.aio.Server):
             await self.announce()
         except BaseException:
             await self.live.aclose()
+            await self._let_go()
             raise
 
     def start_serving(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Be ready for calls, on the loop that they come on."""
+        """
+        Be ready for calls, on the loop that they come on.
+
+        Raises:
+            UsageError: It has service objects that serve elsewhere; nothing has changed.
+        """
+        instances = {
+            name: each
+            for name in self._table.services()
+            if (each := self._table.instances_of(name)) is not None
+        }
+        for each in instances.values():
+            each.require_free()
+        for each in instances.values():
+            each.serve(self)
+        self._instances = instances
         if self._rules is not None:
             self._table.guard(self._rules.guard)
         self._is_started = True
@@ -315,11 +332,6 @@ class Server(grpc.aio.Server):
         self.handover = self.portal.handover
         self.tracing = self.live.find_tracing()
         self.live.add_going_away_callback(self._hub_goes_away)
-        self._instances = {
-            name: instances
-            for name in self._table.services()
-            if (instances := self._table.instances_of(name)) is not None
-        }
         observe_throttles({name: each.throttle for name, each in self._instances.items()})
         self._in_session_only = frozenset(
             name

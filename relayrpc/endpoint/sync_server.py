@@ -234,7 +234,8 @@ class Server(grpc.Server):
 
         Raises:
             ValueError: It was started before.
-            UsageError: It serves nothing, or was stopped before.
+            UsageError: It serves nothing, was stopped before, or has service objects that serve
+                elsewhere.
             ConnectError: The hub cannot be reached, and the server was not told to keep trying.
             LinkRefusedError: The hub refused the link or the registration.
         """

@@ -97,6 +97,33 @@ async def test_so_many_callbacks_run_at_once_on_so_many_objects(
     assert (Listener.most, Listener.made) == (most, made)
 
 
+async def test_objects_serve_callbacks_of_one_channel_at_a_time() -> None:
+    @relayrpc.service(instances="single")
+    class Listener(Counting):
+        pass
+
+    async def call(request: bytes, context: Any) -> bytes:
+        reply: bytes = await context.callback(events).unary_unary("Tell")(request)
+        return reply
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url)
+        server.add_registered_method_handlers("test.Service", make_handlers({"uu:Call": call}))
+        await server.start()
+        callbacks = [(add_tell, relayrpc.servicer(Listener))]
+        async with relayrpc.aio.channel(url, callbacks=callbacks) as second:
+            async with relayrpc.aio.channel(url, callbacks=callbacks) as first:
+                assert await Stub(first).unary_unary("Call")(b"1") == b"1"
+                for _ in range(2):
+                    with pytest.raises(UsageError, match="make one for each"):
+                        await Stub(second).unary_unary("Call")(b"2")
+                assert await Stub(first).unary_unary("Call")(b"3") == b"3"
+            assert await Stub(second).unary_unary("Call")(b"4") == b"4"
+        await server.stop(0)
+    assert Listener.made == 2
+
+
 class Asking:
     """A callback that calls the host, which calls back."""
 

@@ -23,7 +23,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 import relayrpc
 import relayrpc.aio
-from relayrpc.errors import ConfigError, UsageError
+from relayrpc.errors import ConfigError, ConnectError, UsageError
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.scraping import scrape
@@ -675,6 +675,49 @@ async def test_one_object_that_was_added_as_it_is() -> None:
     each = relayrpc.service(instances="per_call")(type("Each", (Servicer,), {}))
     with pytest.raises(UsageError, match=r"add relayrpc\.servicer\(Each\)"):
         add_servicer(each(recorder), relayrpc.aio.server("relay://127.0.0.1:1/a"))
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+async def test_objects_serve_at_one_server_at_a_time(is_own: bool) -> None:
+    """Of which several services may have them; when it has stopped, another one may."""
+    recorder = Recorder()
+    cls = relayrpc.service(instances="single")(type("One", (Servicer,), {}))
+    servicer: Any = (
+        cls(recorder) if is_own else relayrpc.servicer(cls, factory=lambda: cls(recorder))
+    )
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        first, second = (relayrpc.aio.server(f"{url}/{path}") for path in (ADDRESS, "b/test"))
+        for server in (first, second):
+            add_servicer(servicer, server)
+        handlers = make_handlers({"uu:Number": servicer.Number})
+        first.add_registered_method_handlers("test.Other", handlers)
+        await first.start()
+        what = "this One" if is_own else r"relayrpc\.servicer\(One\)"
+        with pytest.raises(UsageError, match=rf"^{what} serves at another server, .* one for each"):
+            await second.start()
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            for service in ("test.Service", "test.Other"):
+                assert await Stub(channel, service).unary_unary("Number")(b"") == b"1"
+        await first.stop(0)
+        await second.start()
+        async with relayrpc.aio.channel(f"{url}/b/test") as channel:
+            number = await Stub(channel).unary_unary("Number")(b"")
+            assert number == (b"1" if is_own else b"2")
+        await second.stop(0)
+    assert recorder.closed == (0 if is_own else 2)
+
+
+async def test_objects_of_a_server_that_could_not_start_serve_at_another_one() -> None:
+    servicer = make_servicer(Recorder(), "single")
+    with pytest.raises(ConnectError):
+        await start_host("ws://127.0.0.1:1", servicer)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, servicer)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            assert await Stub(channel).unary_unary("Number")(b"") == b"1"
+        await server.stop(0)
 
 
 def test_what_is_declared_wrongly() -> None:

@@ -273,6 +273,22 @@ def test_a_deadlock_is_told_at_once(
     assert "concurrency='reentrant'" in caplog.text
 
 
+def test_objects_serve_at_one_blocking_server_at_a_time(relay_hub: HubThread) -> None:
+    servicer = make_servicer(Recorder(), "single", "single")
+    with hosting(relay_hub, "blocking", adding(servicer)):
+        second = relayrpc.server(relay_hub.url("contoso/second"))
+        adding(servicer)(second)
+        with pytest.raises(UsageError, match="serves at another server"):
+            second.start()
+        with relayrpc.channel(relay_hub.url()) as channel:
+            assert Stub(channel).unary_unary("Number")(b"") == b"1"
+    with (
+        hosting(relay_hub, "blocking", adding(servicer)),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        assert Stub(channel).unary_unary("Number")(b"") == b"2"
+
+
 # --- threads that outlive their calls ---
 
 
