@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import grpc
 import grpc.aio
 
-from relayrpc.endpoint.instance_methods import find_function
+from relayrpc.endpoint.instance_methods import find_function, require_object
 from relayrpc.endpoint.instances import find_instance_method
 from relayrpc.endpoint.metadata import Metadatum
 from relayrpc.v1 import link_pb2 as pb
@@ -113,6 +113,13 @@ def make_entry(handler: grpc.RpcMethodHandler) -> MethodEntry:
     return entry
 
 
+def _read(name: str, handler: grpc.RpcMethodHandler) -> MethodEntry:
+    """As `make_entry()`, of a handler that is added to a server."""
+    entry = make_entry(handler)
+    require_object(name, entry.behavior)
+    return entry
+
+
 def give_inside(entry: MethodEntry, place: Place, handover: Handover) -> grpc.RpcMethodHandler:
     """
     Return what interceptors are given for a method in a session: wherever they call it, the call
@@ -172,14 +179,15 @@ class HandlerTable:
 
         Raises:
             UsageError: One does not say which service it serves, so that no hub could send it
-                calls.
+                calls; or a class was added, and no object.
         """
         for handler in handlers:
             # grpc's own kind keeps "/pkg.Service/Method" -> handler here.
             methods = getattr(handler, "_method_handlers", None)
             if isinstance(methods, Mapping):
                 for method, method_handler in methods.items():
-                    self._generic.setdefault(method.removeprefix("/"), make_entry(method_handler))
+                    name = method.removeprefix("/")
+                    self._generic.setdefault(name, _read(name, method_handler))
             elif isinstance(handler, grpc.ServiceRpcHandler):
                 self._opaque.append(handler)
             else:
@@ -192,9 +200,15 @@ class HandlerTable:
     def add_registered(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]
     ) -> None:
-        """Add the methods of a service by name."""
+        """
+        Add the methods of a service by name.
+
+        Raises:
+            UsageError: A class was added, and no object.
+        """
         for method, handler in handlers.items():
-            self._registered[f"{service}/{method}"] = make_entry(handler)
+            name = f"{service}/{method}"
+            self._registered[name] = _read(name, handler)
         self._merge()
 
     def guard(self, guard: Guard) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from relayrpc.endpoint.instances import Instances, Loan
 
 
-__all__ = ["InstanceMethod", "find_function"]
+__all__ = ["InstanceMethod", "find_function", "require_object"]
 
 _METHOD: Final = "__relayrpc_method__"
 
@@ -40,6 +40,25 @@ def find_function(behavior: Any) -> Any:
     if inspect.isroutine(behavior):
         return behavior
     return getattr(type(behavior), "__call__", None)  # noqa: B004  # which function runs, not whether one does
+
+
+def require_object(method: str, behavior: Any) -> None:
+    """
+    Raise UsageError where what is to serve "pkg.Service/Method" is a class's own function, which
+    would take the request for the object.
+    """
+    owner, _, name = getattr(behavior, "__qualname__", "").rpartition(".")
+    if not inspect.isfunction(behavior) or not owner or owner.endswith("<locals>"):
+        return
+    try:
+        inspect.signature(behavior, follow_wrapped=False).bind("request", "context")
+    except TypeError:
+        cls = owner.rpartition(".")[2]
+        raise UsageError(
+            f"{method} would be served by {cls}.{name} without an object: a class was added; add "
+            f"relayrpc.servicer({cls}) where @relayrpc.service() decorates it, else an object, "
+            f"{cls}()"
+        ) from None
 
 
 class InstanceMethod:

@@ -241,7 +241,8 @@ class Server(grpc.aio.Server):
         Add handlers; only before start().
 
         Raises:
-            UsageError: The server has started, or a handler does not name its service.
+            UsageError: The server has started, a handler does not name its service, or a class was
+                added where an object is needed.
         """
         self._require_not_started()
         self._table.add_generic(generic_rpc_handlers)
@@ -254,7 +255,7 @@ class Server(grpc.aio.Server):
         same name.
 
         Raises:
-            UsageError: The server has started.
+            UsageError: The server has started, or a class was added where an object is needed.
         """
         self._require_not_started()
         self._table.add_registered(service_name, method_handlers)

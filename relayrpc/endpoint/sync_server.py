@@ -187,7 +187,8 @@ class Server(grpc.Server):
         Add handlers; only before start().
 
         Raises:
-            UsageError: The server has started, a handler does not name its service, or is async.
+            UsageError: The server has started, a handler does not name its service or is async, or
+                a class was added where an object is needed.
         """
         self.core.add_generic_rpc_handlers(generic_rpc_handlers)
 
@@ -199,7 +200,8 @@ class Server(grpc.Server):
         same name.
 
         Raises:
-            UsageError: The server has started, or a handler is async.
+            UsageError: The server has started, a handler is async, or a class was added where an
+                object is needed.
         """
         self.core.add_registered_method_handlers(service_name, method_handlers)
 

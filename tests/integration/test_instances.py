@@ -25,6 +25,8 @@ import relayrpc
 import relayrpc.aio
 from relayrpc.errors import ConfigError, ConnectError, UsageError
 from relayrpc.limits import DEFAULT_LIMITS
+from samples.greeter import greeter_pb2_grpc
+from samples.orders import orders_relay
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.scraping import scrape
 from tests.support.until import until
@@ -675,6 +677,39 @@ async def test_one_object_that_was_added_as_it_is() -> None:
     each = relayrpc.service(instances="per_call")(type("Each", (Servicer,), {}))
     with pytest.raises(UsageError, match=r"add relayrpc\.servicer\(Each\)"):
         add_servicer(each(recorder), relayrpc.aio.server("relay://127.0.0.1:1/a"))
+
+
+@pytest.mark.parametrize("is_decorated", [False, True])
+@pytest.mark.parametrize("make_server", [relayrpc.server, relayrpc.aio.server])
+def test_a_class_is_not_added_itself(make_server: Any, is_decorated: bool) -> None:
+    class Greeter(greeter_pb2_grpc.GreeterServicer):
+        def SayHello(self, request: Any, context: Any) -> Any:
+            raise AssertionError
+
+    class Orders:
+        def Open(self, request: Any, context: Any) -> Any:
+            raise AssertionError
+
+        Place = Note = List = Close = Open
+
+    server = make_server("relay://127.0.0.1:1/a")
+    for cls, add in (
+        (Greeter, greeter_pb2_grpc.add_GreeterServicer_to_server),
+        (Orders, orders_relay.add_OrdersServicer_to_server),
+    ):
+        if is_decorated:
+            relayrpc.service()(cls)
+        name = cls.__name__
+        text = (
+            rf"\.{name}/\w+ would be served by {name}\.\w+ without an object: a class was added; "
+            rf"add relayrpc\.servicer\({name}\) where .* decorates it, else an object, {name}\(\)$"
+        )
+        with pytest.raises(UsageError, match=text):
+            add(cls, server)
+        # Its functions may need none.
+        cls.SayHello = cls.Open = staticmethod(lambda request, context: request)
+    orders = make_handlers({"uu:Open": Orders.Open, "uu:Hello": Greeter.SayHello})
+    server.add_registered_method_handlers("test.Service", orders)
 
 
 @pytest.mark.parametrize("is_own", [False, True])
