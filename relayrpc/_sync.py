@@ -158,7 +158,8 @@ def channel(
             `relayrpc.aio.channel`. Interceptors are added with `grpc.intercept_channel`.
 
     Raises:
-        ConfigError: A URL or an option cannot be used, or an error handler is none.
+        ConfigError: A URL or an option cannot be used, `callbacks` are no pairs, or an error
+            handler is none.
         UsageError: A handler of callbacks is async.
     """
     return Channel(

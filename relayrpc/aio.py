@@ -23,7 +23,7 @@ from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.attempts import make_retries
 from relayrpc.endpoint.callback_set import CallbackSet
-from relayrpc.endpoint.callbacks import CallbackServer
+from relayrpc.endpoint.callbacks import CallbackServer, read_callbacks
 from relayrpc.endpoint.caller import Caller
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.dialler import DIALLING, Dialling
@@ -194,7 +194,8 @@ def channel(
         dialling: How to reach the hub, and what time it is; relayrpc.testing gives its own.
 
     Raises:
-        ConfigError: A URL or an option cannot be used, or an error handler is none.
+        ConfigError: A URL or an option cannot be used, `callbacks` are no pairs, or an error
+            handler is none.
         ValueError: An interceptor of no known kind.
         UsageError: The call credentials cannot be used.
     """
@@ -243,8 +244,9 @@ def make_channel(
     )
     served = None
     if callbacks:
+        pairs = read_callbacks(callbacks)
         served = make_callback_server(make_live)
-        for add_to_server, servicer in callbacks:
+        for add_to_server, servicer in pairs:
             add_to_server(servicer, served)
     return Channel(
         make_live() if served is None else served.live,

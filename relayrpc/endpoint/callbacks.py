@@ -9,25 +9,47 @@ Source: link.proto, Open.anchor; docs/adr/0020-anchored-calls.md; docs/reference
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from relayrpc.endpoint.anchor import LINE_METHOD
 from relayrpc.endpoint.call_core import CallCore
 from relayrpc.endpoint.server import Server
 from relayrpc.endpoint.silent_call import SilentCall
+from relayrpc.errors import ConfigError
 from relayrpc.link.call import STATUS_OK, STATUS_UNIMPLEMENTED
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from relayrpc.endpoint.context import Context
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["CallbackServer"]
+__all__ = ["CallbackServer", "read_callbacks"]
 
 _ABORTED: Final = "the caller aborted its session"
 _NOT_CALLED: Final = "this caller is called back only by hosts that it has called"
+
+
+def read_callbacks(callbacks: Any) -> list[tuple[Callable[[Any, Any], None], Any]]:
+    """
+    Return a channel's `callbacks`: what adds a servicer to a server, and the servicer, of each.
+
+    Raises:
+        ConfigError: They are something else.
+    """
+    try:
+        pairs = [(add_to_server, servicer) for add_to_server, servicer in callbacks]
+    except (TypeError, ValueError):
+        pairs = None
+    if pairs is None or not all(callable(add_to_server) for add_to_server, _ in pairs):
+        raise ConfigError(
+            f"callbacks is {callbacks!r}, and must be a list of pairs, "
+            "[(add_OrderEventsServicer_to_server, servicer)]"
+        )
+    return pairs
 
 
 class _Line(SilentCall):

@@ -115,12 +115,22 @@ def servicer(
         throttle: Bounds; None: the defaults.
 
     Raises:
-        ConfigError: The class is not decorated.
+        ConfigError: It is no class, or is not decorated; the factory or the throttle is none.
     """
+    if not inspect.isclass(cls):
+        raise ConfigError(f"{cls!r} is no class; relayrpc.servicer() takes one, and makes objects")
     behavior = behavior_of(cls)
     if behavior is None:
         raise ConfigError(
             f"{cls.__name__} says nothing of its objects; decorate it with @relayrpc.service()"
+        )
+    if factory is not None and not callable(factory):
+        raise ConfigError(
+            f"the factory of {cls.__name__} is {factory!r}, and must be a function that makes one"
+        )
+    if throttle is not None and not isinstance(throttle, Throttle):
+        raise ConfigError(
+            f"the throttle of {cls.__name__} is {throttle!r}, and must be a relayrpc.Throttle"
         )
     return cast("_T", Instances(cls, behavior, factory or cls, throttle or Throttle()))
 
@@ -256,6 +266,8 @@ class Instances:
         self._factory = factory
         self.throttle = throttle
         self._closes = closes
+        # Names of the methods that a server has.
+        self._methods: set[str] = set()
         # Where it serves: turns and places are of one loop, and a server that stops closes all.
         self._server: Server | None = None
         # The one of `single`, made by the first call.
@@ -271,6 +283,7 @@ class Instances:
         function = getattr(self._cls, name)
         if name.startswith("_") or not callable(function):
             raise AttributeError(f"{self._cls.__name__}.{name} is no method of a contract")
+        self._methods.add(name)
         return InstanceMethod(self, name, function).stub
 
     def require_free(self) -> None:
@@ -440,6 +453,7 @@ class Instances:
             target = await server.run_plain(self._factory)
             if inspect.isawaitable(target):
                 target = await target
+            self._require_methods(target)
             if self._closes and hasattr(target, "__aenter__"):
                 await target.__aenter__()
             elif self._closes and hasattr(target, "__enter__"):
@@ -448,6 +462,15 @@ class Instances:
             self.throttle.give("instances")
             raise
         return _Holder(target, server, turns)
+
+    def _require_methods(self, target: object) -> None:
+        """Raise UsageError for what is no service object; others than of the class may be."""
+        missing = [name for name in self._methods if not callable(getattr(target, name, None))]
+        if missing:
+            raise UsageError(
+                f"the factory of {self._cls.__name__} made an object of {type(target).__name__}, "
+                f"which has no method {' or '.join(sorted(missing))}"
+            )
 
     # --- closing ---
 

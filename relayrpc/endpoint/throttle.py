@@ -33,6 +33,11 @@ class ThrottledError(Exception):
     """Nothing more of a kind is taken now."""
 
 
+def _require_count(name: str, value: object, *, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name} is {value!r}, and must be a whole number, at least {least}")
+
+
 class Throttle:
     """
     Bounds of one service at one host, as WCF has them: 16 calls and 100 sessions for each
@@ -59,11 +64,15 @@ class Throttle:
                 changed.
             on_full: What becomes of one more: it waits, to its deadline, or ends with
                 RESOURCE_EXHAUSTED.
-            queue_max: How many wait at most for each of the three.
+            queue_max: How many wait at most for each of the three; 0: none.
 
         Raises:
-            ConfigError: A bound is below 1.
+            ConfigError: A bound is no whole number or below 1, `queue_max` below 0; `on_full` is
+                neither.
         """
+        if on_full not in ("queue", "reject"):
+            raise ConfigError(f"on_full is {on_full!r}, and must be 'queue' or 'reject'")
+        _require_count("queue_max", queue_max, least=0)
         cpus = os.cpu_count() or 1
         calls = _CALLS_PER_CPU * cpus if calls is None else calls
         sessions = _SESSIONS_PER_CPU * cpus if sessions is None else sessions
@@ -135,8 +144,7 @@ class Throttle:
         return bound
 
     def _set(self, kind: ThrottledKind, value: int) -> None:
-        if value < 1:
-            raise ConfigError(f"{kind} is {value}, and must be at least 1")
+        _require_count(kind, value, least=1)
         self._bounds[kind] = value
         if self._loop is not None:
             # On one that has ended nobody waits.

@@ -18,7 +18,7 @@ import pytest
 import relayrpc
 import relayrpc.aio
 from relayrpc.aio import CallbackSet
-from relayrpc.errors import UsageError
+from relayrpc.errors import ConfigError, UsageError
 from tests.support import session_contract
 from tests.support.blocking import HubThread, hosting
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
@@ -132,6 +132,23 @@ class Asking:
     async def tell(self, request: bytes, context: Any) -> bytes:
         reply: bytes = await Stub(self.channel).unary_unary("Call")(request)
         return b"<" + reply
+
+
+@pytest.mark.parametrize("make_channel", [relayrpc.channel, relayrpc.aio.channel])
+@pytest.mark.parametrize(
+    "callbacks",
+    [
+        Asking(),
+        [Asking()],
+        (add_tell, Asking()),
+        [(Asking(), add_tell)],
+        [(add_tell,)],
+    ],
+)
+def test_callbacks_that_are_no_pairs(make_channel: Any, callbacks: Any) -> None:
+    text = r"must be a list of pairs, \[\(add_OrderEventsServicer_to_server, servicer\)\]"
+    with pytest.raises(ConfigError, match=text):
+        make_channel("relay://127.0.0.1:1/a", callbacks=callbacks)
 
 
 async def call_or_end(request: bytes, context: Any) -> bytes:

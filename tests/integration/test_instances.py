@@ -397,6 +397,35 @@ async def test_factories_and_closing_that_fail(caplog: pytest.LogCaptureFixture)
     assert caplog.text.count("OSError: closing failed") == 2
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wrong", [None, 3, object()])
+async def test_a_factory_that_makes_something_else(
+    mode: str, wrong: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It fails its call, and is not kept."""
+    recorder = Recorder()
+    makes = iter([wrong, wrong, Servicer(recorder)])
+    servicer = make_servicer(recorder, mode, factory=lambda: next(makes))
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, servicer)
+        async with (
+            relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel,
+            channel.session() as session,
+        ):
+            number = Stub(session).unary_unary("Number")
+            for _ in range(2):
+                with pytest.raises(relayrpc.aio.RpcError) as caught:
+                    await number(b"")
+                assert caught.value.code() is grpc.StatusCode.UNKNOWN
+            assert await number(b"") == b"1"
+        await server.stop(0)
+    assert servicer.throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+    kind = type(wrong).__name__
+    text = f"the factory of Counted made an object of {kind}, which has no method Call or Number"
+    assert caplog.text.count(text) == 2
+
+
 @pytest.mark.parametrize("is_running", [False, True])
 async def test_a_server_that_stops_waits_until_the_objects_of_sessions_are_closed(
     is_running: bool,
@@ -760,8 +789,29 @@ def test_what_is_declared_wrongly() -> None:
         relayrpc.service(instances="per_thread")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="decorate it with"):
         relayrpc.servicer(Servicer)
-    with pytest.raises(ConfigError, match="calls is 0, and must be at least 1"):
-        relayrpc.Throttle(calls=0)
+    with pytest.raises(ConfigError, match=r"Servicer object at .* is no class"):
+        relayrpc.servicer(Servicer(Recorder()))  # type: ignore[type-var]
+    cls: Any = relayrpc.service()(type("Each", (Servicer,), {}))
+    with pytest.raises(ConfigError, match="factory of Each is 3, and must be a function"):
+        relayrpc.servicer(cls, factory=3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="throttle of Each is 3, and must be a relayrpc"):
+        relayrpc.servicer(cls, throttle=3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"calls": 0}, "calls is 0, and must be a whole number, at least 1"),
+        ({"calls": 1.5}, "calls is 1.5, and must be a whole number, at least 1"),
+        ({"sessions": "3"}, "sessions is '3', and must be a whole number, at least 1"),
+        ({"instances": 0}, "instances is 0, and must be a whole number, at least 1"),
+        ({"queue_max": -1}, "queue_max is -1, and must be a whole number, at least 0"),
+        ({"on_full": "rejct"}, "on_full is 'rejct', and must be 'queue' or 'reject'"),
+    ],
+)
+def test_throttle_that_is_declared_wrongly(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{text}$"):
+        relayrpc.Throttle(**options)
 
 
 # --- throttles ---
