@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
+import grpc
+
 from relayrpc.endpoint.turns import current_turn
 from relayrpc.errors import ConfigError
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CallbackSet", "SlowPolicy"]
 
+_SHUTDOWN: Final = grpc.ChannelConnectivity.SHUTDOWN
 _LOGGER: Final = logging.getLogger("relayrpc")
 _StubT = TypeVar("_StubT")
 _RequestT = TypeVar("_RequestT")
@@ -240,18 +243,25 @@ class _Member(Generic[_StubT]):
         current_turn.set(None)
         try:
             while self.waiting:
-                call, request = self.waiting.popleft()
-                try:
-                    await call(request, timeout=self._set._timeout_s)
-                except Exception as error:
-                    if not self.caller.done():
-                        self._set.failed_count += 1
-                        _LOGGER.warning("a callback to one of many failed: %s", error)
-                else:
-                    self._set.delivered_count += 1
+                await self._call_next()
                 self._one_over()
         finally:
             self._pump = None
+
+    async def _call_next(self) -> None:
+        call, request = self.waiting.popleft()
+        try:
+            await call(request, timeout=self._set._timeout_s)
+        except (Exception, asyncio.CancelledError) as error:
+            assert self._pump is not None
+            if self._pump.cancelling():
+                raise
+            # Else the callback alone may have been cancelled, as by `Caller.close()`.
+            if self.caller.get_state() is not _SHUTDOWN:
+                self._set.failed_count += 1
+                _LOGGER.warning("a callback to one of many failed: %r", error)
+        else:
+            self._set.delivered_count += 1
 
 
 def _remove(

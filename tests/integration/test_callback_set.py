@@ -163,6 +163,43 @@ async def test_draining_waits_for_what_was_published_before_it() -> None:
         await server.stop(0)
 
 
+async def test_what_waits_goes_on_behind_a_callback_that_is_cancelled() -> None:
+    """Within a session, where its caller can be called back still."""
+    callers = CallbackSet(Events)
+    added: list[relayrpc.aio.Caller] = []
+    hangs = asyncio.Event()
+
+    class Hanging(Listener):
+        async def tell(self, request: bytes, context: Any) -> bytes:
+            if request == b"hang":
+                hangs.set()
+                await asyncio.Event().wait()
+            return await super().tell(request, context)
+
+    async def watch(request: bytes, context: Any) -> bytes:
+        added.append(callers.add(context))
+        return b""
+
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
+        server = relayrpc.aio.server(url)
+        server.add_registered_method_handlers("test.Service", make_handlers({"uu:Watch": watch}))
+        await server.start()
+        listener = Hanging()
+        channel = relayrpc.aio.channel(url, callbacks=[(add_listener, listener)])
+        async with channel.session() as session:
+            await Stub(session).unary_unary("Watch")(b"")
+            for request in (b"hang", b"1", b"2"):
+                callers.publish("Tell", request)
+            await hangs.wait()
+            await added[0].close()
+            await callers.drain()
+            assert listener.heard == [b"1", b"2"]
+            assert (callers.delivered_count, callers.failed_count) == (2, 1)
+        await channel.close()
+        await server.stop(0)
+
+
 async def test_everyone_is_told_in_order_and_a_slow_one_holds_up_nobody() -> None:
     callers: CallbackSet[Any] = CallbackSet(Events, queue_max=10)
     async with running_hub() as hub:

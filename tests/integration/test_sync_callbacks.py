@@ -595,6 +595,30 @@ def test_a_set_is_published_to_from_any_thread(relay_hub: HubThread, kind: str) 
     callers.drain()
 
 
+def test_a_set_goes_on_behind_a_callback_that_is_cancelled(relay_hub: HubThread) -> None:
+    callers = relayrpc.CallbackSet(Events)
+    added: list[relayrpc.Caller] = []
+
+    def watch(request: bytes, context: Any) -> bytes:
+        added.append(callers.add(context))
+        return b""
+
+    listener = Listener()
+    with (
+        serving_methods(relay_hub, "blocking", Watch=watch),
+        calling(relay_hub, listener) as channel,
+        channel.session() as session,
+    ):
+        Stub(session).unary_unary("Watch")(b"")
+        callers.publish("Hang", b"")
+        callers.publish("Tell", b"next")
+        listener.hanging.wait()
+        added[0].close()
+        callers.drain()
+        assert listener.heard == [b"next"]
+        listener.go_on.set()
+
+
 def test_a_set_has_the_callers_of_one_server(relay_hub: HubThread) -> None:
     callers = relayrpc.CallbackSet(Events)
     refused: list[str] = []
