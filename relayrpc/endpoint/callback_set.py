@@ -14,17 +14,17 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeGuard, TypeVar
 
 import grpc
+import grpc.aio
 
+from relayrpc.endpoint.silent_call import TAKES_NO_CALLBACKS
 from relayrpc.endpoint.turns import current_turn
 from relayrpc.errors import ConfigError
 
 
 if TYPE_CHECKING:
-    import grpc.aio
-
     from relayrpc.endpoint.caller import Caller
     from relayrpc.endpoint.context import Context
 
@@ -196,6 +196,8 @@ class _Member(Generic[_StubT]):
         # How many were put, and how many of those are over: called, or dropped.
         self._put_count = 0
         self._over_count = 0
+        # The last one that was called did not end with OK.
+        self._is_failing = False
         # Who waits for how many to be over.
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         # Holds neither: what the caller's end is told to outlives both otherwise.
@@ -258,10 +260,32 @@ class _Member(Generic[_StubT]):
                 raise
             # Else the callback alone may have been cancelled, as by `Caller.close()`.
             if self.caller.get_state() is not _SHUTDOWN:
-                self._set.failed_count += 1
-                _LOGGER.warning("a callback to one of many failed: %r", error)
+                self._note_failed(error)
         else:
             self._set.delivered_count += 1
+            self._is_failing = False
+
+    def _note_failed(self, error: BaseException) -> None:
+        self._set.failed_count += 1
+        if _takes_no_callbacks(error):
+            _LOGGER.warning("one of many leaves, which cannot be called back: %s", error.details())
+            self._set.remove(self.caller)
+        elif not self._is_failing:
+            self._is_failing = True
+            _LOGGER.warning(
+                "a callback to one of many failed; further ones do so unlogged until one ends "
+                "with OK: %r",
+                error,
+            )
+
+
+def _takes_no_callbacks(error: BaseException) -> TypeGuard[grpc.aio.AioRpcError]:
+    """Say whether this is what every callback to a caller ends with."""
+    return (
+        isinstance(error, grpc.aio.AioRpcError)
+        and error.code() is grpc.StatusCode.UNIMPLEMENTED
+        and (error.details() or "").startswith(TAKES_NO_CALLBACKS)
+    )
 
 
 def _remove(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["REFUSED_CALL", "SilentCall", "refuse_callback"]
+__all__ = ["REFUSED_CALL", "TAKES_NO_CALLBACKS", "SilentCall", "refuse_callback"]
 
 
 class SilentCall:
@@ -42,12 +42,16 @@ REFUSED_CALL: Final = SilentCall()
 """The CallApp of every call that was refused, or answered, as it came."""
 
 
+TAKES_NO_CALLBACKS: Final = "this caller takes no callbacks"
+"""How the details of a refusal begin that holds for every callback to a caller."""
+
+
 def refuse_callback(call: Call, why: str) -> None:
     """Refuse a call that a host makes to a caller who serves nothing."""
     call.app = REFUSED_CALL
     call.link.end_call(
         call,
         status=STATUS_UNIMPLEMENTED,
-        details=f"this caller takes no callbacks: {why}",
+        details=f"{TAKES_NO_CALLBACKS}: {why}",
         not_executed=True,
     )

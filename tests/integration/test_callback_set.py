@@ -18,6 +18,7 @@ import pytest
 import relayrpc
 import relayrpc.aio
 from relayrpc.aio import CallbackSet
+from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.errors import ConfigError
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.until import until
@@ -79,6 +80,7 @@ class Odd:
     def __init__(self, channel: Any) -> None:
         self._tell = channel.unary_unary("/test.Events/Tell")
         self.Stream = channel.unary_stream("/test.Events/Tell")
+        self.Unknown = channel.unary_unary("/test.Events/Unknown")
 
     def Tell(self, request: bytes, *, timeout: float | None = None) -> Any:
         return self._tell(request, timeout=timeout)
@@ -107,7 +109,7 @@ async def test_what_cannot_be_published_is_told_of_and_holds_up_nothing(
         assert (callers.delivered_count, callers.failed_count) == (1, 2)
         await channel.close()
         await server.stop(0)
-    assert caplog.text.count("a callback to one of many failed") == 2
+    assert caplog.text.count("a callback to one of many failed") == 1
 
 
 async def test_a_set_holds_no_lines_to_those_who_are_not_in_it() -> None:
@@ -198,6 +200,53 @@ async def test_what_waits_goes_on_behind_a_callback_that_is_cancelled() -> None:
             assert (callers.delivered_count, callers.failed_count) == (2, 1)
         await channel.close()
         await server.stop(0)
+
+
+async def test_a_plain_client_in_a_session_leaves_as_it_cannot_be_called_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    callers = CallbackSet(Events)
+    async with running_hub() as hub:
+        server = await start_host(f"ws://127.0.0.1:{hub.http_port}", callers)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{hub.grpc_port}") as channel:
+            opening = channel.stream_stream(f"/test.Service/{SESSION_METHOD}")
+            session = opening(metadata=[("relay-address", ADDRESS)])
+            name = dict(await session.initial_metadata())["relay-session"]
+            watch = Stub(channel).unary_unary("Watch")
+            await watch(b"", metadata=[("relay-session", name)])
+            assert len(callers) == 1
+            for _ in range(5):
+                callers.publish("Tell", b"")
+            await callers.drain()
+            assert len(callers) == 0
+            assert callers.failed_count == 1
+        await server.stop(0)
+    assert caplog.text.count("leaves, which cannot be called back: this caller takes no") == 1
+
+
+async def test_failures_of_one_caller_in_a_row_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those of a method that it does not have, too, which it stays in the set with."""
+    callers = CallbackSet(Odd)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, callers)
+        channel = await watching(url, Listener())
+        for method, request in (
+            ("Tell", b"fail"),
+            ("Unknown", b""),
+            ("Tell", b"heard"),
+            ("Unknown", b""),
+            ("Tell", b"fail"),
+        ):
+            callers.publish(method, request)
+        await callers.drain()
+        assert len(callers) == 1
+        assert (callers.delivered_count, callers.failed_count) == (1, 4)
+        await channel.close()
+        await server.stop(0)
+    assert caplog.text.count("a callback to one of many failed") == 2
 
 
 async def test_everyone_is_told_in_order_and_a_slow_one_holds_up_nobody() -> None:
