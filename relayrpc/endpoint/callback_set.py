@@ -21,7 +21,7 @@ import grpc.aio
 
 from relayrpc.endpoint.silent_call import TAKES_NO_CALLBACKS
 from relayrpc.endpoint.turns import current_turn
-from relayrpc.errors import ConfigError
+from relayrpc.errors import ConfigError, UsageError
 
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CallbackSet", "SlowPolicy"]
 
+_OTHER_THREAD: Final = (
+    "a relayrpc.aio.CallbackSet publishes on its server's event loop alone; on another thread call "
+    "loop.call_soon_threadsafe(callers.publish, method, request), or have plain handlers and a "
+    "relayrpc.CallbackSet"
+)
 _SHUTDOWN: Final = grpc.ChannelConnectivity.SHUTDOWN
 _LOGGER: Final = logging.getLogger("relayrpc")
 _StubT = TypeVar("_StubT")
@@ -148,9 +153,13 @@ class CallbackSet(Generic[_StubT]):
 
         Raises:
             AttributeError: The stubs of those in the set have no such method.
+            UsageError: This is another thread than the server's; nobody is called.
         """
         name = method if isinstance(method, str) else method.__name__
-        for member in list(self._members.values()):
+        members = list(self._members.values())
+        for member in members:
+            member.require_loop()
+        for member in members:
             if len(member.waiting) < self._queue_max:
                 member.put(name, request)
                 continue
@@ -202,6 +211,15 @@ class _Member(Generic[_StubT]):
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
         # Holds neither: what the caller's end is told to outlives both otherwise.
         self.tell_gone = functools.partial(_remove, weakref.ref(callers), weakref.ref(caller))
+
+    def require_loop(self) -> None:
+        """Raise UsageError where its caller cannot be called: not on its server's loop."""
+        try:
+            is_there = asyncio.get_running_loop() is self.caller.loop
+        except RuntimeError:
+            is_there = False
+        if not is_there:
+            raise UsageError(_OTHER_THREAD)
 
     def put(self, method: str, request: Any) -> None:
         self.waiting.append((getattr(self._stub, method), request))

@@ -205,6 +205,11 @@ class Caller(grpc.aio.Channel):
             self._reach.remove_done_callback(tell)
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The server's, on which alone callbacks are made."""
+        return self._reach.loop
+
+    @property
     def is_over(self) -> bool:
         """True once the server's loop has ended: nobody can be called any more."""
         return self._reach.loop.is_closed()

@@ -19,7 +19,7 @@ import relayrpc
 import relayrpc.aio
 from relayrpc.aio import CallbackSet
 from relayrpc.endpoint.anchor import SESSION_METHOD
-from relayrpc.errors import ConfigError
+from relayrpc.errors import ConfigError, UsageError
 from tests.support.relay import ADDRESS, Stub, make_handlers, running_hub
 from tests.support.until import until
 
@@ -198,6 +198,30 @@ async def test_what_waits_goes_on_behind_a_callback_that_is_cancelled() -> None:
             await callers.drain()
             assert listener.heard == [b"1", b"2"]
             assert (callers.delivered_count, callers.failed_count) == (2, 1)
+        await channel.close()
+        await server.stop(0)
+
+
+async def test_another_thread_is_told_how_to_publish_and_nothing_waits() -> None:
+    """With a loop of its own and without one."""
+
+    async def publish() -> None:
+        callers.publish("Tell", b"from another loop")
+
+    callers = CallbackSet(Events)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, callers)
+        listener = Listener()
+        channel = await watching(url, listener)
+        with pytest.raises(UsageError, match=r"call_soon_threadsafe.* relayrpc\.CallbackSet"):
+            await asyncio.to_thread(callers.publish, "Tell", b"from a thread")
+        with pytest.raises(UsageError, match="on its server's event loop alone"):
+            await asyncio.to_thread(asyncio.run, publish())
+        await callers.drain()
+        callers.publish("Tell", b"1")
+        await callers.drain()
+        assert listener.heard == [b"1"]
         await channel.close()
         await server.stop(0)
 
