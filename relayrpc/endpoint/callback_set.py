@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeGuard, TypeV
 import grpc
 import grpc.aio
 
+from relayrpc.contract.contract import Contract
 from relayrpc.endpoint.silent_call import TAKES_NO_CALLBACKS
 from relayrpc.endpoint.turns import current_turn
 from relayrpc.errors import ConfigError, UsageError
@@ -35,6 +36,11 @@ _OTHER_THREAD: Final = (
     "a relayrpc.aio.CallbackSet publishes on its server's event loop alone; on another thread call "
     "loop.call_soon_threadsafe(callers.publish, method, request), or have plain handlers and a "
     "relayrpc.CallbackSet"
+)
+_STREAMING: Final = (
+    grpc.aio.UnaryStreamMultiCallable,
+    grpc.aio.StreamUnaryMultiCallable,
+    grpc.aio.StreamStreamMultiCallable,
 )
 _SHUTDOWN: Final = grpc.ChannelConnectivity.SHUTDOWN
 _LOGGER: Final = logging.getLogger("relayrpc")
@@ -86,11 +92,13 @@ class CallbackSet(Generic[_StubT]):
             callers_max: Callers at once.
 
         Raises:
-            ConfigError: A bound is below 1, or there is no such policy.
+            ConfigError: A bound is below 1, the timeout not above 0, or there is no such policy.
         """
         for name, value in (("queue_max", queue_max), ("callers_max", callers_max)):
             if value < 1:
                 raise ConfigError(f"{name} is {value}, and must be at least 1")
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout_s is {timeout_s}, and must be above 0")
         if on_slow not in _POLICIES:
             raise ConfigError(f"{on_slow!r} is none of {', '.join(_POLICIES)}")
         self._stub_class = stub_class
@@ -153,18 +161,18 @@ class CallbackSet(Generic[_StubT]):
 
         Raises:
             AttributeError: The stubs of those in the set have no such method.
-            UsageError: This is another thread than the server's; nobody is called.
+            UsageError: The method has a stream, or this is another thread than the server's.
+
+            Whichever it is, nobody is called.
         """
         name = method if isinstance(method, str) else method.__name__
-        members = list(self._members.values())
-        for member in members:
-            member.require_loop()
-        for member in members:
+        found = [(member, member.find_call(name)) for member in self._members.values()]
+        for member, call in found:
             if len(member.waiting) < self._queue_max:
-                member.put(name, request)
+                member.put(call, request)
                 continue
             if self._on_slow == "drop_oldest":
-                member.put(name, request)
+                member.put(call, request)
                 member.drop_oldest()
             elif self._on_slow == "remove":
                 self.dropped_count += len(member.waiting)
@@ -212,17 +220,24 @@ class _Member(Generic[_StubT]):
         # Holds neither: what the caller's end is told to outlives both otherwise.
         self.tell_gone = functools.partial(_remove, weakref.ref(callers), weakref.ref(caller))
 
-    def require_loop(self) -> None:
-        """Raise UsageError where its caller cannot be called: not on its server's loop."""
+    def find_call(self, method: str) -> Callable[..., Any]:
+        """Find what calls a method of the stub; raises as `publish()`."""
         try:
             is_there = asyncio.get_running_loop() is self.caller.loop
         except RuntimeError:
             is_there = False
         if not is_there:
             raise UsageError(_OTHER_THREAD)
+        call: Callable[..., Any] = getattr(self._stub, method)
+        if _has_stream(self._stub, method, call):
+            raise UsageError(
+                f"{method} has a stream of messages; what is published has one request and one "
+                "response"
+            )
+        return call
 
-    def put(self, method: str, request: Any) -> None:
-        self.waiting.append((getattr(self._stub, method), request))
+    def put(self, call: Callable[..., Any], request: Any) -> None:
+        self.waiting.append((call, request))
         self._put_count += 1
         if self._pump is None:
             self._pump = asyncio.get_running_loop().create_task(self._call_all())
@@ -295,6 +310,15 @@ class _Member(Generic[_StubT]):
                 "with OK: %r",
                 error,
             )
+
+
+def _has_stream(stub: object, method: str, call: object) -> bool:
+    """Say whether a method is of another shape, as a generated caller or a plain stub tells."""
+    contract = getattr(stub, "contract", None)
+    if isinstance(contract, Contract) and method in contract.descriptor.methods_by_name:
+        declared = contract.descriptor.methods_by_name[method]
+        return bool(declared.client_streaming or declared.server_streaming)
+    return isinstance(call, _STREAMING)
 
 
 def _takes_no_callbacks(error: BaseException) -> TypeGuard[grpc.aio.AioRpcError]:

@@ -62,7 +62,7 @@ class CallbackSet(Generic[_StubT]):
             queue_max, on_slow, timeout_s, callers_max: As for `relayrpc.aio.CallbackSet`.
 
         Raises:
-            ConfigError: A bound is below 1, or there is no such policy.
+            ConfigError: A bound is below 1, the timeout not above 0, or there is no such policy.
         """
         self._core: callback_set.CallbackSet[Any] = callback_set.CallbackSet(
             stub_class,
@@ -128,6 +128,9 @@ class CallbackSet(Generic[_StubT]):
 
         Raises:
             AttributeError: The stubs of those in the set have no such method.
+            UsageError: The method has a stream.
+
+            Whichever it is, nobody is called.
         """
         if self._portal is not None and not self._portal.handover.is_over:
             self._portal.handover.call(self._core.publish, method, request)

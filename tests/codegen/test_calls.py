@@ -16,6 +16,8 @@ import grpc.aio
 import pytest
 
 import relayrpc
+import relayrpc.aio
+from relayrpc.errors import UsageError
 from relayrpc.testing import run_hub
 from tests.support.blocking import hub_thread
 from tests.support.contract_hosts import ask_contract
@@ -169,6 +171,53 @@ def test_blocking_caller_calls_blocking_servicer_in_every_shape(cases: Cases, pl
         assert [each.grams for each in parcels.Weigh(iter(names))] == [10, 10]
         with pytest.raises(grpc.RpcError, match="a parcel has a name"):
             parcels.Take(pb.Parcel())
+
+
+async def test_method_with_a_stream_is_not_published(cases: Cases) -> None:
+    pb, relay = cases.shapes_pb2, cases.shapes_relay
+    callers: relayrpc.aio.CallbackSet[Any] = relayrpc.aio.CallbackSet(relay.ParcelsCaller)
+
+    class Watched(Parcels):
+        async def Take(self, request: Any, context: Any) -> Any:
+            callers.add(context)
+            return pb.Receipt()
+
+    async with run_hub() as hub:
+        server = hub.server(ADDRESS)
+        relay.add_ParcelsServicer_to_server(Watched(cases), server)
+        await server.start()
+        callbacks = [(relay.add_ParcelsServicer_to_server, Parcels(cases))]
+        await relay.ParcelsCaller(hub.channel(ADDRESS, callbacks=callbacks)).Take(pb.Parcel())
+        for method in ("Give", "TakeAll", relay.ParcelsCaller.Weigh):
+            with pytest.raises(UsageError, match="has a stream of messages"):
+                callers.publish(method, pb.Receipt())
+        callers.publish("Take", pb.Parcel(name="A7"))
+        await callers.drain()
+        assert (callers.delivered_count, callers.failed_count) == (1, 0)
+
+
+def test_method_with_a_stream_is_not_published_to_blocking_callers(cases: Cases) -> None:
+    pb, relay = cases.shapes_pb2, cases.shapes_relay
+    callers: relayrpc.CallbackSet[Any] = relayrpc.CallbackSet(relay.ParcelsCallerSync)
+
+    class Watched(ParcelsSync):
+        def Take(self, request: Any, context: Any) -> Any:
+            callers.add(context)
+            return pb.Receipt()
+
+    with hub_thread() as hub:
+        server = relayrpc.server(hub.url(ADDRESS))
+        relay.add_ParcelsServicerSync_to_server(Watched(cases), server)
+        server.start()
+        callbacks = [(relay.add_ParcelsServicerSync_to_server, ParcelsSync(cases))]
+        with relayrpc.channel(hub.url(ADDRESS), callbacks=callbacks) as channel:
+            relay.ParcelsCallerSync(channel).Take(pb.Parcel())
+            with pytest.raises(UsageError, match="Give has a stream of messages"):
+                callers.publish("Give", pb.Receipt())
+            callers.publish("Take", pb.Parcel(name="A7"))
+            callers.drain()
+            assert (callers.delivered_count, callers.failed_count) == (1, 0)
+        server.stop(None).wait()
 
 
 async def test_plain_stubs_work_beside_it_on_one_channel_and_server(cases: Cases) -> None:

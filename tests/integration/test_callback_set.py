@@ -100,16 +100,39 @@ async def test_what_cannot_be_published_is_told_of_and_holds_up_nothing(
         channel = await watching(url, listener)
         with pytest.raises(AttributeError):
             callers.publish("NoSuch", b"")
-        callers.publish("Stream", b"1")
+        with pytest.raises(UsageError, match="Stream has a stream of messages"):
+            callers.publish("Stream", b"1")
         callers.publish("Broken", b"2")
         # By the method itself, for type checkers.
         callers.publish(Odd.Tell, b"3")
         await callers.drain()
         assert listener.heard == [b"3"]
-        assert (callers.delivered_count, callers.failed_count) == (1, 2)
+        assert (callers.delivered_count, callers.failed_count) == (1, 1)
         await channel.close()
         await server.stop(0)
     assert caplog.text.count("a callback to one of many failed") == 1
+
+
+async def test_what_one_of_many_has_no_method_for_is_told_nobody() -> None:
+    """Whichever of them it is."""
+    has_method = iter((True, False))
+
+    def make_stub(channel: Any) -> Any:
+        return Events(channel) if next(has_method) else object()
+
+    callers: CallbackSet[Any] = CallbackSet(make_stub)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, callers)
+        listener = Listener()
+        channels = [await watching(url, each) for each in (listener, Listener())]
+        with pytest.raises(AttributeError):
+            callers.publish("Tell", b"1")
+        await callers.drain()
+        assert listener.heard == []
+        for channel in channels:
+            await channel.close()
+        await server.stop(0)
 
 
 async def test_a_set_holds_no_lines_to_those_who_are_not_in_it() -> None:
@@ -335,6 +358,10 @@ async def test_what_becomes_of_the_slow(on_slow: Any) -> None:
 async def test_a_set_is_bounded_and_declared_rightly() -> None:
     with pytest.raises(ConfigError, match="queue_max is 0"):
         CallbackSet(Events, queue_max=0)
+    with pytest.raises(ConfigError, match="timeout_s is -1, and must be above 0"):
+        CallbackSet(Events, timeout_s=-1)
+    with pytest.raises(ConfigError, match="timeout_s is nan"):
+        CallbackSet(Events, timeout_s=float("nan"))
     with pytest.raises(ConfigError, match="'wait' is none of"):
         CallbackSet(Events, on_slow="wait")  # type: ignore[arg-type]
     callers: CallbackSet[Any] = CallbackSet(Events, callers_max=1)

@@ -22,7 +22,7 @@ import pytest
 import relayrpc
 import relayrpc.aio
 from relayrpc import SessionState
-from relayrpc.errors import UsageError
+from relayrpc.errors import ConfigError, UsageError
 from tests.support.blocking import HubThread, hosting
 from tests.support.relay import Stub, make_handlers
 
@@ -539,6 +539,7 @@ class Events:
     def __init__(self, channel: Any) -> None:
         self.Tell = channel.unary_unary(f"/{EVENTS}/Tell")
         self.Hang = channel.unary_unary(f"/{EVENTS}/Hang")
+        self.Count = channel.unary_stream(f"/{EVENTS}/Count")
 
 
 @KINDS
@@ -585,6 +586,8 @@ def test_a_set_is_published_to_from_any_thread(relay_hub: HubThread, kind: str) 
         assert len(callers) == 3
         with pytest.raises(AttributeError):
             callers.publish("Nonsense", b"")
+        with pytest.raises(UsageError, match="Count has a stream of messages"):
+            callers.publish("Count", b"")
         channels[1].close()
         assert added[1].wait_gone()
         while len(callers) > 2:
@@ -617,6 +620,11 @@ def test_a_set_goes_on_behind_a_callback_that_is_cancelled(relay_hub: HubThread)
         callers.drain()
         assert listener.heard == [b"next"]
         listener.go_on.set()
+
+
+def test_a_set_is_declared_rightly() -> None:
+    with pytest.raises(ConfigError, match="timeout_s is 0, and must be above 0"):
+        relayrpc.CallbackSet(Events, timeout_s=0)
 
 
 def test_a_set_has_the_callers_of_one_server(relay_hub: HubThread) -> None:
