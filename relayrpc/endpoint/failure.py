@@ -209,8 +209,14 @@ def fail_call(
 def _end_with(context: Context, answer: Answer, text: str | None) -> None:
     try:
         context.end_with(answer.to_status() if isinstance(answer, Fault) else answer)
+    except MetadataTooLargeError as error:
+        what = "status"
+        if isinstance(answer, Fault):
+            what = f"fault {answer.message.DESCRIPTOR.full_name}"
+        _LOGGER.error("the %s of /%s is not sent: %s", what, context.method, error)
+        context.end(STATUS_RESOURCE_EXHAUSTED, f"the {what} is not sent: {error}")
     except Exception as error:
-        # It cannot be serialized, or is too large.
+        # It cannot be serialized.
         fail_call(context, error, text)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -316,6 +317,26 @@ async def test_plain_grpc_client_reads_the_fault_at_the_hub() -> None:
     assert QuotaFault.from_error(caught.value) is None
 
 
+async def test_plain_grpc_client_that_takes_more_metadata_reads_a_large_fault() -> None:
+    """Without the option gRPC refuses some of more than 8 KiB."""
+    text = "x" * 12_000
+
+    def large() -> OutOfStockFault:
+        return OutOfStockFault({"description": text})
+
+    async with served(async_handlers(large)) as (hub, _):
+        target = f"127.0.0.1:{hub.hub.grpc_port}"
+        options = [("grpc.max_metadata_size", 16384)]
+        async with grpc.aio.insecure_channel(target, options=options) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary(f"/{SERVICE}/UU")(
+                    b"x", metadata=(("relay-address", ADDRESS),)
+                )
+    fault = OutOfStockFault.from_error(caught.value)
+    assert fault is not None
+    assert fault.detail.description == text
+
+
 def test_blocking_plain_grpc_client_reads_the_fault_at_the_hub(relay_hub: HubThread) -> None:
     with (
         served_sync(relay_hub, plain_handlers(sold_out)),
@@ -432,14 +453,34 @@ async def test_fault_of_another_call_is_passed_on_only_where_it_is_declared(
         check_sold_out(caught.value)
 
 
-async def test_fault_too_large_for_metadata_says_so() -> None:
+async def test_fault_too_large_for_metadata_is_named_to_the_caller_and_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def too_large() -> OutOfStockFault:
         return OutOfStockFault({"description": "x" * 70_000})
 
     async with served(async_handlers(too_large)) as (_, stub):
-        with pytest.raises(relayrpc.aio.RpcError, match=r"metadata of .* bytes is over") as caught:
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
             await call_aio(stub, "UU")
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    told = r"google\.rpc\.ResourceInfo is not sent: metadata of 70\d+ bytes is over 16384 bytes"
+    assert re.fullmatch(f"the fault {told}", caught.value.details() or "")
+    logged = told.replace(" is not", f" of /{re.escape(SERVICE)}/UU is not")
+    assert re.search(f"the fault {logged}", caplog.text)
+
+
+def test_fault_of_a_plain_handler_too_large_for_metadata_is_named(
+    relay_hub: HubThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_large() -> OutOfStockFault:
+        return OutOfStockFault({"description": "x" * 70_000})
+
+    with (
+        served_sync(relay_hub, plain_handlers(too_large)) as stub,
+        pytest.raises(relayrpc.RpcError, match="ResourceInfo is not sent: metadata"),
+    ):
+        call_sync(stub, "US")
+    assert f"the fault google.rpc.ResourceInfo of /{SERVICE}/US is not sent" in caplog.text
 
 
 async def test_undeclared_fault_is_told_as_exceptions_are_where_the_server_says_so() -> None:
