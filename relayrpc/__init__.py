@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relayrpc._sync import Caller as Caller
     from relayrpc._sync import Channel as Channel
     from relayrpc._sync import DeadlineExceededError as DeadlineExceededError
+    from relayrpc._sync import HostSession as HostSession
     from relayrpc._sync import RpcError as RpcError
     from relayrpc._sync import Server as Server
     from relayrpc._sync import Session as Session
@@ -45,6 +46,7 @@ __all__ = [
     "Channel",
     "DeadlineExceededError",
     "Fault",
+    "HostSession",
     "InspectedCall",
     "Limits",
     "MessageInspector",

@@ -29,6 +29,7 @@ from relayrpc.endpoint.sync_callbacks import CallbackServer
 from relayrpc.endpoint.sync_caller import Caller
 from relayrpc.endpoint.sync_channel import Channel
 from relayrpc.endpoint.sync_error import DeadlineExceededError, RpcError
+from relayrpc.endpoint.sync_host_session import HostSession
 from relayrpc.endpoint.sync_server import Server, ServerCore
 from relayrpc.endpoint.sync_session import Session
 from relayrpc.errors import ConfigError
@@ -46,6 +47,7 @@ __all__ = [
     "Caller",
     "Channel",
     "DeadlineExceededError",
+    "HostSession",
     "RpcError",
     "Server",
     "Session",

@@ -27,6 +27,7 @@ from relayrpc.endpoint.callbacks import CallbackServer, read_callbacks
 from relayrpc.endpoint.caller import Caller
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.dialler import DIALLING, Dialling
+from relayrpc.endpoint.host_session import HostSession
 from relayrpc.endpoint.live_link import LiveLink
 from relayrpc.endpoint.options import read_options
 from relayrpc.endpoint.rpc_error import DeadlineExceededError, RpcError
@@ -47,6 +48,7 @@ __all__ = [
     "Caller",
     "Channel",
     "DeadlineExceededError",
+    "HostSession",
     "RpcError",
     "Server",
     "Session",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -114,7 +114,7 @@ class Fault(Exception, Generic[_MessageT_co]):
         if not isinstance(code, grpc.StatusCode) or code is grpc.StatusCode.OK:
             raise ValueError(f"a fault is an error, and {code} is none; give it a grpc.StatusCode")
         self.detail = cast("_MessageT_co", made)
-        self._code = code
+        self._code: grpc.StatusCode = code
         self._reason = reason or _words(kind.DESCRIPTOR.name)
         super().__init__(self._reason)
 
@@ -169,6 +169,10 @@ class Fault(Exception, Generic[_MessageT_co]):
     def details(self) -> str:
         """Return the text that goes with the status."""
         return self._reason
+
+    def trailing_metadata(self) -> Collection[tuple[str, str | bytes]]:
+        """Return what came with the error of a call, as RpcError has it; else there is nothing."""
+        return ()
 
     def to_status(self) -> grpc.Status:
         """Return what `context.abort_with_status` takes, on grpcio's own servers too."""

@@ -8,7 +8,7 @@ Source: DESIGN.md "What a caller is told"; docs/reference/errors.md.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 from grpc.aio import AioRpcError, Metadata
@@ -66,6 +66,12 @@ class RpcError(AioRpcError):
         super().__init__(code, initial_metadata, trailing_metadata, details, debug_error_string)
         self.origin = origin
         self.may_have_executed = may_have_executed
+
+    if TYPE_CHECKING:
+        # Every call's has both. Were they None too, a checker would say that no fault is one of
+        # these.
+        def details(self) -> str: ...
+        def trailing_metadata(self) -> Metadata: ...
 
     def __reduce__(self) -> tuple[object, ...]:
         made, arguments = super().__reduce__()[:2]

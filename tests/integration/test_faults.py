@@ -283,6 +283,10 @@ async def test_what_the_handler_has_set_goes_with_its_fault() -> None:
     assert [key for key, _ in trailing] == ["k", "grpc-status-details-bin"]
 
 
+def test_fault_that_is_no_error_of_a_call_came_with_nothing() -> None:
+    assert list(sold_out().trailing_metadata()) == []
+
+
 async def test_fault_set_by_hand_is_caught() -> None:
     """As programs do it that know no fault class; what is declared is not asked."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from collections.abc import Collection
+from typing import Literal, assert_type
 
 from shop_pb2 import Closed, Order, OutOfStock
 from shop_relay import ClosedFault, OutOfStockFault, ShopCaller, ShopCallerSync
@@ -38,7 +39,9 @@ async def call(shop: ShopCaller) -> None:
         assert_type(fault.details(), str)
         assert_type(fault.may_have_executed, bool)
         fault.code()
+        assert_type(fault.trailing_metadata(), Collection[tuple[str, str | bytes]])
         if isinstance(fault, relayrpc.aio.RpcError):
+            assert_type(fault.may_have_executed, bool)
             fault.trailing_metadata()
     except ClosedFault as fault:
         assert_type(fault.detail, Closed)
@@ -54,3 +57,8 @@ def block(shop: ShopCallerSync) -> None:
             assert found.detail.DESCRIPTOR.full_name
     except relayrpc.Fault as fault:
         fault.detail.SerializeToString()
+        for key, value in fault.trailing_metadata():
+            assert_type(key, str)
+            assert_type(value, str | bytes)
+        if isinstance(fault, relayrpc.RpcError):
+            assert_type(fault.origin, Literal["caller", "hub", "host"])

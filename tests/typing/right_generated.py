@@ -51,7 +51,7 @@ class Greeter:
 
     async def SayHello(self, hello: HelloRequest, context: typed.ServicerContext) -> HelloReply:
         if context.session is not None:
-            context.session.data["greeted"] = hello.name
+            keep(context.session, hello.name)
         assert_type(context.time_remaining(), float | None)
         caller = context.callback(greeter_relay.GreeterCaller)
         assert_type(caller, greeter_relay.GreeterCaller)
@@ -74,10 +74,20 @@ class Greeter:
             yield line
 
 
+def keep(session: relayrpc.aio.HostSession, name: str) -> None:
+    session.data["greeted"] = name
+
+
+def keep_sync(session: relayrpc.HostSession, name: str) -> None:
+    session.data["greeted"] = name
+
+
 class GreeterSync(greeter_relay.GreeterServicerSync):
     """Says that it is one."""
 
     def SayHello(self, request: HelloRequest, context: typed.ServicerContextSync) -> HelloReply:
+        if context.session is not None:
+            keep_sync(context.session, request.name)
         return HelloReply(message=request.name)
 
     def ListGreetings(

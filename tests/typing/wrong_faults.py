@@ -6,6 +6,7 @@ from shop_pb2 import Order
 from shop_relay import OutOfStockFault
 
 import relayrpc
+import relayrpc.aio
 
 
 class ByHand(relayrpc.Fault[Order]):
@@ -26,4 +27,9 @@ def make() -> None:
 def catch(error: Exception, fault: OutOfStockFault) -> None:
     assert OutOfStockFault.from_error(error).detail  # error: union-attr
     assert fault.detail.price  # error: attr-defined
-    fault.trailing_metadata()  # error: attr-defined
+    fault.initial_metadata()  # error: attr-defined
+    if isinstance(fault, relayrpc.aio.RpcError):
+        fault.nothing()  # error: attr-defined, with types-grpcio
+    if isinstance(fault, relayrpc.RpcError):
+        fault.nothing()  # error: attr-defined, with types-grpcio
+    fault.trailing_metadata()["left"]  # error: index
