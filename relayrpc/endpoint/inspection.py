@@ -53,7 +53,8 @@ class MessageInspector(grpc.ServerInterceptor, grpc.aio.ServerInterceptor):
     Sees, and may change, the bytes of each message; override what is of interest.
 
     For a host it is one of the server's `interceptors`; for a caller it is given to
-    `inspect_channel`. What it raises ends the call as a message that cannot be read or written.
+    `inspect_channel`. What it raises ends the call as a message that cannot be read or written; but
+    a call with one request, at its caller, is not made, and raises it.
     """
 
     def request(self, call: InspectedCall, data: bytes) -> bytes:

@@ -175,6 +175,13 @@ def test_requests_of_blocking_calls_are_signed_in_metadata(serve: Serve) -> None
         assert caught.value.code() is grpc.StatusCode.INTERNAL
 
 
+REFUSABLE = ("request", "response")
+
+
+def never(request: bytes, context: Any) -> bytes:
+    raise AssertionError("it was sent")
+
+
 class Refusing(relayrpc.MessageInspector):
     """Refuses requests, or else responses, by a fault."""
 
@@ -191,7 +198,7 @@ class Refusing(relayrpc.MessageInspector):
         raise OutOfStockFault(ResourceInfo(resource_name="A7"))
 
 
-@pytest.mark.parametrize("what", ["request", "response"])
+@pytest.mark.parametrize("what", REFUSABLE)
 async def test_fault_of_an_inspector_at_the_host_is_sent(what: str) -> None:
     async with run_hub() as hub:
         server = hub.server(ADDRESS, interceptors=[Refusing(what)])
@@ -204,7 +211,7 @@ async def test_fault_of_an_inspector_at_the_host_is_sent(what: str) -> None:
             await stub.stream_unary("Join")(iter([b"x"]))
 
 
-@pytest.mark.parametrize("what", ["request", "response"])
+@pytest.mark.parametrize("what", REFUSABLE)
 def test_fault_of_an_inspector_at_a_blocking_host_is_sent(
     relay_hub: HubThread, what: str
 ) -> None:
@@ -214,6 +221,60 @@ def test_fault_of_an_inspector_at_a_blocking_host_is_sent(
         pytest.raises(OutOfStockFault),
     ):
         Stub(channel).unary_unary("Echo")(b"x")
+
+
+async def test_request_that_an_inspector_refuses_at_the_caller_is_not_sent(
+    serve_aio: ServeAio,
+) -> None:
+    async with serve_aio({"uu:Echo": never, "us:Twice": never}) as channel:
+        stub = Stub(relayrpc.inspect_channel(channel, Refusing("request")))
+        for made in (stub.unary_unary("Echo"), stub.unary_stream("Twice")):
+            with pytest.raises(OutOfStockFault):
+                made(b"x")
+
+
+def test_request_that_an_inspector_refuses_at_a_blocking_caller_is_not_sent(serve: Serve) -> None:
+    with serve({"uu:Echo": never, "us:Twice": never}) as channel:
+        stub = Stub(relayrpc.inspect_channel(channel, Refusing("request")))
+        echo = stub.unary_unary("Echo")
+        for made in (echo, echo.with_call, echo.future, stub.unary_stream("Twice")):
+            with pytest.raises(OutOfStockFault):
+                made(b"x")
+
+
+async def test_other_messages_that_an_inspector_refuses_at_the_caller_end_the_call() -> None:
+    async with run_hub() as hub:
+        server = hub.server(ADDRESS)
+        server.add_registered_method_handlers("test.Service", make_handlers(BEHAVIORS))
+        await server.start()
+        channel = hub.channel(ADDRESS)
+        requests, responses = (
+            Stub(relayrpc.inspect_channel(channel, Refusing(what))) for what in REFUSABLE
+        )
+        for call in (
+            requests.stream_unary("Join")(iter([b"x"])),
+            responses.unary_unary("Echo")(b"x"),
+        ):
+            with pytest.raises(relayrpc.aio.RpcError, match=r"Exception .*serializing") as caught:
+                await call
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
+
+
+def test_other_messages_that_an_inspector_refuses_at_a_blocking_caller_end_the_call(
+    relay_hub: HubThread,
+) -> None:
+    behaviors = {"uu:Echo": echo_plain, "su:Join": join_plain}
+    with serving("relay", relay_hub, behaviors) as channel:
+        requests, responses = (
+            Stub(relayrpc.inspect_channel(channel, Refusing(what))) for what in REFUSABLE
+        )
+        for call, request in (
+            (requests.stream_unary("Join"), iter([b"x"])),
+            (responses.unary_unary("Echo"), b"x"),
+        ):
+            with pytest.raises(relayrpc.RpcError, match=r"Exception .*serializing") as caught:
+                call(request)
+            assert caught.value.code() is grpc.StatusCode.INTERNAL
 
 
 async def test_sessions_and_callbacks_are_inspected_where_their_channels_are() -> None:
