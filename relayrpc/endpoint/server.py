@@ -75,7 +75,8 @@ if TYPE_CHECKING:
 __all__ = ["Server"]
 
 _INCIDENT_BYTES: Final = 4
-# After the last handler has returned, its END has this long to reach the hub.
+# After the last handler has returned, its END has this long to reach the hub, or what is left of
+# the grace where that is longer: callers may be slow to take the response.
 _FLUSH_TIMEOUT_S: Final = 1.0
 _FLUSH_CHECK_S: Final = 0.005
 
@@ -477,7 +478,7 @@ class Server(grpc.aio.Server):
         while (  # noqa: ASYNC110  # the link has no event for "all acknowledged", and this is rare
             self.live.state is grpc.ChannelConnectivity.READY
             and not self.live.link.is_idle
-            and self.clock() < until_s
+            and (self.clock() < until_s or self.loop.time() < self._give_up_s)
         ):
             await asyncio.sleep(_FLUSH_CHECK_S)
 

@@ -21,7 +21,8 @@ from relayrpc.endpoint.handlers import MethodEntry
 from relayrpc.errors import ConfigError, LinkRefusedError
 from relayrpc.limits import Limits
 from tests.support.aio_sides import ServeAio
-from tests.support.relay import Stub, running_hub, running_relay
+from tests.support.relay import ADDRESS, Stub, running_hub, running_relay
+from tests.support.tcp_proxy import TCPProxy
 from tests.support.until import until
 
 
@@ -368,6 +369,34 @@ async def test_stopping_with_grace_lets_a_call_finish_and_refuses_new_ones() -> 
         assert len(await first) == 1_000_000
         await stopping
         assert not await relay.server.wait_for_termination(60)
+
+
+async def test_stopping_with_grace_lets_a_slow_caller_take_the_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The grace is for the whole call, not for its handler alone."""
+    monkeypatch.setattr("relayrpc.endpoint.server._FLUSH_TIMEOUT_S", 0.0)
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request: bytes, context: Any) -> bytes:
+        started.set()
+        await go_on.wait()
+        return bytes(4_000_000)
+
+    async with (
+        running_relay({"uu:M": wait}) as relay,
+        TCPProxy(relay.hub.http_port) as proxy,
+        relayrpc.aio.channel(f"ws://127.0.0.1:{proxy.port}/{ADDRESS}") as channel,
+    ):
+        call = Stub(channel).unary_unary("M")(b"")
+        await started.wait()
+        proxy.stall()
+        stopping = asyncio.create_task(relay.server.stop(60))
+        go_on.set()
+        await until(lambda: not relay.server._contexts)
+        proxy.resume()
+        assert len(await call) == 4_000_000
+        await stopping
 
 
 async def test_smaller_grace_ends_a_stop_that_waits() -> None:
