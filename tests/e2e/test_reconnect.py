@@ -24,6 +24,7 @@ import relayrpc.aio
 from relayrpc.limits import DEFAULT_LIMITS
 from tests.e2e.many_hosts import SERVICE
 from tests.e2e.processes import RunningHub, running_hub
+from tests.support.ports import held_doors
 
 
 pytestmark = pytest.mark.e2e
@@ -125,7 +126,11 @@ async def test_all_hosts_are_back_after_their_hub_was_restarted(
     door: str, ending: signal.Signals, hosts_count: int, processes_count: int, tmp_path: Path
 ) -> None:
     log_file = tmp_path / "hub.log"
-    with log_file.open("w") as log, running_hub(stderr=log) as hub:
+    with (
+        held_doors() as doors,
+        log_file.open("w") as log,
+        running_hub(*doors, stderr=log) as hub,
+    ):
         port = hub.grpc_port if door == "relay" else hub.http_port
         url = f"{door}://127.0.0.1:{port}/{ADDRESS}"
         async with many_hosts(url, hosts_count, processes_count) as hosts:
@@ -135,8 +140,7 @@ async def test_all_hosts_are_back_after_their_hub_was_restarted(
             hub.process.send_signal(ending)
             # A hub that drains has its ports closed when it ends, as nothing runs.
             await asyncio.to_thread(hub.process.wait)
-            ports = (f"--grpc=127.0.0.1:{hub.grpc_port}", f"--http=127.0.0.1:{hub.http_port}")
-            with running_hub(*ports, stderr=log) as next_hub:
+            with running_hub(*doors, stderr=log) as next_hub:
                 await hosts.all_answer(next_hub)
                 dials = await hosts.dials()
                 # A link that the next hub does not know is begun anew, with the first pause again.

@@ -99,8 +99,11 @@ async def test_health_of_a_named_service_counts() -> None:
 
 
 @pytest.mark.parametrize("has_health", [False, True])
-async def test_backend_that_stops_leaves_and_its_successor_is_found(has_health: bool) -> None:
-    async with running_backend(named(b"first"), has_health=has_health) as (authority, _):
+async def test_backend_that_stops_leaves_and_its_successor_is_found(
+    has_health: bool, unused_tcp_port: int
+) -> None:
+    options: dict[str, Any] = {"port": unused_tcp_port, "has_health": has_health}
+    async with running_backend(named(b"first"), **options) as (authority, _):
         exposing = running_exposed(authority)
         running = await exposing.__aenter__()
         assert await call_who(running.channel) == b"first"
@@ -108,8 +111,7 @@ async def test_backend_that_stops_leaves_and_its_successor_is_found(has_health: 
         told = await running.reports.until("left routing")
         assert told.endswith("connection refused; left routing until it is back")
         await is_refused(running.channel)
-        port = int(authority.rpartition(":")[2])
-        async with running_backend(named(b"second"), port=port, has_health=has_health):
+        async with running_backend(named(b"second"), **options):
             await running.reports.until("1 service", 2)
             assert await call_who(running.channel) == b"second"
     finally:
@@ -123,8 +125,12 @@ def _reflecting(*services: str) -> Any:
     return register
 
 
-async def test_contract_comes_from_reflection_and_may_change_with_a_restart() -> None:
-    async with running_backend({"uu:Who": _who}, register=_reflecting(GREETER)) as (authority, _):
+async def test_contract_comes_from_reflection_and_may_change_with_a_restart(
+    unused_tcp_port: int,
+) -> None:
+    async with running_backend(
+        {"uu:Who": _who}, port=unused_tcp_port, register=_reflecting(GREETER)
+    ) as (authority, _):
         exposing = running_exposed(authority, services=())
         running = await exposing.__aenter__()
         assert running.reports.lines[0].endswith("at contoso/test, 2 services")
@@ -132,9 +138,8 @@ async def test_contract_comes_from_reflection_and_may_change_with_a_restart() ->
             "SayHello": 1, "ListGreetings": 2, "CollectNames": 3, "Chat": 4,
         }  # fmt: skip
     try:
-        port = int(authority.rpartition(":")[2])
         both = _reflecting(GREETER, SERVICE)
-        async with running_backend(named(b"new"), port=port, register=both):
+        async with running_backend(named(b"new"), port=unused_tcp_port, register=both):
             await running.reports.until("3 services")
             assert await call_who(running.channel) == b"new"
             await until(lambda: _hosts(running) == 1)
@@ -160,9 +165,8 @@ def _shapes(running: Running, service: str) -> dict[str, int]:
     return {method.name: method.shape for method in found.methods}
 
 
-async def test_backend_that_is_not_there_yet_is_waited_for() -> None:
-    async with running_backend({}) as (authority, _):
-        pass
+async def test_backend_that_is_not_there_yet_is_waited_for(unused_tcp_port: int) -> None:
+    authority = f"127.0.0.1:{unused_tcp_port}"
     reports = Reports()
     async with run_hub() as hub:
         url = hub.url(ADDRESS)
@@ -170,8 +174,7 @@ async def test_backend_that_is_not_there_yet_is_waited_for() -> None:
         agent.apply([Backend(target=f"grpc://{authority}", at=url, services=(SERVICE,))])
         told = await reports.until("waiting")
         assert told == f"! grpc://{authority}: connection refused; waiting for it"
-        port = int(authority.rpartition(":")[2])
-        async with running_backend(named(b"late"), port=port):
+        async with running_backend(named(b"late"), port=unused_tcp_port):
             await reports.until("1 service")
             async with relayrpc.aio.channel(url) as channel:
                 assert await call_who(channel) == b"late"

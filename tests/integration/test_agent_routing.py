@@ -54,13 +54,13 @@ async def test_calls_beyond_the_slots_wait_at_the_hub() -> None:
         assert holding.running_most == 2
 
 
-async def test_backend_of_a_higher_priority_number_stands_by() -> None:
+async def test_backend_of_a_higher_priority_number_stands_by(unused_tcp_port: int) -> None:
     async with (
         run_hub() as hub,
         running_backend(named(b"second")) as (second, _),
         relayrpc.aio.channel(hub.url(ADDRESS)) as channel,
     ):
-        async with running_backend(named(b"first")) as (first, _):
+        async with running_backend(named(b"first"), port=unused_tcp_port) as (first, _):
             exposing = running_agent(
                 _backend(second, hub, priority=1), _backend(first, hub, priority=0)
             )
@@ -69,8 +69,7 @@ async def test_backend_of_a_higher_priority_number_stands_by() -> None:
         try:
             await reports.until("left routing")
             assert {await who(channel) for _ in range(8)} == {b"second"}
-            port = int(first.rpartition(":")[2])
-            async with running_backend(named(b"again"), port=port):
+            async with running_backend(named(b"again"), port=unused_tcp_port):
                 await reports.until(f"{first} at", 2)
                 assert {await who(channel) for _ in range(8)} == {b"again"}
         finally:

@@ -19,6 +19,7 @@ import pytest
 import relayrpc.aio
 from tests.integration.peers import RecorderStub, calling, recording
 from tests.integration.watched_hub import WatchedHub, watched_hub
+from tests.support.ports import held_doors
 from tests.support.raw_peer import Door
 from tests.support.tcp_proxy import TCPProxy
 from tests.support.until import until, until_refused
@@ -46,7 +47,7 @@ def _url(hub: WatchedHub, door: Door) -> str:
 
 
 async def test_calls_end_truthfully_when_their_hub_crashes(door: Door, tmp_path: Path) -> None:
-    with watched_hub(tmp_path) as hub:
+    with held_doors() as doors, watched_hub(tmp_path, *doors) as hub:
         url = _url(hub, door)
         async with recording(url, carrier=door) as recorder, calling(url, carrier=door) as stub:
             running = [asyncio.ensure_future(stub.hold(b"%d" % n, timeout=60)) for n in range(20)]
@@ -83,7 +84,7 @@ async def test_call_made_while_there_is_no_hub_is_known_not_to_have_run(
     made again there.
     """
     options = [("grpc.enable_retries", int(is_made_again))]
-    with watched_hub(tmp_path) as hub:
+    with held_doors() as doors, watched_hub(tmp_path, *doors) as hub:
         url = _url(hub, door)
         async with (
             recording(url, carrier=door) as recorder,
@@ -109,7 +110,7 @@ async def test_call_made_while_there_is_no_hub_is_known_not_to_have_run(
 
 
 async def test_draining_hub_lets_running_calls_finish(door: Door, tmp_path: Path) -> None:
-    with watched_hub(tmp_path) as hub:
+    with held_doors() as doors, watched_hub(tmp_path, *doors) as hub:
         url = _url(hub, door)
         async with recording(url, carrier=door) as recorder, calling(url, carrier=door) as stub:
             running = asyncio.ensure_future(stub.hold(b"held", timeout=60))
@@ -139,7 +140,7 @@ async def test_plain_client_goes_to_the_next_hub_while_its_call_ends_at_the_last
     tmp_path: Path,
 ) -> None:
     at = (("relay-address", "restarted"),)
-    with watched_hub(tmp_path) as hub:
+    with held_doors() as doors, watched_hub(tmp_path, *doors) as hub:
         target = f"127.0.0.1:{hub.grpc_port}"
         async with (
             recording(_url(hub, "websocket")) as recorder,

@@ -20,6 +20,7 @@ import pytest
 
 from tests.integration.peers import RecorderStub, calling, recording
 from tests.integration.watched_hub import watched_hub
+from tests.support.ports import held_doors
 from tests.support.until import until_refused
 
 
@@ -86,7 +87,7 @@ async def test_hub_restart_under_load_ends_no_call_untruthfully(
     ending: signal.Signals, tmp_path: Path
 ) -> None:
     load = Load()
-    with watched_hub(tmp_path) as hub:
+    with held_doors() as doors, watched_hub(tmp_path, *doors) as hub:
         door = f"ws://127.0.0.1:{hub.http_port}/{ADDRESS}"
         grpc_door = f"relay://127.0.0.1:{hub.grpc_port}/{ADDRESS}"
         async with (
@@ -113,8 +114,7 @@ async def test_hub_restart_under_load_ends_no_call_untruthfully(
             await until_refused(hub.grpc_port)
             again = tmp_path / "again"
             again.mkdir()
-            ports = (f"--grpc=127.0.0.1:{hub.grpc_port}", f"--http=127.0.0.1:{hub.http_port}")
-            with watched_hub(again, *ports) as next_hub:
+            with watched_hub(again, *doors) as next_hub:
                 await load.served_more()
                 await hub.stopped()
                 for task in tasks:
