@@ -214,6 +214,7 @@ async def test_handler_that_blocks_its_loop_costs_its_host_alone(hub: WatchedHub
         calling(f"{url}/blocked") as blocked,
         calling(f"{url}/well") as well,
     ):
+        await blocked.echo(b"warm", timeout=60)
         # From here on that host's process does nothing any more; its caller is told all the same.
         for _ in range(2):
             error = await error_of(blocked.block(b"", timeout=0.5))

@@ -20,6 +20,7 @@ import pytest
 import relayrpc.aio
 from relayrpc.errors import ConnectError
 from tests.support.aio_sides import ServeAio
+from tests.support.deadlines import DEADLINES_S
 from tests.support.relay import Stub, running_hub, running_relay
 
 
@@ -63,13 +64,16 @@ async def error_of(awaitable: Any) -> Any:
 async def test_deadline_ends_the_call_and_cancels_the_handler() -> None:
     watch = Watch()
     async with running_relay({"uu:M": watch.forever}) as relay:
-        call = Stub(relay.channel).unary_unary("M")(b"", timeout=0.3)
-        assert 0 < call.time_remaining() <= 0.3
-        error = await error_of(call)
-        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert isinstance(error, TimeoutError)
+        for timeout_s in DEADLINES_S:
+            call = Stub(relay.channel).unary_unary("M")(b"", timeout=timeout_s)
+            assert call.time_remaining() <= timeout_s
+            error = await error_of(call)
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            assert isinstance(error, TimeoutError)
+            assert not call.cancelled()
+            if watch.started.is_set():
+                break
         assert error.may_have_executed
-        assert not call.cancelled()
         await watch.cancelled.wait()
         assert watch.is_told
         await watch.done.wait()
@@ -97,11 +101,20 @@ async def test_handler_sees_the_time_left(serve_aio: ServeAio) -> None:
 async def test_deadline_of_a_stream_is_raised_after_its_messages(serve_aio: ServeAio) -> None:
     watch = Watch()
     async with serve_aio({"us:M": watch.stream_forever}) as channel:
-        call = Stub(channel).unary_stream("M")(b"", timeout=0.3)
-        assert await call.read() == b"first"
-        error = await error_of(call.read())
-        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        for timeout_s in DEADLINES_S:
+            call = Stub(channel).unary_stream("M")(b"", timeout=timeout_s)
+            messages: list[bytes] = []
+            error = await error_of(_read_all(call, messages))
+            assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if messages:
+                break
+        assert messages == [b"first"]
         await watch.cancelled.wait()
+
+
+async def _read_all(call: Any, messages: list[bytes]) -> None:
+    while True:
+        messages.append(await call.read())
 
 
 # --- cancelling ---

@@ -329,13 +329,27 @@ async def test_a_session_whose_first_call_is_over_is_taken_by_no_host_later() ->
 
 async def test_host_ends_a_session_that_is_idle_for_too_long() -> None:
     """A call that runs keeps one, in either direction."""
-    stubs: list[Any] = []
+    callbacks_made: list[asyncio.Future[bytes]] = []
     states: list[SessionState] = []
+    is_over = asyncio.Event()
+
+    async def call_back_often(stub: Stub) -> bytes:
+        while not is_over.is_set():
+            await stub.unary_unary("Put")(b"")
+        return b"often"
 
     class CallingHost(Host):
         async def put(self, request: bytes, context: Any) -> bytes:
-            stubs.append(context.callback(Stub))
-            if request == b"idle":
+            """Begin callbacks before the call is over: the session is at no time idle."""
+            stub = context.callback(Stub)
+            if request == b"called":
+                callback = stub.unary_unary("Wait")(request)
+                callbacks_made.append(asyncio.ensure_future(callback))
+            elif request == b"often":
+                callbacks_made.append(asyncio.create_task(call_back_often(stub)))
+                # It has begun by then.
+                await asyncio.sleep(0)
+            else:
                 context.session.add_state_callback(states.append)
             return await super().put(request, context)
 
@@ -350,7 +364,7 @@ async def test_host_ends_a_session_that_is_idle_for_too_long() -> None:
         url = f"ws://127.0.0.1:{hub.http_port}"
         host = CallingHost("host")
         server = await host.start(
-            url, limits=replace(DEFAULT_LIMITS, session_idle_timeout_s=0.05)
+            url, limits=replace(DEFAULT_LIMITS, session_idle_timeout_s=0.5)
         )
         channel = relayrpc.aio.channel(f"{url}/{ADDRESS}", callbacks=[(add_callbacks, None)])
         async with (
@@ -361,25 +375,24 @@ async def test_host_ends_a_session_that_is_idle_for_too_long() -> None:
         ):
             running = Stub(calling).unary_unary("Wait")(b"done")
             await until(lambda: host.is_waiting)
-            await Stub(called).unary_unary("Put")(b"")
-            callback = stubs.pop().unary_unary("Wait")(b"called")
+            await Stub(called).unary_unary("Put")(b"called")
             await until(lambda: heard.is_waiting)
-            await Stub(often).unary_unary("Put")(b"")
-            call_back = stubs.pop().unary_unary("Put")
+            await Stub(often).unary_unary("Put")(b"often")
             idle = channel.session()
             put = Stub(idle).unary_unary("Put")
             await put(b"idle")
-            while idle.state is not SessionState.FAULTED:
-                await call_back(b"")
+            await until(lambda: idle.state is SessionState.FAULTED)
             assert states == [SessionState.FAULTED]
             assert calling.state is called.state is often.state is SessionState.OPENED
             with pytest.raises(relayrpc.aio.RpcError) as caught:
                 await put(b"2")
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-            assert caught.value.details() == "the session is faulted: no call ran in it for 0.05 s"
+            assert caught.value.details() == "the session is faulted: no call ran in it for 0.5 s"
             for each in (host, heard):
                 each.go_on.set()
-            assert await asyncio.gather(running, callback) == [b"done", b"called"]
+            is_over.set()
+            ends = await asyncio.gather(running, *callbacks_made)
+            assert ends == [b"done", b"called", b"often"]
         await server.stop(0)
 
 
@@ -500,7 +513,14 @@ async def test_a_call_made_as_the_session_opens_goes_behind_those_that_waited() 
 
 
 async def test_timeouts_of_a_service_config_are_for_calls_and_not_for_sessions() -> None:
-    config = {"methodConfig": [{"name": [{"service": "test.Service"}], "timeout": "0.05s"}]}
+    every, put = {"service": "test.Service"}, {"service": "test.Service", "method": "Put"}
+    config = {
+        "methodConfig": [
+            {"name": [every], "timeout": "0.05s"},
+            # It opens the session, which takes longer on a busy machine.
+            {"name": [put], "timeout": "60s"},
+        ]
+    }
     options = [("grpc.service_config", json.dumps(config))]
     async with running_hub() as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"

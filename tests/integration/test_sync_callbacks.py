@@ -24,7 +24,9 @@ import relayrpc.aio
 from relayrpc import SessionState
 from relayrpc.errors import ConfigError, UsageError
 from tests.support.blocking import HubThread, hosting
+from tests.support.deadlines import DEADLINES_S
 from tests.support.relay import Stub, make_handlers
+from tests.support.until import until
 
 
 pytestmark = pytest.mark.integration
@@ -159,8 +161,11 @@ def test_a_callback_may_call_the_host_that_makes_it(relay_hub: HubThread) -> Non
 
 def test_a_handler_is_told_that_its_callback_is_over(relay_hub: HubThread) -> None:
     async def call(request: bytes, context: Any) -> bytes:
-        with pytest.raises(relayrpc.aio.RpcError) as caught:
-            await context.callback(events).unary_unary("Hang")(b"", timeout=0.05)
+        for timeout_s in DEADLINES_S:
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await context.callback(events).unary_unary("Hang")(b"", timeout=timeout_s)
+            if listener.hanging.is_set():
+                break
         return caught.value.code().name.encode()
 
     listener = Listener()
@@ -444,7 +449,7 @@ def test_the_end_of_its_call_ends_the_callback_that_a_handler_waits_on(
     relay_hub: HubThread, kind: str, shape: str, end: str
 ) -> None:
     """For its thread it would go on for ever: nothing else ends the wait."""
-    ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    told: dict[bytes, queue.SimpleQueue[Any]] = {}
 
     def wait(stub: Stub) -> None:
         if shape == "unary":
@@ -455,6 +460,7 @@ def test_the_end_of_its_call_ends_the_callback_that_a_handler_waits_on(
             list(stub.unary_stream("Never")(b""))
 
     def call(request: bytes, context: Any) -> bytes:
+        ends = told[request] = queue.SimpleQueue()
         stub = context.callback(events)
         try:
             wait(stub)
@@ -471,11 +477,21 @@ def test_the_end_of_its_call_ends_the_callback_that_a_handler_waits_on(
         serving_methods(relay_hub, kind, Call=call) as server,
         calling(relay_hub, listener) as channel,
     ):
-        # The line to the caller is the session's: it outlives the call.
-        session = channel.session()
-        timeout = 0.3 if end == "deadline" else None
-        future = Stub(session).unary_unary("Call").future(b"", timeout=timeout)
-        listener.hanging.wait()
+
+        def is_waiting(request: bytes) -> bool:
+            return request in told and listener.hanging.is_set()
+
+        for timeout_s in DEADLINES_S if end == "deadline" else (None,):
+            # The line to the caller is the session's: it outlives the call.
+            session = channel.session()
+            request = str(timeout_s).encode()
+            future = Stub(session).unary_unary("Call").future(request, timeout=timeout_s)
+            relay_hub.run(
+                until(lambda call=future, name=request: call.done() or is_waiting(name))
+            )
+            if is_waiting(request):
+                break
+        ends = told[request]
         if end == "cancel":
             future.cancel()
         elif end == "stop":

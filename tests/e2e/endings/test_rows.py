@@ -17,6 +17,7 @@ import pytest
 from tests.e2e.endings.cells import OK, Door, Ending
 from tests.e2e.endings.peer import PeerProcess, caller_process, host_process, server_at
 from tests.integration.watched_hub import WatchedHub, watched_hub
+from tests.support.deadlines import DEADLINES_S
 from tests.support.scraping import key, scrape
 from tests.support.tcp_proxy import TCPProxy
 from tests.support.until import until
@@ -166,10 +167,17 @@ async def test_deadline_passes_although_the_host_is_silent(door: Door, tmp_path:
     async with hub_and_caller(tmp_path, door) as (hub, caller):
         port = hub.grpc_port if door is Door.GRPC else hub.http_port
         async with TCPProxy(port) as proxy, serving(hub, door, port=proxy.port) as host:
-            caller.call("late", ADDRESS, timeout=1.0)
-            await host.said("started", "late")
+            for timeout_s in DEADLINES_S[2:]:
+                late = f"late after {timeout_s} s"
+                caller.call(late, ADDRESS, timeout=timeout_s)
+                ends = (("started", host), ("told", caller))
+                await until(
+                    lambda call=late, ends=ends: any(who.find(what, call) for what, who in ends)
+                )
+                if host.find("started", late):
+                    break
             proxy.stall()
-            assert (await caller.told("late")).ending.status == "DEADLINE_EXCEEDED"
+            assert (await caller.told(late)).ending.status == "DEADLINE_EXCEEDED"
             await counts(hub, "calls_in_flight", 0)
             proxy.resume()
-            await host.said("cancelled", "late")
+            await host.said("cancelled", late)
