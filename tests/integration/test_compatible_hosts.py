@@ -298,7 +298,7 @@ async def test_host_that_is_stopped_while_the_hub_asks_it_leaves_nothing() -> No
         await server.stop(None)
         async with serving_contract(at(hub), RENAMED):
             assert await served(hub) == fingerprint(RENAMED)
-        assert not peer_links(hub)
+        await until(lambda: not peer_links(hub))
 
 
 async def test_host_that_does_not_tell_is_let_in_when_it_has_waited_enough() -> None:

@@ -26,6 +26,7 @@ from tests.support.until import until
 pytestmark = pytest.mark.integration
 
 _STREAM_MESSAGES = 400
+_DOWN = grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
 
 @pytest_asyncio.fixture
@@ -134,9 +135,11 @@ async def test_pinned_websocket_comes_back_when_its_door_does(
         assert await stub.echo(b"before", timeout=60) == b"before"
         assert _carrier_kind(stub) == "websocket"
         port, websocket_door.target_port = websocket_door.target_port, hub.grpc_port
+        before = websocket_door.accepted_count
         websocket_door.cut()
-        # Both tried in vain.
-        await websocket_door.connected(2)
+        # They tried in vain, each in its own time.
+        await until(lambda: websocket_door.accepted_count >= before + 2)
+        await until(lambda: stub.channel.get_state() is _DOWN)
         websocket_door.target_port = port
         assert await stub.echo(b"after", timeout=60) == b"after"
         await until(lambda: _carrier_kind(stub) == "websocket")

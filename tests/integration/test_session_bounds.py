@@ -182,7 +182,7 @@ async def test_a_session_whose_hub_drains_finishes_what_runs_and_takes_no_more()
         await draining
         await until(lambda: session.state is SessionState.FAULTED)
         assert session.fault == "the hub went away"
-        assert handlers.sessions[0].state is SessionState.FAULTED
+        await until(lambda: handlers.sessions[0].state is SessionState.FAULTED)
 
 
 async def test_a_session_is_told_that_its_hub_has_stopped() -> None:
