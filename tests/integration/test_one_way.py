@@ -286,7 +286,8 @@ async def test_what_a_throttle_rejects_is_run_later_or_elsewhere(others_count: i
 
 
 async def test_full_is_told_to_the_caller_and_when_to_try_again() -> None:
-    limits = dataclasses.replace(DEFAULT_LIMITS, queue_calls_max=2, retry_after_s=0.3)
+    # Room is made before the call is refused for the second time, which would be its end.
+    limits = dataclasses.replace(DEFAULT_LIMITS, queue_calls_max=2, retry_after_s=2.0)
     host = Host()
     async with running_hub(limits=limits) as hub:
         url = f"ws://127.0.0.1:{hub.http_port}"
@@ -308,7 +309,7 @@ async def test_full_is_told_to_the_caller_and_when_to_try_again() -> None:
                 "every slot of the hosts at 'contoso/test' is taken, and 2 calls wait already"
             )
             trailing = dict(caught.value.trailing_metadata())
-            assert trailing["grpc-retry-pushback-ms"] == "300"
+            assert trailing["grpc-retry-pushback-ms"] == "2000"
             assert trailing["relay-may-have-executed"] == "false"
             # A channel of the relay's waits as long as it is asked to.
             call = notes(channel).unary_unary("Note")(b"5")

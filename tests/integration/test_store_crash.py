@@ -103,7 +103,7 @@ class Nursery:
         select.select([self._process.stdout], [], [], longest_s)
 
     def close(self) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate()
 
 
 @pytest.fixture
