@@ -22,8 +22,9 @@ import grpc.aio
 from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.attempts import make_retries
+from relayrpc.endpoint.callback_pairs import read_callbacks
 from relayrpc.endpoint.callback_set import CallbackSet
-from relayrpc.endpoint.callbacks import CallbackServer, read_callbacks
+from relayrpc.endpoint.callbacks import CallbackServer
 from relayrpc.endpoint.caller import Caller
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.dialler import DIALLING, Dialling

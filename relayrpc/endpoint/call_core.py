@@ -33,6 +33,7 @@ from relayrpc.v1 import link_pb2 as pb
 
 if TYPE_CHECKING:
     from relayrpc.endpoint.attempts import KeptRequests, Retries
+    from relayrpc.endpoint.callbacks import CallbackServer
     from relayrpc.endpoint.channel import Channel
     from relayrpc.endpoint.metadata import Metadatum
     from relayrpc.endpoint.rpc_error import RpcError
@@ -118,6 +119,11 @@ class CallCore:
     def opened(self) -> None:
         """Note that the call is open, which was started before: it waited for its credentials."""
         self._tell_watchers()
+
+    @property
+    def callbacks(self) -> CallbackServer | None:
+        """Serves the calls back that belong to this one; None: the channel takes none."""
+        return self.channel.callbacks
 
     # --- ending ---
 

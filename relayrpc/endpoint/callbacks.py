@@ -9,54 +9,38 @@ Source: link.proto, Open.anchor; docs/adr/0020-anchored-calls.md; docs/reference
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from relayrpc.endpoint.anchor import LINE_METHOD
 from relayrpc.endpoint.call_core import CallCore
 from relayrpc.endpoint.server import Server
 from relayrpc.endpoint.silent_call import SilentCall
-from relayrpc.errors import ConfigError
 from relayrpc.link.call import STATUS_OK, STATUS_UNIMPLEMENTED
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from relayrpc.endpoint.context import Context
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
 
-__all__ = ["CallbackServer", "read_callbacks"]
+__all__ = ["CallbackServer"]
 
 _ABORTED: Final = "the caller aborted its session"
 _NOT_CALLED: Final = "this caller is called back only by hosts that it has called"
 
 
-def read_callbacks(callbacks: Any) -> list[tuple[Callable[[Any, Any], None], Any]]:
-    """
-    Return a channel's `callbacks`: what adds a servicer to a server, and the servicer, of each.
-
-    Raises:
-        ConfigError: They are something else.
-    """
-    try:
-        pairs = [(add_to_server, servicer) for add_to_server, servicer in callbacks]
-    except (TypeError, ValueError):
-        pairs = None
-    if pairs is None or not all(callable(add_to_server) for add_to_server, _ in pairs):
-        raise ConfigError(
-            f"callbacks is {callbacks!r}, and must be a list of pairs, "
-            "[(add_OrderEventsServicer_to_server, servicer)]"
-        )
-    return pairs
-
-
 class _Line(SilentCall):
-    """A host's line to this caller, held until the host gives it up."""
+    """
+    A host's line to this caller, held until the host gives it up.
 
-    def __init__(self, call: Call) -> None:
+    Attributes:
+        callbacks: Serves what comes by it.
+    """
+
+    def __init__(self, call: Call, callbacks: CallbackServer) -> None:
         self._call = call
+        self.callbacks = callbacks
 
     def half_close_received(self) -> None:
         """The host needs the line no more."""
@@ -100,12 +84,13 @@ class CallbackServer(Server):
             if context.call is not None and context.call.anchor is session:
                 context.give_up(_ABORTED)
 
-    def _call_opened(self, call: Call, opening: pb.Open) -> None:
+    def call_opened(self, call: Call, opening: pb.Open) -> None:
+        """Take a call, of a host that a call of this caller's runs at; the link's on_call."""
         anchor = call.anchor
         if anchor is None or not isinstance(anchor.app, (CallCore, _Line)):
             self.refuse(call, STATUS_UNIMPLEMENTED, _NOT_CALLED)
         elif call.method == LINE_METHOD:
-            call.app = line = _Line(call)
+            call.app = line = _Line(call, self)
             if opening.half_close:
                 # Given up before it had left the host.
                 line.half_close_received()

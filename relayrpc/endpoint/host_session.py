@@ -359,20 +359,12 @@ class HostSessions:
             session.half_close_received()
         call.link.flush_soon()
 
-    def find(self, call: Call) -> HostSession | None:
-        """Find the session of a call that belongs to another; refuses the call without one."""
-        assert call.anchor is not None
-        session = call.anchor.app
-        if not isinstance(session, HostSession):
-            self._server.refuse(
-                call, STATUS_FAILED_PRECONDITION, "the call that this one belongs to is no session"
-            )
-            return None
+    def admit(self, session: HostSession, call: Call) -> bool:
+        """Say whether a call of a session may be made; one that may not is refused."""
         fault = session.admit(call.method)
         if fault:
             self._server.refuse(call, STATUS_FAILED_PRECONDITION, fault)
-            return None
-        return session
+        return not fault
 
     def forget(self, session: HostSession) -> None:
         """Take note that one is over."""

@@ -23,6 +23,7 @@ from google.protobuf.descriptor_pool import Default
 from relayrpc.contract.labels import require_labels
 from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.endpoint.attempts import make_retries
+from relayrpc.endpoint.callback_pairs import read_callbacks
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.context import Context, current_call
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
@@ -36,14 +37,14 @@ from relayrpc.endpoint.handlers import (
     give_inside,
     make_entry,
 )
-from relayrpc.endpoint.host_session import HostSessions
+from relayrpc.endpoint.host_session import HostSession, HostSessions
 from relayrpc.endpoint.inbox import Assembly, Inbox
 from relayrpc.endpoint.metadata import decode_metadata
 from relayrpc.endpoint.operations import Contracts, session_fault
 from relayrpc.endpoint.options import EndpointOptions
 from relayrpc.endpoint.plain_call import PlainCall
 from relayrpc.endpoint.portal import Portal
-from relayrpc.endpoint.silent_call import REFUSED_CALL
+from relayrpc.endpoint.silent_call import REFUSED_CALL, refuse_callback
 from relayrpc.endpoint.validation import RequestRules, make_validator
 from relayrpc.link.call import (
     STATUS_FAILED_PRECONDITION,
@@ -60,13 +61,13 @@ from relayrpc.v1 import link_pb2 as pb
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pool import DescriptorPool
 
+    from relayrpc.endpoint.callbacks import CallbackServer
     from relayrpc.endpoint.caller import Caller
     from relayrpc.endpoint.failure import Answer, ErrorHandler
     from relayrpc.endpoint.handlers import MethodEntry
     from relayrpc.endpoint.handover import Handover
-    from relayrpc.endpoint.host_session import HostSession
     from relayrpc.endpoint.instances import Instances
-    from relayrpc.endpoint.live_link import MakeLive
+    from relayrpc.endpoint.live_link import LiveLink, MakeLive
     from relayrpc.link.call import Call
     from relayrpc.link.link import Link
     from relayrpc.observe.tracing import Tracing
@@ -155,7 +156,7 @@ class Server(grpc.aio.Server):
             raise ValueError("maximum_concurrent_rpcs should be a positive integer")
         self.require_interceptors(interceptors)
         check_error_handlers(error_handlers)
-        self.live = make_live(on_call=self._call_opened)
+        self.live = make_live(on_call=self.call_opened)
         self.limits = self.live.limits
         self.clock: Callable[[], float] = self.live.now_s
         self.interceptors = tuple(interceptors)
@@ -209,6 +210,8 @@ class Server(grpc.aio.Server):
         self.sessions = HostSessions(self)
         # Callers to whom lines are open, in the order of their calls.
         self.lines: weakref.WeakKeyDictionary[Caller, None] = weakref.WeakKeyDictionary()
+        # Made by `channel()`.
+        self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
         # Lines that are given up.
         self._leaving: set[asyncio.Task[None]] = set()
         # Calls whose handler has not returned, but for those of threads that outlive their call.
@@ -333,7 +336,8 @@ class Server(grpc.aio.Server):
             self._owns_portal = True
         self.handover = self.portal.handover
         self.tracing = self.live.find_tracing()
-        self.live.add_going_away_callback(self._hub_goes_away)
+        if not self.serves_channel:
+            self.live.add_going_away_callback(self._hub_goes_away)
         observe_throttles({name: each.throttle for name, each in self._instances.items()})
         self._in_session_only = frozenset(
             name
@@ -350,7 +354,12 @@ class Server(grpc.aio.Server):
                 self._leaving.add(task)
                 task.add_done_callback(self._leaving.discard)
 
-    def channel(self, address: str = "") -> Channel:
+    def channel(
+        self,
+        address: str = "",
+        *,
+        callbacks: Sequence[tuple[Callable[[Any, Any], None], Any]] = (),
+    ) -> Channel:
         """
         Make a channel on this server's link, for a process that is host and caller: of two such,
         each may call the other. Its calls end with the server's link.
@@ -358,16 +367,48 @@ class Server(grpc.aio.Server):
         Args:
             address: Where the calls go, "contoso/greeter"; empty: each to its service's default
                 address.
+            callbacks: What hosts that were called may call back, as of `relayrpc.aio.channel()`;
+                with this server's `error_handlers`.
+
+        Raises:
+            ConfigError: `callbacks` are no pairs.
         """
         settings = EndpointOptions(self.limits)
-        return Channel(
+        made = Channel(
             self.live,
             address=address,
             options=settings,
             retries=make_retries(settings, random=self.live.random, has_next_hub=False),
+            callbacks=self._make_callbacks(callbacks) if callbacks else None,
             owns_link=False,
             reads_contracts=True,
         )
+        self._channels.add(made)
+        return made
+
+    def _make_callbacks(self, callbacks: Any) -> CallbackServer:
+        pairs = read_callbacks(callbacks)
+        made = self._make_callback_server()
+        for add_to_server, servicer in pairs:
+            add_to_server(servicer, made)
+        return made
+
+    def _make_callback_server(self) -> CallbackServer:
+        """Make what serves the callbacks of a channel on this server's link."""
+        # Which is a server itself.
+        from relayrpc.endpoint.callbacks import CallbackServer
+
+        return CallbackServer(self._lend_link, **self._callback_options())
+
+    def _lend_link(self, *, on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
+        """Return the link; calls come to this server first, which hands them on."""
+        return self.live
+
+    def _callback_options(self) -> dict[str, Any]:
+        return {
+            "include_exception_detail": self.include_exception_detail,
+            "error_handlers": self.error_handlers,
+        }
 
     async def announce(self) -> None:
         """
@@ -447,6 +488,9 @@ class Server(grpc.aio.Server):
             # Those who are told that sessions are over are told in the next turn.
             await asyncio.sleep(0)
             await self._let_go()
+            for channel in list(self._channels):
+                if channel.callbacks is not None:
+                    await channel.callbacks.end()
             await self._flush()
         if self._give_up is not None:
             self._give_up.cancel()
@@ -499,20 +543,30 @@ class Server(grpc.aio.Server):
 
     # --- calls ---
 
-    def _call_opened(self, call: Call, opening: pb.Open) -> None:
+    def call_opened(self, call: Call, opening: pb.Open) -> None:
         """Take a call; the link's on_call."""
         if call.anchor is not None:
-            session = self.sessions.find(call)
-            if session is not None:
-                self.start_call(call, opening, session)
-                if call.app is REFUSED_CALL:
-                    session.not_called(call.method)
+            self._anchored_opened(call, opening, call.anchor.app)
         elif self._in_session_only and call.method.partition("/")[0] in self._in_session_only:
             self._open_session(call, opening)
         elif opening.dedupe_key and call.address != HOST_ADDRESS:
             self._runs.opened(call, opening)
         else:
             self.start_call(call, opening)
+
+    def _anchored_opened(self, call: Call, opening: pb.Open, app: object) -> None:
+        """Take a call that belongs to a session, or to a call of one of this server's channels."""
+        if isinstance(app, HostSession):
+            if self.sessions.admit(app, call):
+                self.start_call(call, opening, app)
+                if call.app is REFUSED_CALL:
+                    app.not_called(call.method)
+            return
+        callbacks: CallbackServer | None = getattr(app, "callbacks", None)
+        if callbacks is not None:
+            callbacks.call_opened(call, opening)
+        else:
+            refuse_callback(call, "it is a host, and its channel serves none")
 
     def _open_session(self, call: Call, opening: pb.Open) -> None:
         """Take a session of a contract that has nothing but sessions, and refuse other calls."""

@@ -35,6 +35,7 @@ from relayrpc.link.call import STATUS_UNAVAILABLE
 
 
 if TYPE_CHECKING:
+    from relayrpc.endpoint.callbacks import CallbackServer
     from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.failure import Answer
     from relayrpc.endpoint.handlers import MethodEntry
@@ -140,6 +141,14 @@ class ServerCore(AsyncServer):
         answer = await self.run_plain(find) if self.error_handlers else find()
         return call.describe(error), answer
 
+    def _make_callback_server(self) -> CallbackServer:
+        # Which is one of these itself.
+        from relayrpc.endpoint.sync_callbacks import CallbackServer
+
+        made = CallbackServer(self._lend_link, **self._callback_options())
+        made.portal = self.portal
+        return made
+
     async def _let_go(self) -> None:
         await super()._let_go()
         self._plain_pool.shutdown(wait=False)
@@ -215,7 +224,12 @@ class Server(grpc.Server):
         with _own_errors():
             self.core.add_secure_port(address, server_credentials)
 
-    def channel(self, address: str = "") -> ServerChannel:
+    def channel(
+        self,
+        address: str = "",
+        *,
+        callbacks: Sequence[tuple[Callable[[Any, Any], None], Any]] = (),
+    ) -> ServerChannel:
         """
         Make a channel on this server's link, for a process that is host and caller: of two such,
         each may call the other. It calls while the server runs.
@@ -223,8 +237,14 @@ class Server(grpc.Server):
         Args:
             address: Where the calls go, "contoso/greeter"; empty: each to its service's default
                 address.
+            callbacks: What hosts that were called may call back, as of `relayrpc.channel()`; with
+                this server's `error_handlers`.
+
+        Raises:
+            ConfigError: `callbacks` are no pairs.
+            UsageError: A handler of callbacks is async.
         """
-        made = ServerChannel(self.core.channel(address), self.portal)
+        made = ServerChannel(self.core.channel(address, callbacks=callbacks), self.portal)
         self._channels.add(made)
         return made
 

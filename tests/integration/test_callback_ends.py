@@ -184,6 +184,47 @@ async def test_a_callback_may_close_its_session(in_call: bool) -> None:
         assert session.fault == ""
 
 
+@pytest.mark.parametrize("in_session", [False, True])
+@pytest.mark.parametrize("ending", ["channel closed", "server stopped"])
+async def test_a_host_that_calls_over_its_own_link_is_called_back(
+    ending: str, in_session: bool
+) -> None:
+    """Of two that are host and caller, each on one link, either calls the other back."""
+    kept: list[Any] = []
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        stub = context.callback(lambda channel: Stub(channel, EVENTS))
+        kept.append(stub)
+        return await stub.unary_unary("Echo")(request)
+
+    listener = Listener()
+    async with running_relay({"uu:Call": handler}) as relay:
+        url = f"ws://127.0.0.1:{relay.hub.http_port}"
+        peer = relayrpc.aio.server(f"{url}/peer")
+        handlers = make_handlers({"uu:Call": handler})
+        peer.add_registered_method_handlers("test.Service", handlers)
+        channel = peer.channel(ADDRESS, callbacks=[(add_listener, listener)])
+        await peer.start()
+        session = channel.session() if in_session else None
+        assert await Stub(session or channel).unary_unary("Call")(b"a") == b"a"
+        running = kept[0].unary_unary("Hang")(b"")
+        await until(lambda: listener.running_count)
+        # A channel of this server's that serves nothing is not called back.
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await Stub(peer.channel(ADDRESS)).unary_unary("Call")(b"b")
+        assert caught.value.code() is grpc.StatusCode.UNKNOWN
+        if ending == "channel closed":
+            await channel.close()
+        else:
+            await peer.stop(1)
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await running
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert caught.value.may_have_executed
+        await until(lambda: not listener.running_count)
+        await peer.stop(0)
+
+
 async def test_an_idle_session_outlives_many_keepalive_intervals() -> None:
     """Nothing passes for so long but pings, which stand for both ends; then both call."""
     limits = replace(DEFAULT_LIMITS, keepalive_interval_s=0.1)

@@ -670,6 +670,11 @@ def test_a_set_has_the_callers_of_one_server(relay_hub: HubThread) -> None:
 # --- two that call each other ---
 
 
+def _call_back(context: Any) -> bytes:
+    reply: bytes = context.callback(events).unary_unary("Tell")(b"you")
+    return reply
+
+
 def test_two_blocking_peers_call_each_other_over_a_link_each(relay_hub: HubThread) -> None:
     peers: dict[str, relayrpc.Server] = {}
     for name in ("ada", "bob"):
@@ -692,6 +697,15 @@ def test_two_blocking_peers_call_each_other_over_a_link_each(relay_hub: HubThrea
                 assert reply == other.encode() + b" heard !"
         with pytest.raises(ValueError, match="closed channel"):
             Stub(channel).unary_unary("Say")(b"")
+    listener = Listener()
+    with (
+        serving_methods(relay_hub, "blocking", Call=lambda request, context: _call_back(context)),
+        peers["ada"].channel("contoso/test", callbacks=[(add_listener, listener)]) as channel,
+        channel.session() as session,
+    ):
+        assert Stub(channel).unary_unary("Call")(b"") == b"heard you"
+        assert Stub(session).unary_unary("Call")(b"") == b"heard you"
+        assert listener.threads == {"relayrpc-handler"}
     channel = peers["ada"].channel("chat/bob")
     running = Stub(channel).unary_unary("Say")
     assert running(b"!") == b"bob heard !"

@@ -329,7 +329,7 @@ def test_restarted_host_with_the_same_id_does_not_run_it_again() -> None:
 
 def test_host_of_an_older_version_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the call for an ordinary one, and would run it twice."""
-    monkeypatch.setattr(relayrpc.aio.Server, "_call_opened", relayrpc.aio.Server.start_call)
+    monkeypatch.setattr(relayrpc.aio.Server, "call_opened", relayrpc.aio.Server.start_call)
 
     async def main() -> None:
         async with scene() as on:
