@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 from relayrpc.endpoint.anchor import LINE_METHOD
 from relayrpc.endpoint.call_core import CallCore
+from relayrpc.endpoint.context import Context, current_call
+from relayrpc.endpoint.dispatch import run_call
 from relayrpc.endpoint.server import Server
 from relayrpc.endpoint.silent_call import SilentCall
 from relayrpc.link.call import STATUS_OK, STATUS_UNIMPLEMENTED
 
 
 if TYPE_CHECKING:
-    from relayrpc.endpoint.context import Context
     from relayrpc.link.call import Call
     from relayrpc.v1 import link_pb2 as pb
 
@@ -49,9 +50,16 @@ class _Line(SilentCall):
         link.flush_soon()
 
 
+async def _run_callback(context: Context) -> None:
+    # For the handler and the tasks that it makes, which may close the session that it belongs to.
+    current_call.set(context)
+    await run_call(context)
+
+
 class CallbackServer(Server):
     """A server that announces nothing: hosts reach it by the calls that they were called with."""
 
+    run_call = staticmethod(_run_callback)
     stopped = "the caller closed its channel"
     serves_channel = True
 
@@ -72,11 +80,6 @@ class CallbackServer(Server):
         """Refuse calls, and cancel the handlers that run; returns when they have returned."""
         self.cancel_calls()
         await self.wait_idle()
-
-    def find_served(self) -> Context | None:
-        """Return the callback whose handler's task runs now; None: none does."""
-        task = asyncio.current_task()
-        return next((each for each in self._contexts if each.task is task), None)
 
     def give_up_within(self, session: Call) -> None:
         """End the callbacks within a session that is aborted, and cancel their handlers."""

@@ -110,6 +110,7 @@ class Context(grpc.aio.ServicerContext):
         "entry",
         "inbox",
         "is_called",
+        "is_refused",
         "is_started",
         "method",
         "place",
@@ -137,6 +138,8 @@ class Context(grpc.aio.ServicerContext):
         self.is_started = False
         # The handler was called, or is with no `await` before.
         self.is_called = False
+        # The caller was told that it was not executed.
+        self.is_refused = False
         # What runs a plain handler, while a thread of the pool has the call or will; told whenever
         # something changes.
         self.plain: PlainCall | None = None
@@ -268,6 +271,7 @@ class Context(grpc.aio.ServicerContext):
             not_executed=not_executed,
         )
         link.flush_soon()
+        self.is_refused = not_executed
         self._status = status
         self._details = details
         self._finish()

@@ -71,7 +71,7 @@ async def run_traced_call(context: Context, tracing: Tracing, address: str) -> N
     span = tracing.start_host_span(context.method, address, context.invocation_metadata())
     try:
         with tracing.attached(span):
-            await run_call(context)
+            await context.server.run_call(context)
     finally:
         tracing.end_span(span, status=context.end_status)
 

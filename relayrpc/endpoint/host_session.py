@@ -190,9 +190,10 @@ class HostSession(SilentCall):
             fault: Why, for its caller, whose session it faults; empty: it is closed there too.
         """
         if fault:
-            self.stop(fault)
-        else:
-            self.half_close_received()
+            # Whoever else closes it, and though it be by a terminating operation.
+            self._stopped_by = fault
+            self._ended_by = ""
+        self.half_close_received()
 
     def end(self, status: int, details: str) -> None:
         """End the session now; its caller is told why. Calls that run go on."""
@@ -216,7 +217,7 @@ class HostSession(SilentCall):
     def left(self, context: Context) -> None:
         """Take note that the handler of one of its calls has returned."""
         self.contexts.pop(context, None)
-        if not context.is_called:
+        if context.is_refused or not context.is_called:
             self.not_called(context.method)
         if self._idle_timeout_s:
             self._idle_since_s = self.server.loop.time()

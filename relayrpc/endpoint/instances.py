@@ -276,6 +276,8 @@ class Instances:
         self._of_session: dict[HostSession, _Making] = {}
         # The turns of calls that one session makes to objects of their own.
         self._session_turns: dict[HostSession, Turns] = {}
+        # What is lent.
+        self._loans: dict[Loan, None] = {}
         # Objects that are being closed.
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -328,6 +330,7 @@ class Instances:
         else:
             await self._take("calls", context.server)
             loan = Loan(self, shared, is_own=False)
+        self._loans[loan] = None
         turns = loan.holder.turns
         if turns is not None:
             is_reentrant = self._behavior.concurrency == "reentrant"
@@ -341,12 +344,18 @@ class Instances:
         return loan
 
     def returned(self, loan: Loan) -> None:
-        """Take an object back that was lent to a call."""
+        """Take an object back that was lent to a call; no-op for one that `close()` gave up."""
+        if loan not in self._loans:
+            return
+        del self._loans[loan]
         if loan.turn is not None:
             loan.turn.end()
         if loan.is_own and self._has_to_close(loan.holder):
             self.keep(self._close_own(loan.holder))
-            return
+        else:
+            self._give_places(loan)
+
+    def _give_places(self, loan: Loan) -> None:
         if loan.is_own:
             self.throttle.give("instances")
         self.throttle.give("calls")
@@ -506,6 +515,10 @@ class Instances:
             self._let_go(making, server)
         if self._closing:
             await asyncio.wait(self._closing)
+        # Of threads that outlive the server, which nobody waits for.
+        loans, self._loans = self._loans, {}
+        for loan in loans:
+            self._give_places(loan)
         self._server = None
 
     async def _close_made(self, made: asyncio.Task[_Holder], server: Server) -> None:

@@ -102,6 +102,8 @@ class Server(grpc.aio.Server):
     """What is told of calls that are cut."""
     serves_channel = False
     """It serves the callbacks of a channel, which stands for the session of its callers."""
+    run_call = staticmethod(run_call)
+    """The body of a call's task."""
     is_blocking = False
     """The plain functions of the program run on threads, others than handlers too."""
 
@@ -521,7 +523,7 @@ class Server(grpc.aio.Server):
         until_s = self.clock() + _FLUSH_TIMEOUT_S
         while (  # noqa: ASYNC110  # the link has no event for "all acknowledged", and this is rare
             self.live.state is grpc.ChannelConnectivity.READY
-            and not self.live.link.is_idle
+            and not self.live.link.is_flushed
             and (self.clock() < until_s or self.loop.time() < self._give_up_s)
         ):
             await asyncio.sleep(_FLUSH_CHECK_S)
@@ -625,7 +627,7 @@ class Server(grpc.aio.Server):
                 place.when_first(functools.partial(self.start_plain, context))
             return
         if self.tracing is None:
-            handling = run_call(context)
+            handling = self.run_call(context)
         else:
             handling = run_traced_call(context, self.tracing, call.address)
         context.task = self.loop.create_task(handling)

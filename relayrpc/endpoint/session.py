@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import logging
 import weakref
@@ -24,6 +25,7 @@ import grpc.aio
 
 from relayrpc.endpoint.anchor import SESSION_METHOD, AnchorFault
 from relayrpc.endpoint.channel import Channel
+from relayrpc.endpoint.context import Context, current_call
 from relayrpc.endpoint.operations import (
     GENERATED_CONTRACTS,
     callback_fault,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from relayrpc.endpoint.call_core import CallCore
-    from relayrpc.endpoint.context import Context
     from relayrpc.endpoint.stream_call import StreamStreamCall
     from relayrpc.link.call import Call
 
@@ -164,10 +165,11 @@ class Session(Channel):
             grace: Seconds to wait; None: `session_close_timeout_s`. After them it is aborted.
         """
         self.refuse_calls()
-        callbacks = self._channel.callbacks
-        served = None if callbacks is None else callbacks.find_served()
-        if served is not None and self.has_callback(served):
-            self.close_soon(grace)
+        served = current_call.get()
+        if served is not None and self._has_callback(served):
+            # By a task that is nobody's.
+            closing = self.close(grace)
+            self._closing = self.loop.create_task(closing, context=contextvars.Context())
             return
         timeout_s = self.limits.session_close_timeout_s if grace is None else grace
         try:
@@ -179,14 +181,10 @@ class Session(Channel):
             self.abort()
         await super().close()
 
-    def close_soon(self, grace: float | None) -> None:
-        """As `close()`, and nobody waits."""
-        self._closing = self.loop.create_task(self.close(grace))
-
-    def has_callback(self, context: Context) -> bool:
+    def _has_callback(self, context: Context) -> bool:
         """Say whether a call that is served is a callback within this session."""
-        call = context.call
-        return call is not None and self._call is not None and call.anchor is self._call.core.call
+        anchor = None if context.call is None else context.call.anchor
+        return anchor is not None and self._call is not None and anchor is self._call.core.call
 
     async def _finish_calls(self) -> None:
         """Wait until the calls are over that were made, and the session with them."""

@@ -15,7 +15,6 @@ import weakref
 from typing import TYPE_CHECKING, Self
 
 from relayrpc.endpoint.blocking_channel import CLOSED, BlockingChannel
-from relayrpc.endpoint.context import current_call
 
 
 if TYPE_CHECKING:
@@ -110,15 +109,11 @@ class Session(BlockingChannel):
             UsageError: This is the channel's own thread.
         """
         self._is_closed = True
-        if self.portal.is_forked:
-            return
-        served = current_call.get()
-        if served is not None and self.core.has_callback(served):
-            self.portal.handover.call(self.core.close_soon, grace)
-            return
-        # Unless the channel is closed meanwhile, and the session with it.
-        with contextlib.suppress(concurrent.futures.CancelledError):
-            self.portal.run(self.core.close(grace))
+        if not self.portal.is_forked:
+            # Unless the channel is closed meanwhile, and the session with it.
+            with contextlib.suppress(concurrent.futures.CancelledError):
+                # In what is current here: which call this thread serves.
+                self.portal.run(self.core.close(grace))
 
     def abort(self) -> None:
         """End the session, its calls and its callbacks at once; idempotent, never raises."""

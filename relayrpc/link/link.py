@@ -165,6 +165,12 @@ class Link(CallReceiver):
         return not self.calls_open_count and self._outbox.is_empty() and not self.log.kept_bytes
 
     @property
+    def is_flushed(self) -> bool:
+        """True when the peer has all that was sent, and no END waits for what is before it."""
+        has_ends = len(self.calls_received) < self.peer_calls_count
+        return not has_ends and self._outbox.is_empty() and not self.log.kept_bytes
+
+    @property
     def has_farewell(self) -> bool:
         """True while the link is over and a carrier is still to take its Close."""
         return self.state is LinkState.CLOSED and bool(self._unnumbered)

@@ -156,8 +156,9 @@ async def test_aborting_a_session_ends_its_callbacks_and_no_others(how: str) -> 
         other.abort()
 
 
+@pytest.mark.parametrize("by_task", [False, True])
 @pytest.mark.parametrize("in_call", [False, True])
-async def test_a_callback_may_close_its_session(in_call: bool) -> None:
+async def test_a_callback_may_close_its_session(in_call: bool, by_task: bool) -> None:
     """It does not wait for the call that waits for it; the session is closed when that is over."""
     callbacks: list[Any] = []
 
@@ -166,7 +167,10 @@ async def test_a_callback_may_close_its_session(in_call: bool) -> None:
         return await callbacks[0] if in_call else b""
 
     async def bye(request: bytes, context: Any) -> bytes:
-        await session.close()
+        if by_task:
+            await asyncio.gather(session.close())
+        else:
+            await session.close()
         assert session.state is not SessionState.CLOSED or not in_call
         return b"bye"
 

@@ -89,6 +89,33 @@ class Odd:
         raise ValueError(request)
 
 
+async def test_stopping_waits_for_no_call_that_the_host_has_open_itself() -> None:
+    """Neither for lines to those who are called back, nor for its channel's; nor for its grace."""
+    streaming = asyncio.Event()
+
+    async def stream(request: bytes, context: Any) -> Any:
+        streaming.set()
+        await asyncio.Event().wait()
+        yield request
+
+    callers = CallbackSet(Events)
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        other = relayrpc.aio.server(f"{url}/other")
+        handlers = make_handlers({"us:Stream": stream})
+        other.add_registered_method_handlers("test.Service", handlers)
+        await other.start()
+        server = await start_host(url, callers)
+        channel = await watching(url, Listener())
+        running = Stub(server.channel("other")).unary_stream("Stream")(b"")
+        await streaming.wait()
+        assert len(callers) == 1
+        await server.stop(3600)
+        assert await running.code() is grpc.StatusCode.UNAVAILABLE
+        await channel.close()
+        await other.stop(0)
+
+
 async def test_what_cannot_be_published_is_told_of_and_holds_up_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

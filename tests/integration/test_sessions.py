@@ -736,6 +736,74 @@ async def test_a_session_goes_on_when_what_was_to_end_it_did_not_run(how: str) -
         await server.stop(0)
 
 
+class Wraps(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
+    """Puts a function of its own around each handler."""
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        handler = await continuation(details)
+
+        async def wrapped(request: bytes, context: Any) -> Any:
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(wrapped)
+
+
+@pytest.mark.parametrize("interceptors", [[], [Wraps()]], ids=["plain", "wrapped"])
+async def test_a_session_goes_on_when_a_throttle_refuses_what_was_to_end_it(
+    interceptors: list[Any],
+) -> None:
+    """Though an interceptor's function was called for it."""
+    @relayrpc.service(instances="single", concurrency="multiple")
+    class Named(Account):
+        Open, Wait, Close = Account.open, Account.wait, Account.close
+
+    account = Named()
+    throttle = relayrpc.Throttle(calls=1, on_full="reject")
+    servicer: Any = relayrpc.servicer(Named, factory=lambda: account, throttle=throttle)
+    behaviors = {"uu:Open": servicer.Open, "uu:Wait": servicer.Wait, "uu:Close": servicer.Close}
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = relayrpc.aio.server(f"{url}/{ADDRESS}", interceptors=interceptors)
+        server.add_registered_method_handlers(session_contract.SERVICE, make_handlers(behaviors))
+        await server.start()
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            stub = Stub(session, session_contract.SERVICE)
+            await stub.unary_unary("Open")(b"")
+            waiting = stub.unary_unary("Wait")(b"")
+            await until(lambda: account.running_count)
+            with pytest.raises(relayrpc.aio.RpcError) as caught:
+                await stub.unary_unary("Close")(b"")
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await until(lambda: session.state is SessionState.OPENED)
+            assert account.session.state is SessionState.OPENED
+            account.go_on.set()
+            await waiting
+            assert session.state is SessionState.OPENED
+        await server.stop(0)
+
+
+async def test_a_terminating_operation_may_say_why_the_session_is_over() -> None:
+    class Fails(Account):
+        async def close(self, request: bytes, context: Any) -> bytes:
+            context.session.close("no more credit")
+            return b""
+
+    account = Fails()
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await account.start(url)
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            stub = Stub(session, session_contract.SERVICE)
+            await stub.unary_unary("Open")(b"")
+            await stub.unary_unary("Close")(b"")
+            await until(lambda: session.state is SessionState.FAULTED)
+            assert session.fault == "no more credit"
+            assert account.session.state is SessionState.FAULTED
+        await server.stop(0)
+
+
 @pytest.mark.parametrize("how", ["cancelled", "late"])
 async def test_a_session_is_over_when_what_ends_it_may_have_run(how: str) -> None:
     account = Account()

@@ -492,6 +492,30 @@ def test_making_that_never_ends_does_not_keep_a_channel_from_closing(
     factory.go_on.set()
 
 
+@pytest.mark.parametrize("intercepted", ["not", "wrapped"])
+def test_the_places_of_a_thread_that_outlives_its_server_are_free_at_the_next(
+    relay_hub: HubThread, intercepted: str
+) -> None:
+    recorder = Recorder()
+    throttle = relayrpc.Throttle(calls=1)
+    servicer = make_servicer(recorder, "per_call", throttle=throttle)
+    options = intercepting("blocking", intercepted)
+    server = relayrpc.server(relay_hub.url(), **options)
+    adding(servicer)(server)
+    server.start()
+    with relayrpc.channel(relay_hub.url()) as channel:
+        running: Any = Stub(channel).unary_unary("Wait").future(b"")
+        recorder.running.acquire()
+        assert server.stop(0).wait(60)
+        assert running.code() is grpc.StatusCode.UNAVAILABLE
+        assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+        with hosting(relay_hub, "blocking", adding(servicer), **options):
+            assert Stub(channel).unary_unary("Number")(b"") == b"2"
+            recorder.go_on.set()
+            assert Stub(channel).unary_unary("Number")(b"") == b"3"
+    assert throttle.counts == {"calls": 0, "sessions": 0, "instances": 0}
+
+
 # --- interceptors ---
 
 

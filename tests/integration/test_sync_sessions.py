@@ -20,7 +20,7 @@ import pytest
 
 import relayrpc
 from relayrpc import SessionState
-from tests.support import session_contract
+from tests.support import blocking, session_contract
 from tests.support.blocking import HubThread
 from tests.support.relay import Stub, make_handlers
 
@@ -354,3 +354,28 @@ def test_what_the_contract_does_not_allow_is_refused(relay_hub: HubThread) -> No
             with failing(grpc.StatusCode.FAILED_PRECONDITION, "the session is closed"):
                 account.unary_unary("Put")(b"")
     server.stop(None)
+
+
+def test_a_handler_closes_a_session_that_is_over_and_nothing_is_left(relay_hub: HubThread) -> None:
+    """Its call is no callback of that session."""
+    closings: list[Any] = []
+
+    def call(request: bytes, context: Any) -> bytes:
+        with relayrpc.channel(relay_hub.url()) as channel:
+            session = channel.session()
+            Stub(session).unary_unary("Echo")(b"")
+            session.abort()
+            session.close()
+            closings.append(session.core._closing)
+        return b""
+
+    def add(server: Any) -> None:
+        methods = {"uu:Call": call, "uu:Echo": lambda request, context: request}
+        server.add_registered_method_handlers("test.Service", make_handlers(methods))
+
+    with (
+        blocking.hosting(relay_hub, "blocking", add),
+        relayrpc.channel(relay_hub.url()) as channel,
+    ):
+        Stub(channel).unary_unary("Call")(b"")
+    assert closings == [None]
