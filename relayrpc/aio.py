@@ -22,7 +22,7 @@ import grpc.aio
 from relayrpc.carrier.tls import TLSOptions
 from relayrpc.carrier.url import CarrierChoice, parse_urls
 from relayrpc.endpoint.attempts import make_retries
-from relayrpc.endpoint.callback_pairs import read_callbacks
+from relayrpc.endpoint.callback_pairs import add_callbacks
 from relayrpc.endpoint.callback_set import CallbackSet
 from relayrpc.endpoint.callbacks import CallbackServer
 from relayrpc.endpoint.caller import Caller
@@ -247,10 +247,8 @@ def make_channel(
     )
     served = None
     if callbacks:
-        pairs = read_callbacks(callbacks)
         served = make_callback_server(make_live)
-        for add_to_server, servicer in pairs:
-            add_to_server(servicer, served)
+        add_callbacks(callbacks, served)
     return Channel(
         make_live() if served is None else served.live,
         address=urls[0].address,

@@ -12,18 +12,18 @@ from relayrpc.errors import ConfigError
 
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from relayrpc.endpoint.callbacks import CallbackServer
 
 
-__all__ = ["read_callbacks"]
+__all__ = ["add_callbacks"]
 
 
-def read_callbacks(callbacks: Any) -> list[tuple[Callable[[Any, Any], None], Any]]:
+def add_callbacks(callbacks: Any, server: CallbackServer) -> None:
     """
-    Return a channel's `callbacks`: what adds a servicer to a server, and the servicer, of each.
+    Add what a channel's `callbacks` are: pairs of what adds a servicer to a server, and that.
 
     Raises:
-        ConfigError: They are something else.
+        ConfigError: They are something else; nothing is added.
     """
     try:
         pairs = [(add_to_server, servicer) for add_to_server, servicer in callbacks]
@@ -34,4 +34,5 @@ def read_callbacks(callbacks: Any) -> list[tuple[Callable[[Any, Any], None], Any
             f"callbacks is {callbacks!r}, and must be a list of pairs, "
             "[(add_OrderEventsServicer_to_server, servicer)]"
         )
-    return pairs
+    for add_to_server, servicer in pairs:
+        add_to_server(servicer, server)

@@ -703,8 +703,8 @@ class Context(grpc.aio.ServicerContext):
 
 current_call: Final[ContextVar[Context | None]] = ContextVar("relayrpc_call", default=None)
 """
-The call that is served: by the thread of a plain handler, or below interceptors; None: none is, or
-nobody asks.
+The call that is served: by the thread of a plain handler, below interceptors, or as a callback;
+None: none is, or nobody asks.
 """
 
 

@@ -124,8 +124,9 @@ class HostSession(SilentCall):
             Why it may not be made; empty: it may.
         """
         if self._state is not SessionState.OPENED:
-            ended_by = f"the session was ended by {self._ended_by}"
-            return ended_by if self._ended_by else "the session is closed"
+            if self._ended_by:
+                return f"the session was ended by {self._ended_by}"
+            return "the session is closed"
         service, _, name = method.partition("/")
         contract = self.server.contracts.of_service(service)
         if contract is None:
@@ -359,13 +360,6 @@ class HostSessions:
         if opening.half_close:
             session.half_close_received()
         call.link.flush_soon()
-
-    def admit(self, session: HostSession, call: Call) -> bool:
-        """Say whether a call of a session may be made; one that may not is refused."""
-        fault = session.admit(call.method)
-        if fault:
-            self._server.refuse(call, STATUS_FAILED_PRECONDITION, fault)
-        return not fault
 
     def forget(self, session: HostSession) -> None:
         """Take note that one is over."""

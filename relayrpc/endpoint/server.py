@@ -23,7 +23,7 @@ from google.protobuf.descriptor_pool import Default
 from relayrpc.contract.labels import require_labels
 from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.endpoint.attempts import make_retries
-from relayrpc.endpoint.callback_pairs import read_callbacks
+from relayrpc.endpoint.callback_pairs import add_callbacks
 from relayrpc.endpoint.channel import Channel
 from relayrpc.endpoint.context import Context, current_call
 from relayrpc.endpoint.contracts import HOST_ADDRESS, HostContracts
@@ -370,47 +370,41 @@ class Server(grpc.aio.Server):
             address: Where the calls go, "contoso/greeter"; empty: each to its service's default
                 address.
             callbacks: What hosts that were called may call back, as of `relayrpc.aio.channel()`;
-                with this server's `error_handlers`.
+                with this server's `error_handlers` and `include_exception_detail`.
 
         Raises:
             ConfigError: `callbacks` are no pairs.
         """
         settings = EndpointOptions(self.limits)
+        served = None
+        if callbacks:
+            served = self._make_callback_server(
+                include_exception_detail=self.include_exception_detail,
+                error_handlers=self.error_handlers,
+            )
+            add_callbacks(callbacks, served)
         made = Channel(
             self.live,
             address=address,
             options=settings,
             retries=make_retries(settings, random=self.live.random, has_next_hub=False),
-            callbacks=self._make_callbacks(callbacks) if callbacks else None,
+            callbacks=served,
             owns_link=False,
             reads_contracts=True,
         )
         self._channels.add(made)
         return made
 
-    def _make_callbacks(self, callbacks: Any) -> CallbackServer:
-        pairs = read_callbacks(callbacks)
-        made = self._make_callback_server()
-        for add_to_server, servicer in pairs:
-            add_to_server(servicer, made)
-        return made
-
-    def _make_callback_server(self) -> CallbackServer:
+    def _make_callback_server(self, **options: Any) -> CallbackServer:
         """Make what serves the callbacks of a channel on this server's link."""
         # Which is a server itself.
         from relayrpc.endpoint.callbacks import CallbackServer
 
-        return CallbackServer(self._lend_link, **self._callback_options())
+        return CallbackServer(self._lend_link, **options)
 
     def _lend_link(self, *, on_call: Callable[[Call, pb.Open], None]) -> LiveLink:
         """Return the link; calls come to this server first, which hands them on."""
         return self.live
-
-    def _callback_options(self) -> dict[str, Any]:
-        return {
-            "include_exception_detail": self.include_exception_detail,
-            "error_handlers": self.error_handlers,
-        }
 
     async def announce(self) -> None:
         """
@@ -559,11 +553,15 @@ class Server(grpc.aio.Server):
     def _anchored_opened(self, call: Call, opening: pb.Open, app: object) -> None:
         """Take a call that belongs to a session, or to a call of one of this server's channels."""
         if isinstance(app, HostSession):
-            if self.sessions.admit(app, call):
-                self.start_call(call, opening, app)
-                if call.app is REFUSED_CALL:
-                    app.not_called(call.method)
+            fault = app.admit(call.method)
+            if fault:
+                self.refuse(call, STATUS_FAILED_PRECONDITION, fault)
+                return
+            self.start_call(call, opening, app)
+            if call.app is REFUSED_CALL:
+                app.not_called(call.method)
             return
+        # Of a call of a channel, and of a line by which its caller is called back.
         callbacks: CallbackServer | None = getattr(app, "callbacks", None)
         if callbacks is not None:
             callbacks.call_opened(call, opening)

@@ -141,11 +141,12 @@ class ServerCore(AsyncServer):
         answer = await self.run_plain(find) if self.error_handlers else find()
         return call.describe(error), answer
 
-    def _make_callback_server(self) -> CallbackServer:
+    def _make_callback_server(self, **options: Any) -> CallbackServer:
+        """As of any server, with plain handlers, and the way to this one's loop."""
         # Which is one of these itself.
         from relayrpc.endpoint.sync_callbacks import CallbackServer
 
-        made = CallbackServer(self._lend_link, **self._callback_options())
+        made = CallbackServer(self._lend_link, **options)
         made.portal = self.portal
         return made
 
@@ -238,7 +239,7 @@ class Server(grpc.Server):
             address: Where the calls go, "contoso/greeter"; empty: each to its service's default
                 address.
             callbacks: What hosts that were called may call back, as of `relayrpc.channel()`; with
-                this server's `error_handlers`.
+                this server's `error_handlers` and `include_exception_detail`.
 
         Raises:
             ConfigError: `callbacks` are no pairs.

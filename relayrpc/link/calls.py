@@ -238,6 +238,7 @@ class LinkCalls(CallTable):
         self._calls_waiting[call] = None
         self._own_calls_count += 1
         self.has_carried = True
+        # A one-way call has to leave whole, and may not be passed by for that.
         is_ordered = anchor is not None or opening.order_key != "" or opening.one_way
         self._outbox.add_opening(call, data_bytes=size, is_ordered=is_ordered)
         return call

@@ -310,6 +310,36 @@ async def test_error_handlers_of_a_channel_answer_for_callbacks() -> None:
     assert ["secret" in details for _, details in ends[1::2]] == [False, True]
 
 
+async def test_error_handlers_of_a_host_answer_for_what_its_channel_serves() -> None:
+    def translate(error: Exception, context: Any) -> relayrpc.Fault[Any] | None:
+        asked.append(context.method)
+        return None
+
+    class FailingListener(Listener):
+        async def fail(self, request: bytes, context: Any) -> bytes:
+            raise KeyError("secret")
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await context.callback(events).unary_unary("Fail")(request)
+        return str(caught.value.details()).encode()
+
+    asked: list[str] = []
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
+        server = await start_host(url, handler)
+        peer = relayrpc.aio.server(
+            f"{url}/peer", error_handlers=[translate], include_exception_detail=True
+        )
+        peer.add_registered_method_handlers("test.Service", make_handlers({"uu:Call": handler}))
+        await peer.start()
+        channel = peer.channel(ADDRESS, callbacks=[(add_listener, FailingListener())])
+        assert b"secret" in await Stub(channel).unary_unary("Call")(b"")
+        await peer.stop(0)
+        await server.stop(0)
+    assert asked == [f"{EVENTS}/Fail"]
+
+
 async def test_handler_of_a_one_way_call_calls_nobody_back() -> None:
     """And the calls of others on the host's link go on."""
     told: list[tuple[Any, bool]] = []
