@@ -19,7 +19,7 @@ import grpc
 import pytest
 
 import relayrpc.aio
-from relayrpc.aio import Channel, SessionState
+from relayrpc.aio import Channel, Session, SessionState
 from relayrpc.endpoint.anchor import SESSION_METHOD
 from relayrpc.limits import DEFAULT_LIMITS, Limits
 from relayrpc.link.call import Call
@@ -663,11 +663,11 @@ class Account:
         self.running_count = 0
         self.closed_count = 0
 
-    async def open(self, request: bytes, context: Any) -> bytes:
+    async def Open(self, request: bytes, context: Any) -> bytes:
         self.session = context.session
         return b""
 
-    async def wait(self, request: bytes, context: Any) -> bytes:
+    async def Wait(self, request: bytes, context: Any) -> bytes:
         self.running_count += 1
         try:
             await self.go_on.wait()
@@ -675,18 +675,26 @@ class Account:
             self.running_count -= 1
         return b""
 
-    async def close(self, request: bytes, context: Any) -> bytes:
+    async def Close(self, request: bytes, context: Any) -> bytes:
         self.closed_count += 1
-        return await self.wait(request, context)
+        return await self.Wait(request, context)
 
-    async def start(self, url: str, **options: Any) -> relayrpc.aio.Server:
+
+@contextlib.asynccontextmanager
+async def opened(servicer: Any, **options: Any) -> AsyncIterator[tuple[Session, Stub]]:
+    """Serve accounts, `options` are the server's, and open a session with one."""
+    async with running_hub() as hub:
+        url = f"ws://127.0.0.1:{hub.http_port}"
         server = relayrpc.aio.server(f"{url}/{ADDRESS}", **options)
-        behaviors = {"uu:Open": self.open, "uu:Wait": self.wait, "uu:Close": self.close}
-        server.add_registered_method_handlers(
-            session_contract.SERVICE, make_handlers(behaviors)
-        )
+        handlers = {f"uu:{name}": getattr(servicer, name) for name in ("Open", "Wait", "Close")}
+        server.add_registered_method_handlers(session_contract.SERVICE, make_handlers(handlers))
         await server.start()
-        return server
+        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
+            session = channel.session()
+            stub = Stub(session, session_contract.SERVICE)
+            await stub.unary_unary("Open")(b"")
+            yield session, stub
+        await server.stop(0)
 
 
 class RefusesOnce(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
@@ -711,29 +719,22 @@ async def test_a_session_goes_on_when_what_was_to_end_it_did_not_run(how: str) -
     elif how == "intercepted":
         options["interceptors"] = [RefusesOnce()]
     account = Account()
-    async with running_hub() as hub:
-        url = f"ws://127.0.0.1:{hub.http_port}"
-        server = await account.start(url, **options)
-        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
-            session = channel.session()
-            stub = Stub(session, session_contract.SERVICE)
-            await stub.unary_unary("Open")(b"")
-            waiting = stub.unary_unary("Wait")(b"")
-            await until(lambda: account.running_count)
-            close = stub.unary_unary("Close")
-            call = close(b"", timeout=1e-9 if how == "late" else None)
-            if how == "cancelled":
-                call.cancel()
-            assert await call.code() is not grpc.StatusCode.OK
-            await until(lambda: session.state is SessionState.OPENED)
-            assert account.session.state is SessionState.OPENED
-            account.go_on.set()
-            await waiting
-            assert account.closed_count == 0
-            await close(b"")
-            await until(lambda: session.state is SessionState.CLOSED)
-            assert account.session.state is SessionState.CLOSED
-        await server.stop(0)
+    async with opened(account, **options) as (session, stub):
+        waiting = stub.unary_unary("Wait")(b"")
+        await until(lambda: account.running_count)
+        close = stub.unary_unary("Close")
+        call = close(b"", timeout=1e-9 if how == "late" else None)
+        if how == "cancelled":
+            call.cancel()
+        assert await call.code() is not grpc.StatusCode.OK
+        await until(lambda: session.state is SessionState.OPENED)
+        assert account.session.state is SessionState.OPENED
+        account.go_on.set()
+        await waiting
+        assert account.closed_count == 0
+        await close(b"")
+        await until(lambda: session.state is SessionState.CLOSED)
+        assert account.session.state is SessionState.CLOSED
 
 
 class Wraps(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio has no types
@@ -753,77 +754,54 @@ async def test_a_session_goes_on_when_a_throttle_refuses_what_was_to_end_it(
     interceptors: list[Any],
 ) -> None:
     """Though an interceptor's function was called for it."""
-    @relayrpc.service(instances="single", concurrency="multiple")
-    class Named(Account):
-        Open, Wait, Close = Account.open, Account.wait, Account.close
 
-    account = Named()
+    @relayrpc.service(instances="single", concurrency="multiple")
+    class One(Account):
+        pass
+
+    account = One()
     throttle = relayrpc.Throttle(calls=1, on_full="reject")
-    servicer: Any = relayrpc.servicer(Named, factory=lambda: account, throttle=throttle)
-    behaviors = {"uu:Open": servicer.Open, "uu:Wait": servicer.Wait, "uu:Close": servicer.Close}
-    async with running_hub() as hub:
-        url = f"ws://127.0.0.1:{hub.http_port}"
-        server = relayrpc.aio.server(f"{url}/{ADDRESS}", interceptors=interceptors)
-        server.add_registered_method_handlers(session_contract.SERVICE, make_handlers(behaviors))
-        await server.start()
-        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
-            session = channel.session()
-            stub = Stub(session, session_contract.SERVICE)
-            await stub.unary_unary("Open")(b"")
-            waiting = stub.unary_unary("Wait")(b"")
-            await until(lambda: account.running_count)
-            with pytest.raises(relayrpc.aio.RpcError) as caught:
-                await stub.unary_unary("Close")(b"")
-            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            await until(lambda: session.state is SessionState.OPENED)
-            assert account.session.state is SessionState.OPENED
-            account.go_on.set()
-            await waiting
-            assert session.state is SessionState.OPENED
-        await server.stop(0)
+    servicer = relayrpc.servicer(One, factory=lambda: account, throttle=throttle)
+    async with opened(servicer, interceptors=interceptors) as (session, stub):
+        waiting = stub.unary_unary("Wait")(b"")
+        await until(lambda: account.running_count)
+        with pytest.raises(relayrpc.aio.RpcError) as caught:
+            await stub.unary_unary("Close")(b"")
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await until(lambda: session.state is SessionState.OPENED)
+        assert account.session.state is SessionState.OPENED
+        account.go_on.set()
+        await waiting
+        assert session.state is SessionState.OPENED
 
 
 async def test_a_terminating_operation_may_say_why_the_session_is_over() -> None:
     class Fails(Account):
-        async def close(self, request: bytes, context: Any) -> bytes:
+        async def Close(self, request: bytes, context: Any) -> bytes:
             context.session.close("no more credit")
             return b""
 
     account = Fails()
-    async with running_hub() as hub:
-        url = f"ws://127.0.0.1:{hub.http_port}"
-        server = await account.start(url)
-        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
-            session = channel.session()
-            stub = Stub(session, session_contract.SERVICE)
-            await stub.unary_unary("Open")(b"")
-            await stub.unary_unary("Close")(b"")
-            await until(lambda: session.state is SessionState.FAULTED)
-            assert session.fault == "no more credit"
-            assert account.session.state is SessionState.FAULTED
-        await server.stop(0)
+    async with opened(account) as (session, stub):
+        await stub.unary_unary("Close")(b"")
+        await until(lambda: session.state is SessionState.FAULTED)
+        assert session.fault == "no more credit"
+        assert account.session.state is SessionState.FAULTED
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
 async def test_a_session_is_over_when_what_ends_it_may_have_run(how: str) -> None:
     account = Account()
-    async with running_hub() as hub:
-        url = f"ws://127.0.0.1:{hub.http_port}"
-        server = await account.start(url)
-        async with relayrpc.aio.channel(f"{url}/{ADDRESS}") as channel:
-            session = channel.session()
-            stub = Stub(session, session_contract.SERVICE)
-            await stub.unary_unary("Open")(b"")
-            call = stub.unary_unary("Close")(b"", timeout=0.1 if how == "late" else None)
-            if how == "cancelled":
-                await until(lambda: account.running_count)
-                call.cancel()
-            assert await call.code() is not grpc.StatusCode.OK
-            await until(lambda: session.state is SessionState.CLOSED)
-            assert account.session.state is SessionState.CLOSED
-            with refused("the session is closed"):
-                await stub.unary_unary("Wait")(b"")
-        await server.stop(0)
+    async with opened(account) as (session, stub):
+        call = stub.unary_unary("Close")(b"", timeout=0.1 if how == "late" else None)
+        if how == "cancelled":
+            await until(lambda: account.running_count)
+            call.cancel()
+        assert await call.code() is not grpc.StatusCode.OK
+        await until(lambda: session.state is SessionState.CLOSED)
+        assert account.session.state is SessionState.CLOSED
+        with refused("the session is closed"):
+            await stub.unary_unary("Wait")(b"")
 
 
 async def test_what_the_contract_does_not_allow_is_refused_at_the_caller_and_the_host() -> None:
